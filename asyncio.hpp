@@ -1,0 +1,14073 @@
+// asyncio.hpp - Python's asyncio for C++20, in one header.              version 0.1.0
+//
+// SPDX-License-Identifier: MIT (full text at the end of this file)
+//
+// Do this in exactly one .cpp file, and include plainly everywhere else:
+//
+//     #define ASYNCIO_IMPLEMENTATION
+//     #include "asyncio.hpp"
+//
+// A whole program:
+//
+//     #define ASYNCIO_IMPLEMENTATION
+//     #include "asyncio.hpp"
+//     #include <cstdio>
+//     using namespace std::chrono_literals;
+//
+//     asyncio::coro<int> answer(int n, asyncio::duration after) {
+//         co_await asyncio::sleep(after); // others run meanwhile
+//         co_return n;
+//     }
+//     asyncio::coro<> async_main() {
+//         auto [a, b] = co_await asyncio::gather(answer(1, 1s), answer(2, 1s));
+//         std::printf("%d and %d after one second, not two\n", a, b);
+//     }
+//     int main() { return asyncio::run_main(async_main()); }
+//
+// INDEX (search for "[SECTION]"; every section uses only sections above it)
+//     [SECTION] configuration macros, and what the header finds out by itself
+//     [SECTION] exceptions    cancelled_error, exception_group, ...   (Python: asyncio.exceptions)
+//     [SECTION] support       duration, outcome, error, codec
+//     [SECTION] codec
+//     [SECTION] events        event_loop, handle, clocks              (Python: asyncio.events)
+//     [SECTION] futures       future<T>                               (Python: asyncio.futures)
+//     [SECTION] tasks         coro<T>, task<T>, create_task, sleep    (Python: asyncio.tasks)
+//     [SECTION] runners       run, run_main, runner, wait_signal      (Python: asyncio.runners)
+//     [SECTION] timeouts      timeout, timeout_at, wait_for           (Python: asyncio.timeouts)
+//     [SECTION] taskgroups    with, task_group, gather, wait, shield  (Python: asyncio.taskgroups)
+//     [SECTION] locks         lock, event, condition, semaphore, barrier   (Python: asyncio.locks)
+//     [SECTION] queues        queue, priority_queue, lifo_queue       (Python: asyncio.queues)
+//     [SECTION] executors     run_in_executor, isolated_executor      (Python: concurrent.futures)
+//     [SECTION] sockets       name look-up, connections              (Python: asyncio.base_events)
+//     [SECTION] streams.
+//     [SECTION] streams       open_connection, start_server           (Python: asyncio.streams)
+//     [SECTION] resilience    retry
+//     [SECTION] debugging     tracer
+//     [SECTION] os
+//     [SECTION] backend
+//     [SECTION] backend: readiness operations
+//     [SECTION] backend: epoll
+//     [SECTION] implementation: exceptions and support
+//     [SECTION] implementation: events
+//     [SECTION] implementation: futures and tasks
+//     [SECTION] implementation: runners
+//     [SECTION] implementation: timeouts and taskgroups
+//     [SECTION] implementation: locks and queues
+//     [SECTION] implementation: executors
+//     [SECTION] implementation: sockets
+//     [SECTION] implementation: streams
+//     [SECTION] implementation: resilience and debugging
+//     [SECTION] licence
+//
+// RULES, where a comment says nothing else
+//   Threads       Call from the loop's thread. From another one: call_soon_threadsafe(),
+//                 run_coroutine_threadsafe(), and executors.
+//   Lifetime      An object outlives the awaits on it. Callables and arguments given to
+//                 this library are moved in and owned. Handles may outlive their loop:
+//                 they throw then, and touch nothing.
+//   Cancellation  Leaves everything as if the cancelled call had never been made.
+//   g++ 12        Name a lambda with captures before it stands in a co_await expression,
+//                 and keep co_await out of conditions: that compiler gets both wrong.
+//
+// WHAT IT DOES NOT DO
+//   TLS and HTTP are not in here. A protocol goes on top of stream_reader and
+//   stream_writer; the AI agent among the examples speaks HTTP in a page of code.
+//
+// CHANGES
+//   0.1.0  The first version.
+
+#if !defined(ASYNCIO_HPP)
+#define ASYNCIO_HPP
+
+// =============================================================================
+// [SECTION] configuration
+//
+// Every macro that a program may set, and what the header finds out by itself.
+//
+//     ASYNCIO_IMPLEMENTATION   defined in exactly one .cpp before including
+//     ASYNCIO_API              what stands before each exported function
+//                              (visibility or dllexport; default: nothing)
+//     ASYNCIO_BACKEND_EPOLL    the system interface to use; picked by platform
+//     ASYNCIO_ALLOC(size)      where coroutine frames and task states come from
+//     ASYNCIO_FREE(p, size)    (default: operator new and delete)
+//     ASYNCIO_DEBUG            1: debug mode is on unless run_options say otherwise
+//     ASYNCIO_VERSION          major * 10000 + minor * 100 + patch, as one number
+//     ASYNCIO_VERSION_MAJOR, ASYNCIO_VERSION_MINOR, ASYNCIO_VERSION_PATCH
+//     ASYNCIO_ABI              the inline namespace: version and layout options
+//     ASYNCIO_HPP, ASYNCIO_IMPLEMENTATION_DONE   the two include guards
+//     ASYNCIO_SANITIZED        set by the header when an address sanitizer runs
+// =============================================================================
+
+#define ASYNCIO_VERSION_MAJOR 0
+#define ASYNCIO_VERSION_MINOR 1
+#define ASYNCIO_VERSION_PATCH 0
+#define ASYNCIO_VERSION \
+    (ASYNCIO_VERSION_MAJOR * 10000 + ASYNCIO_VERSION_MINOR * 100 + ASYNCIO_VERSION_PATCH)
+
+#if !defined(ASYNCIO_API)
+#define ASYNCIO_API
+#endif
+
+#if !defined(ASYNCIO_BACKEND_EPOLL)
+#if defined(__linux__)
+#define ASYNCIO_BACKEND_EPOLL 1
+#else
+#error "asyncio.hpp: this version runs on Linux (epoll) only"
+#endif
+#endif
+
+#if defined(ASYNCIO_ALLOC) != defined(ASYNCIO_FREE)
+#error "asyncio.hpp: define ASYNCIO_ALLOC and ASYNCIO_FREE together"
+#endif
+
+#if !defined(ASYNCIO_DEBUG)
+#define ASYNCIO_DEBUG 0
+#endif
+
+// Recycled frames would hide uses of freed memory from the sanitizer.
+#if defined(__SANITIZE_ADDRESS__)
+#define ASYNCIO_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ASYNCIO_SANITIZED 1
+#endif
+#endif
+#if !defined(ASYNCIO_SANITIZED)
+#define ASYNCIO_SANITIZED 0
+#endif
+
+// Objects built with another version or another allocator must not meet under
+// one name: the linker keeps them apart.
+#if defined(ASYNCIO_ALLOC)
+#define ASYNCIO_ABI v0_1_0_own_allocator
+#else
+#define ASYNCIO_ABI v0_1_0
+#endif
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <compare>
+#include <concepts>
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <iosfwd>
+#include <iterator>
+#include <limits>
+#include <memory>
+#include <new>
+#include <optional>
+#include <source_location>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <tuple>
+#include <type_traits>
+#include <typeinfo>
+#include <utility>
+#include <variant>
+#include <vector>
+
+// =============================================================================
+// [SECTION] exceptions
+// uses: configuration
+//
+// What awaits and calls throw. cancelled_error and keyboard_interrupt are no
+// std::exceptions, as Python's are no `Exception`s: a handler for errors cannot
+// swallow them by accident.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+/// Thrown at the await where a task stands when it is cancelled.
+///
+/// Catch it only to clean up, and let it go on. Python's asyncio.CancelledError.
+class cancelled_error {
+public:
+    cancelled_error() = default;
+    explicit cancelled_error(std::string message) : message_(std::move(message)) {}
+
+    /// The message given to cancel(); empty when there was none.
+    const char* what() const noexcept { return message_.c_str(); }
+
+private:
+    std::string message_;
+};
+
+/// Thrown out of run() after Ctrl-C. Python's KeyboardInterrupt.
+class keyboard_interrupt {
+public:
+    keyboard_interrupt() = default;
+    explicit keyboard_interrupt(std::string message) : message_(std::move(message)) {}
+
+    const char* what() const noexcept { return message_.c_str(); }
+
+private:
+    std::string message_;
+};
+
+/// A time limit passed. Python's TimeoutError.
+class timeout_error : public std::runtime_error {
+public:
+    timeout_error() : std::runtime_error("asyncio: the time limit passed") {}
+    using std::runtime_error::runtime_error;
+};
+
+/// A future, task or coroutine was used in a state that does not allow it: a
+/// result read too early or set twice, a coroutine awaited twice. Python's
+/// asyncio.InvalidStateError.
+class invalid_state_error : public std::logic_error {
+public:
+    using std::logic_error::logic_error;
+};
+
+/// A get_nowait() on an empty queue. Python's asyncio.QueueEmpty.
+class queue_empty : public std::runtime_error {
+public:
+    queue_empty() : std::runtime_error("asyncio::queue: the queue is empty") {}
+    using std::runtime_error::runtime_error;
+};
+
+/// A put_nowait() on a full queue. Python's asyncio.QueueFull.
+class queue_full : public std::runtime_error {
+public:
+    queue_full() : std::runtime_error("asyncio::queue: the queue is full") {}
+    using std::runtime_error::runtime_error;
+};
+
+/// A put(), or a get() with nothing left, after shutdown(). Python's
+/// asyncio.QueueShutDown.
+class queue_shut_down : public std::runtime_error {
+public:
+    queue_shut_down() : std::runtime_error("asyncio::queue: the queue was shut down") {}
+    using std::runtime_error::runtime_error;
+};
+
+/// A barrier was reset or aborted under a waiting task. Python's
+/// asyncio.BrokenBarrierError.
+class broken_barrier_error : public std::runtime_error {
+public:
+    broken_barrier_error() : std::runtime_error("asyncio::barrier: the barrier is broken") {}
+    using std::runtime_error::runtime_error;
+};
+
+/// The stream ended before everything that was asked for had come. Python's
+/// asyncio.IncompleteReadError.
+class incomplete_read_error : public std::runtime_error {
+public:
+    incomplete_read_error(std::string partial, std::optional<std::size_t> expected)
+        : std::runtime_error("asyncio::stream_reader: the stream ended after " +
+                             std::to_string(partial.size()) + " bytes, expected " +
+                             (expected ? std::to_string(*expected) : "a separator")),
+          partial_(std::move(partial)), expected_(expected) {}
+
+    /// What had come before the end.
+    const std::string& partial() const noexcept { return partial_; }
+
+    /// How many bytes were asked for; nothing when a separator was.
+    std::optional<std::size_t> expected() const noexcept { return expected_; }
+
+private:
+    std::string partial_;
+    std::optional<std::size_t> expected_;
+};
+
+/// More bytes than the reader's limit came without a separator; they are still
+/// in the reader. Python's asyncio.LimitOverrunError.
+class limit_overrun_error : public std::runtime_error {
+public:
+    limit_overrun_error(const std::string& message, std::size_t consumed)
+        : std::runtime_error(message), consumed_(consumed) {}
+
+    /// How many bytes of the buffer certainly hold no part of a separator.
+    std::size_t consumed() const noexcept { return consumed_; }
+
+private:
+    std::size_t consumed_;
+};
+
+/// The executor cannot run jobs any more. Python's BrokenExecutor.
+class broken_executor : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+/// The worker that ran this job died: by a signal, or by leaving with a code.
+/// Only this job is lost; the executor has replaced the worker.
+class worker_crashed : public broken_executor {
+public:
+    worker_crashed(const std::string& message, int signal, int exit_code)
+        : broken_executor(message), signal_(signal), exit_code_(exit_code) {}
+
+    /// The signal that ended the worker; 0 when it left by itself.
+    int signal() const noexcept { return signal_; }
+
+    /// The code with which the worker left; 0 when a signal ended it.
+    int exit_code() const noexcept { return exit_code_; }
+
+private:
+    int signal_;
+    int exit_code_;
+};
+
+/// An exception of a job in another process whose type cannot be thrown here.
+class remote_error : public std::runtime_error {
+public:
+    remote_error(std::string type_name, const std::string& message)
+        : std::runtime_error(message), type_name_(std::move(type_name)) {}
+
+    /// The exception's type, as the worker knew it.
+    const std::string& type_name() const noexcept { return type_name_; }
+
+private:
+    std::string type_name_;
+};
+
+/// A value that cannot travel to a worker, or bytes that are no such value.
+class codec_error : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+class base_exception_group;
+class exception_group;
+
+namespace detail {
+
+// What the library must tell apart. A base group holds a cancelled_error or a
+// keyboard_interrupt somewhere inside.
+enum class error_kind { ordinary, cancelled, interrupt, base_group };
+
+ASYNCIO_API error_kind kind_of(const std::exception_ptr& error) noexcept;
+
+// "type: what" of any exception, for reports.
+ASYNCIO_API std::string describe(const std::exception_ptr& error);
+
+ASYNCIO_API std::string group_text(const std::string& message, std::size_t count);
+
+[[noreturn]] ASYNCIO_API void throw_system_error(int code, const char* call);
+[[noreturn]] ASYNCIO_API void throw_runtime_error(const char* message);
+[[noreturn]] ASYNCIO_API void throw_invalid_argument(const char* message);
+[[noreturn]] ASYNCIO_API void throw_invalid_state(const char* message);
+
+// Throws an exception_group, or a base_exception_group when a leaf needs one.
+[[noreturn]] ASYNCIO_API void throw_group(const char* message,
+                                          std::vector<std::exception_ptr> errors);
+
+template <class E>
+const E* exception_cast(const std::exception_ptr& error) noexcept;
+
+} // namespace detail
+
+/// Several errors that happened together, as a tree. Python's
+/// BaseExceptionGroup; a group of ordinary errors only is an exception_group.
+class base_exception_group {
+public:
+    /// Throws: std::invalid_argument when `errors` is empty or holds a null pointer.
+    base_exception_group(std::string message, std::vector<std::exception_ptr> errors)
+        : message_(std::move(message)), errors_(std::move(errors)) {
+        if (errors_.empty())
+            detail::throw_invalid_argument(
+                "asyncio::exception_group: no errors given; a group holds at least one");
+        for (const std::exception_ptr& error : errors_)
+            if (!error)
+                detail::throw_invalid_argument("asyncio::exception_group: a null exception_ptr");
+        what_ = detail::group_text(message_, errors_.size());
+    }
+    base_exception_group(const base_exception_group&) = default;
+    base_exception_group& operator=(const base_exception_group&) = default;
+    virtual ~base_exception_group() = default;
+
+    const std::string& message() const noexcept { return message_; }
+
+    /// The members, in the order in which they happened; some may be groups.
+    const std::vector<std::exception_ptr>& exceptions() const noexcept { return errors_; }
+
+    /// The message and the number of members.
+    virtual const char* what() const noexcept { return what_.c_str(); }
+
+    /// True when an error of type E is in the tree.
+    template <class E>
+    bool contains() const {
+        bool found = false;
+        for_each<E>([&](const E&) { found = true; });
+        return found;
+    }
+
+    /// Calls fn(const E&) for every error of type E in the tree, depth first.
+    template <class E, class F>
+    void for_each(F&& fn) const;
+
+    /// The part of the tree that holds errors of type E, and the part that holds
+    /// the others; nesting is kept, and an empty part is absent.
+    template <class E>
+    std::pair<std::optional<base_exception_group>, std::optional<base_exception_group>>
+    split() const {
+        return split_as<E, base_exception_group>(*this);
+    }
+
+    /// The part of the tree that holds errors of type E.
+    template <class E>
+    std::optional<base_exception_group> subgroup() const {
+        return split<E>().first;
+    }
+
+protected:
+    template <class E, class Group>
+    static std::pair<std::optional<Group>, std::optional<Group>> split_as(const Group& group);
+
+private:
+    std::string message_;
+    std::vector<std::exception_ptr> errors_;
+    std::string what_;
+};
+
+/// Several ordinary errors that happened together. Python's ExceptionGroup.
+class exception_group : public base_exception_group, public std::exception {
+public:
+    /// Throws: std::invalid_argument when `errors` is empty, or when one of them
+    /// is no ordinary error (a cancelled_error, say): use base_exception_group.
+    exception_group(std::string message, std::vector<std::exception_ptr> errors)
+        : base_exception_group(std::move(message), std::move(errors)) {
+        for (const std::exception_ptr& error : exceptions())
+            if (detail::kind_of(error) != detail::error_kind::ordinary)
+                detail::throw_invalid_argument(
+                    "asyncio::exception_group: a cancellation or an interrupt is no ordinary "
+                    "error; use base_exception_group");
+    }
+
+    const char* what() const noexcept override { return base_exception_group::what(); }
+
+    template <class E>
+    std::pair<std::optional<exception_group>, std::optional<exception_group>> split() const {
+        return split_as<E, exception_group>(*this);
+    }
+
+    template <class E>
+    std::optional<exception_group> subgroup() const {
+        return split<E>().first;
+    }
+};
+
+/// Prints a group as a tree, one error a line.
+ASYNCIO_API std::ostream& operator<<(std::ostream& out, const base_exception_group& group);
+
+// The exception behind `error` if it is an E. The object lives as long as the
+// pointer does.
+template <class E>
+const E* detail::exception_cast(const std::exception_ptr& error) noexcept {
+    if (!error) return nullptr;
+    try {
+        std::rethrow_exception(error);
+    } catch (const E& match) {
+        return &match;
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+template <class E, class F>
+void base_exception_group::for_each(F&& fn) const {
+    for (const std::exception_ptr& error : errors_) {
+        if (const E* match = detail::exception_cast<E>(error)) fn(*match);
+        else if (auto* inner = detail::exception_cast<base_exception_group>(error))
+            inner->for_each<E>(fn);
+    }
+}
+
+template <class E, class Group>
+std::pair<std::optional<Group>, std::optional<Group>>
+base_exception_group::split_as(const Group& group) {
+    std::vector<std::exception_ptr> matching, rest;
+    for (const std::exception_ptr& error : group.exceptions()) {
+        if (detail::exception_cast<E>(error)) {
+            matching.push_back(error);
+        } else if (auto* ordinary = detail::exception_cast<exception_group>(error)) {
+            auto [yes, no] = split_as<E, exception_group>(*ordinary);
+            if (yes) matching.push_back(std::make_exception_ptr(*yes));
+            if (no) rest.push_back(std::make_exception_ptr(*no));
+        } else if (auto* inner = detail::exception_cast<base_exception_group>(error)) {
+            auto [yes, no] = split_as<E, base_exception_group>(*inner);
+            if (yes) matching.push_back(std::make_exception_ptr(*yes));
+            if (no) rest.push_back(std::make_exception_ptr(*no));
+        } else {
+            rest.push_back(error);
+        }
+    }
+    std::pair<std::optional<Group>, std::optional<Group>> parts;
+    if (!matching.empty()) parts.first.emplace(group.message(), std::move(matching));
+    if (!rest.empty()) parts.second.emplace(group.message(), std::move(rest));
+    return parts;
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] support
+// uses: configuration, exceptions
+//
+// The small things that everything else is made of: time spans that check
+// themselves, values-or-errors, counted pointers, memory for coroutine frames,
+// and the codec that carries values between processes.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+/// A span of time in nanoseconds. Takes any std::chrono::duration and converts
+/// back to one: `sleep(1.5s)`, `wait_for(f(), 200ms)`.
+///
+/// Throws: std::invalid_argument when made from NaN or from more than the 292
+/// years that fit. Negative spans count as zero wherever something waits.
+class duration {
+public:
+    constexpr duration() = default;
+
+    template <class Rep, class Period>
+    constexpr duration(std::chrono::duration<Rep, Period> span) : nanoseconds_(checked(span)) {}
+
+    static duration seconds(double count) {
+        return duration(std::chrono::duration<double>(count));
+    }
+    static constexpr duration zero() noexcept { return duration(); }
+    static constexpr duration max() noexcept {
+        return duration(std::chrono::nanoseconds(std::numeric_limits<std::int64_t>::max()));
+    }
+
+    /// Nanoseconds.
+    constexpr std::int64_t count() const noexcept { return nanoseconds_; }
+
+    /// Seconds, as Python's timedelta.total_seconds().
+    constexpr double total_seconds() const noexcept {
+        return static_cast<double>(nanoseconds_) * 1e-9;
+    }
+
+    constexpr operator std::chrono::nanoseconds() const noexcept {
+        return std::chrono::nanoseconds(nanoseconds_);
+    }
+    template <class Rep, class Period>
+        requires std::chrono::treat_as_floating_point<Rep>::value
+    constexpr explicit operator std::chrono::duration<Rep, Period>() const noexcept {
+        return std::chrono::nanoseconds(nanoseconds_);
+    }
+
+    friend constexpr auto operator<=>(duration, duration) = default;
+
+    friend constexpr duration operator+(duration a, duration b) {
+        const bool fits = b.nanoseconds_ >= 0 ? a.nanoseconds_ <= limit - b.nanoseconds_
+                                              : a.nanoseconds_ >= -limit - b.nanoseconds_;
+        if (!fits) overflow();
+        return duration(std::chrono::nanoseconds(a.nanoseconds_ + b.nanoseconds_));
+    }
+    friend constexpr duration operator-(duration a) noexcept {
+        return duration(std::chrono::nanoseconds(-a.nanoseconds_));
+    }
+    friend constexpr duration operator-(duration a, duration b) { return a + -b; }
+    friend constexpr duration operator*(duration a, double factor) {
+        return duration(std::chrono::duration<double, std::nano>(
+            static_cast<double>(a.nanoseconds_) * factor));
+    }
+    friend constexpr duration operator*(double factor, duration a) { return a * factor; }
+    friend constexpr duration operator/(duration a, double divisor) {
+        return duration(std::chrono::duration<double, std::nano>(
+            static_cast<double>(a.nanoseconds_) / divisor));
+    }
+    friend constexpr double operator/(duration a, duration b) {
+        return static_cast<double>(a.nanoseconds_) / static_cast<double>(b.nanoseconds_);
+    }
+    constexpr duration& operator+=(duration other) { return *this = *this + other; }
+    constexpr duration& operator-=(duration other) { return *this = *this - other; }
+
+private:
+    static constexpr std::int64_t limit = std::numeric_limits<std::int64_t>::max();
+
+    [[noreturn]] static void overflow() {
+        detail::throw_invalid_argument(
+            "asyncio::duration: the span is not a number or over 292 years; give a smaller one");
+    }
+
+    template <class Rep, class Period>
+    static constexpr std::int64_t checked(std::chrono::duration<Rep, Period> span) {
+        using ratio = std::ratio_divide<Period, std::nano>;
+        if constexpr (std::chrono::treat_as_floating_point<Rep>::value) {
+            const long double value = static_cast<long double>(span.count()) *
+                                      static_cast<long double>(ratio::num) /
+                                      static_cast<long double>(ratio::den);
+            // Written so that NaN fails the test.
+            if (!(value > -9.2e18L && value < 9.2e18L)) overflow();
+            return static_cast<std::int64_t>(value);
+        } else {
+            using wide = std::common_type_t<Rep, std::int64_t>;
+            const wide count = static_cast<wide>(span.count());
+            constexpr std::int64_t most = limit / ratio::num;
+            if constexpr (std::is_unsigned_v<wide>) {
+                if (count > static_cast<wide>(most)) overflow();
+            } else {
+                if (count > most || count < -most) overflow();
+            }
+            return static_cast<std::int64_t>(count) * ratio::num / ratio::den;
+        }
+    }
+
+    std::int64_t nanoseconds_ = 0;
+};
+
+/// A moment on a loop's clock; event_loop::time() gives the present one. Only
+/// differences mean something.
+class time_point {
+public:
+    constexpr time_point() = default;
+    constexpr explicit time_point(duration since_epoch) noexcept : since_epoch_(since_epoch) {}
+
+    constexpr duration time_since_epoch() const noexcept { return since_epoch_; }
+
+    constexpr operator std::chrono::nanoseconds() const noexcept { return since_epoch_; }
+
+    friend constexpr auto operator<=>(time_point, time_point) = default;
+    friend constexpr time_point operator+(time_point t, duration d) {
+        return time_point(t.since_epoch_ + d);
+    }
+    friend constexpr time_point operator+(duration d, time_point t) { return t + d; }
+    friend constexpr time_point operator-(time_point t, duration d) {
+        return time_point(t.since_epoch_ - d);
+    }
+    friend constexpr duration operator-(time_point a, time_point b) {
+        return a.since_epoch_ - b.since_epoch_;
+    }
+    constexpr time_point& operator+=(duration d) { return *this = *this + d; }
+    constexpr time_point& operator-=(duration d) { return *this = *this - d; }
+
+private:
+    duration since_epoch_;
+};
+
+/// What went wrong, without throwing it: the error half of an outcome.
+class error {
+public:
+    error() = default;
+    explicit error(std::exception_ptr exception);
+
+    /// The exception's text.
+    const char* what() const noexcept { return what_.c_str(); }
+
+    /// The code of a std::system_error; errc::timed_out for a timeout_error,
+    /// errc::operation_canceled for a cancelled_error, else an empty code.
+    std::error_code code() const noexcept { return code_; }
+
+    /// True when the exception is an E.
+    template <class E>
+    bool holds() const noexcept {
+        return detail::exception_cast<E>(exception_) != nullptr;
+    }
+
+    const std::exception_ptr& exception() const noexcept { return exception_; }
+
+    [[noreturn]] void rethrow() const { std::rethrow_exception(exception_); }
+
+private:
+    std::exception_ptr exception_;
+    std::string what_;
+    std::error_code code_;
+};
+
+/// A value, or the error that came instead of it: what as_outcome() and
+/// gather(return_exceptions, ...) give.
+template <class T>
+class [[nodiscard]] outcome {
+public:
+    using value_type = T;
+
+    outcome() requires std::default_initializable<T> : state_(std::in_place_index<0>) {}
+    outcome(T value) : state_(std::in_place_index<0>, std::move(value)) {}
+    outcome(asyncio::error e) : state_(std::in_place_index<1>, std::move(e)) {}
+    outcome(std::exception_ptr e) : state_(std::in_place_index<1>, asyncio::error(std::move(e))) {}
+
+    bool has_value() const noexcept { return state_.index() == 0; }
+    explicit operator bool() const noexcept { return has_value(); }
+
+    /// Throws: the error, when there is no value.
+    const T& value() const& {
+        if (!has_value()) error().rethrow();
+        return std::get<0>(state_);
+    }
+    T& value() & {
+        if (!has_value()) error().rethrow();
+        return std::get<0>(state_);
+    }
+    T&& value() && {
+        if (!has_value()) error().rethrow();
+        return std::get<0>(std::move(state_));
+    }
+
+    /// Throws: invalid_state_error when there is a value.
+    const asyncio::error& error() const {
+        if (has_value())
+            detail::throw_invalid_state("asyncio::outcome: it holds a value, not an error; ask "
+                                        "has_value() first");
+        return std::get<1>(state_);
+    }
+
+    const T& operator*() const& { return value(); }
+    T& operator*() & { return value(); }
+    T&& operator*() && { return std::move(*this).value(); }
+    const T* operator->() const { return &value(); }
+    T* operator->() { return &value(); }
+
+private:
+    std::variant<T, asyncio::error> state_;
+};
+
+/// The outcome of something that gives no value.
+template <>
+class [[nodiscard]] outcome<void> {
+public:
+    using value_type = void;
+
+    outcome() = default;
+    outcome(asyncio::error e) : error_(std::move(e)) {}
+    outcome(std::exception_ptr e) : error_(asyncio::error(std::move(e))) {}
+
+    bool has_value() const noexcept { return !error_; }
+    explicit operator bool() const noexcept { return has_value(); }
+
+    void value() const {
+        if (error_) error_->rethrow();
+    }
+    const asyncio::error& error() const {
+        if (!error_)
+            detail::throw_invalid_state("asyncio::outcome: it holds a value, not an error; ask "
+                                        "has_value() first");
+        return *error_;
+    }
+    void operator*() const { value(); }
+
+private:
+    std::optional<asyncio::error> error_;
+};
+
+/// The first argument of gather() and map() that turns errors into outcomes.
+struct return_exceptions_t {
+    explicit return_exceptions_t() = default;
+};
+inline constexpr return_exceptions_t return_exceptions{};
+
+namespace detail {
+
+// A counted pointer to an object that counts for itself. One thread only,
+// unless the object's count is atomic.
+template <class T>
+class ref_ptr {
+public:
+    constexpr ref_ptr() noexcept = default;
+    constexpr ref_ptr(std::nullptr_t) noexcept {}
+    explicit ref_ptr(T* object) noexcept : object_(object) {
+        if (object_) object_->add_ref();
+    }
+    ref_ptr(const ref_ptr& other) noexcept : ref_ptr(other.object_) {}
+    ref_ptr(ref_ptr&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+    template <class U>
+        requires std::convertible_to<U*, T*>
+    ref_ptr(const ref_ptr<U>& other) noexcept : ref_ptr(other.get()) {}
+    template <class U>
+        requires std::convertible_to<U*, T*>
+    ref_ptr(ref_ptr<U>&& other) noexcept : object_(other.detach()) {}
+    ref_ptr& operator=(ref_ptr other) noexcept {
+        std::swap(object_, other.object_);
+        return *this;
+    }
+    ~ref_ptr() {
+        if (object_) object_->release();
+    }
+
+    // Takes over a count that somebody already holds.
+    static ref_ptr adopt(T* object) noexcept {
+        ref_ptr p;
+        p.object_ = object;
+        return p;
+    }
+    T* detach() noexcept { return std::exchange(object_, nullptr); }
+
+    T* get() const noexcept { return object_; }
+    T& operator*() const noexcept { return *object_; }
+    T* operator->() const noexcept { return object_; }
+    explicit operator bool() const noexcept { return object_ != nullptr; }
+    friend bool operator==(const ref_ptr&, const ref_ptr&) = default;
+
+private:
+    T* object_ = nullptr;
+};
+
+// A move-only callable of any type. For things that are set once and called
+// seldom; hot paths keep callables in nodes of their own.
+template <class Signature>
+class function;
+
+template <class R, class... Args>
+class function<R(Args...)> {
+public:
+    function() = default;
+    template <class F>
+        requires(!std::same_as<std::remove_cvref_t<F>, function> &&
+                 std::invocable<std::decay_t<F>&, Args...>)
+    function(F&& fn) : impl_(std::make_unique<holder<std::decay_t<F>>>(std::forward<F>(fn))) {}
+
+    explicit operator bool() const noexcept { return impl_ != nullptr; }
+    R operator()(Args... args) const { return impl_->call(std::forward<Args>(args)...); }
+
+private:
+    struct base {
+        virtual ~base() = default;
+        virtual R call(Args... args) = 0;
+    };
+    template <class F>
+    struct holder final : base {
+        template <class G>
+        explicit holder(G&& g) : fn(std::forward<G>(g)) {}
+        R call(Args... args) override {
+            if constexpr (std::is_void_v<R>) fn(std::forward<Args>(args)...);
+            else return fn(std::forward<Args>(args)...);
+        }
+        F fn;
+    };
+
+    std::unique_ptr<base> impl_;
+};
+
+// The name of a type, as the compiler spells it.
+template <class T>
+constexpr std::string_view type_name() noexcept {
+    std::string_view text = std::source_location::current().function_name();
+    const std::size_t begin = text.find("T = ");
+    if (begin == std::string_view::npos) return text;
+    text.remove_prefix(begin + 4);
+    const std::size_t end = text.find_first_of(";]");
+    return text.substr(0, end);
+}
+
+// Memory for coroutine frames and task states. Each thread keeps what it freed,
+// sorted by size, and hands it out again; no lock, and no search. A block may be
+// freed on another thread than the one that took it: it is kept there.
+struct frame_cache {
+    static constexpr std::size_t granularity = 16;
+    static constexpr std::size_t classes = 64;
+    static constexpr std::size_t most = granularity * classes;
+
+    struct block {
+        block* next;
+    };
+    block* free[classes];
+    // How many more blocks of each size may be kept; 0 before the first use and
+    // after the thread's end, so that frame_free() asks the slow path.
+    std::uint32_t room[classes];
+};
+
+extern thread_local constinit frame_cache this_thread_frames;
+
+ASYNCIO_API void* frame_alloc_slow(std::size_t size);
+ASYNCIO_API void frame_free_slow(void* memory, std::size_t size) noexcept;
+
+inline void* frame_alloc(std::size_t size) {
+    if constexpr (!ASYNCIO_SANITIZED) {
+        const std::size_t index = (size - 1) / frame_cache::granularity;
+        if (index < frame_cache::classes) {
+            frame_cache& cache = this_thread_frames;
+            if (frame_cache::block* block = cache.free[index]) {
+                cache.free[index] = block->next;
+                ++cache.room[index];
+                return block;
+            }
+        }
+    }
+    return frame_alloc_slow(size);
+}
+
+inline void frame_free(void* memory, std::size_t size) noexcept {
+    if constexpr (!ASYNCIO_SANITIZED) {
+        const std::size_t index = (size - 1) / frame_cache::granularity;
+        if (index < frame_cache::classes) {
+            frame_cache& cache = this_thread_frames;
+            if (cache.room[index] != 0) {
+                --cache.room[index];
+                auto* block = static_cast<frame_cache::block*>(memory);
+                block->next = cache.free[index];
+                cache.free[index] = block;
+                return;
+            }
+        }
+    }
+    frame_free_slow(memory, size);
+}
+
+// Base of classes whose objects live in that memory.
+struct frame_allocated {
+    static void* operator new(std::size_t size) { return frame_alloc(size); }
+    static void operator delete(void* memory, std::size_t size) noexcept {
+        frame_free(memory, size);
+    }
+};
+
+} // namespace detail
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] codec
+// uses: exceptions, support
+//
+// Carries values between processes: encoder and decoder are the bytes, codec<T>
+// is how a T becomes bytes and comes back. Isolated executors use it for
+// arguments and results; both sides are the same program, so that numbers keep
+// the machine's form.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+class encoder;
+class decoder;
+
+/// How a T travels to a worker process and back. It knows numbers, enums,
+/// strings, containers, optional, variant, pair, tuple, unique_ptr, times, and
+/// plain structs of up to 16 such members. Specialise it for the rest:
+///
+///     template <>
+///     struct asyncio::codec<big_number> {
+///         static void encode(const big_number& n, encoder& out) { out.put(n.digits()); }
+///         static big_number decode(decoder& in) { return big_number(in.get<std::string>()); }
+///     };
+///
+/// A codec writes at least one byte, and throws codec_error for bytes that are
+/// no T.
+template <class T>
+struct codec;
+
+namespace detail {
+
+[[noreturn]] ASYNCIO_API void throw_codec_error(const char* message);
+
+// Where an encoder puts what is too large for its buffer.
+class encoder_overflow {
+public:
+    // Takes what is buffered, which it may leave empty, and `size` more bytes.
+    virtual void take(std::string& buffered, const char* data, std::size_t size) = 0;
+
+protected:
+    ~encoder_overflow() = default;
+};
+
+// A list or tree of more levels than this would overflow somebody's stack.
+inline constexpr int codec_depth = 1000;
+
+// Counts the levels of nested values.
+class codec_level {
+public:
+    explicit codec_level(int& depth) : depth_(depth) {
+        if (depth_ == codec_depth)
+            throw_codec_error("asyncio::codec: a value is nested more than 1000 levels deep; send "
+                              "a flat one, an index instead of a pointer");
+        ++depth_;
+    }
+    codec_level(const codec_level&) = delete;
+    codec_level& operator=(const codec_level&) = delete;
+    ~codec_level() { --depth_; }
+
+private:
+    int& depth_;
+};
+
+} // namespace detail
+
+/// Collects the bytes of values.
+class encoder {
+public:
+    encoder() = default;
+    encoder(detail::encoder_overflow& overflow, std::size_t room) noexcept
+        : overflow_(&overflow), room_(room) {}
+    encoder(const encoder&) = delete;
+    encoder& operator=(const encoder&) = delete;
+
+    /// Appends `value`, by codec<T>.
+    template <class T>
+    void put(const T& value) {
+        if constexpr (std::is_scalar_v<T>) {
+            codec<T>::encode(value, *this);
+        } else {
+            const detail::codec_level level(depth_);
+            codec<T>::encode(value, *this);
+        }
+    }
+
+    /// Appends bytes as they are.
+    void write(const void* data, std::size_t size) {
+        const char* const bytes = static_cast<const char*>(data);
+        written_ += size;
+        if (overflow_ && bytes_.size() + size > room_) overflow_->take(bytes_, bytes, size);
+        else if (size != 0) bytes_.append(bytes, size);
+    }
+
+    /// Appends zeros until the next byte's position is a multiple of `alignment`.
+    void align(std::size_t alignment) {
+        static constexpr char zeros[16] = {};
+        const std::size_t over = written_ % alignment;
+        if (over != 0) write(zeros, alignment - over);
+    }
+
+    /// What was put so far, unless it went to an overflow.
+    const std::string& bytes() const noexcept { return bytes_; }
+    std::string& bytes() noexcept { return bytes_; }
+
+    /// How many bytes were put so far.
+    std::size_t written() const noexcept { return written_; }
+
+private:
+    std::string bytes_;
+    std::size_t written_ = 0;
+    int depth_ = 0;
+    detail::encoder_overflow* overflow_ = nullptr;
+    std::size_t room_ = 0;
+};
+
+/// Reads values out of bytes, and trusts none of them: whatever is not a value
+/// throws codec_error before it costs memory or reaches anybody.
+///
+/// Lifetime: the bytes outlive the decoder.
+class decoder {
+public:
+    explicit decoder(std::string_view bytes) noexcept : bytes_(bytes) {}
+    decoder(const decoder&) = delete;
+    decoder& operator=(const decoder&) = delete;
+
+    /// The next value, by codec<T>.
+    template <class T>
+    T get() {
+        if constexpr (std::is_scalar_v<T>) {
+            return codec<T>::decode(*this);
+        } else {
+            const detail::codec_level level(depth_);
+            return codec<T>::decode(*this);
+        }
+    }
+
+    /// The next `size` bytes as they are.
+    ///
+    /// Throws: codec_error when fewer are left.
+    std::string_view read(std::size_t size) {
+        if (size > remaining())
+            detail::throw_codec_error("asyncio::codec: the bytes end in the middle of a value; "
+                                      "decode exactly what was encoded");
+        const std::string_view part = bytes_.substr(position_, size);
+        position_ += size;
+        return part;
+    }
+    void read(void* into, std::size_t size) {
+        const std::string_view part = read(size);
+        if (size != 0) std::memcpy(into, part.data(), size);
+    }
+
+    /// Skips what encoder::align() put.
+    void align(std::size_t alignment) {
+        const std::size_t over = position_ % alignment;
+        if (over != 0) read(alignment - over);
+    }
+
+    /// The number of elements that follow. Each takes at least one byte, so that a
+    /// wrong number is found before memory is taken for them.
+    std::size_t get_size(std::size_t bytes_each = 1) {
+        std::uint64_t size = 0;
+        read(&size, sizeof size);
+        if (size > remaining() / bytes_each)
+            detail::throw_codec_error("asyncio::codec: a length is larger than the bytes that "
+                                      "follow it; decode exactly what was encoded");
+        return static_cast<std::size_t>(size);
+    }
+
+    std::size_t remaining() const noexcept { return bytes_.size() - position_; }
+
+    /// Throws: codec_error when bytes are left.
+    void finish() const {
+        if (remaining() != 0)
+            detail::throw_codec_error("asyncio::codec: bytes are left after the last value; decode "
+                                      "exactly what was encoded");
+    }
+
+private:
+    std::string_view bytes_;
+    std::size_t position_ = 0;
+    int depth_ = 0;
+};
+
+namespace detail {
+
+template <class... T>
+struct type_list {};
+
+template <class T, template <class...> class Template>
+inline constexpr bool is_instance = false;
+template <class... Args, template <class...> class Template>
+inline constexpr bool is_instance<Template<Args...>, Template> = true;
+
+template <class T>
+inline constexpr bool is_array = false;
+template <class T, std::size_t N>
+inline constexpr bool is_array<std::array<T, N>> = true;
+
+template <class T>
+inline constexpr bool is_chrono_time = false;
+template <class Rep, class Period>
+inline constexpr bool is_chrono_time<std::chrono::duration<Rep, Period>> = true;
+template <class Clock, class Duration>
+inline constexpr bool is_chrono_time<std::chrono::time_point<Clock, Duration>> = true;
+
+// Only a unique_ptr that deletes: another deleter says that the object is no
+// plain value.
+template <class T>
+inline constexpr bool is_unique_ptr = false;
+template <class T>
+    requires(!std::is_array_v<T>)
+inline constexpr bool is_unique_ptr<std::unique_ptr<T, std::default_delete<T>>> = true;
+
+// Values that travel as their bytes, also many at once. A bool is none: only two
+// of its 256 patterns may be read.
+template <class T>
+concept plain_bytes = std::is_arithmetic_v<T> && !std::same_as<T, bool>;
+
+template <class T>
+concept appendable = requires(T& c, typename T::value_type v) { c.push_back(std::move(v)); };
+template <class T>
+concept insertable =
+    requires(T& c, typename T::value_type v) { c.insert(c.end(), std::move(v)); };
+
+// Any container that grows, of the standard library or not: found by what it
+// does, so that <map> and its kin need not be included.
+template <class T>
+concept container = std::default_initializable<T> && (appendable<T> || insertable<T>) &&
+                    requires(const T& c) {
+                        { c.size() } -> std::convertible_to<std::size_t>;
+                        c.begin();
+                        c.end();
+                    };
+
+// What a container's elements travel as: a map's, without the const.
+template <class T>
+struct element {
+    using type = T;
+};
+template <class K, class V>
+struct element<std::pair<const K, V>> {
+    using type = std::pair<K, V>;
+};
+template <class T>
+using element_t = typename element<typename T::value_type>::type;
+
+// A container whose elements are plain bytes side by side.
+template <class T>
+concept plain_block = container<T> && plain_bytes<typename T::value_type> &&
+                      requires(const T& c) {
+                          { c.data() } -> std::same_as<const typename T::value_type*>;
+                      };
+
+// Stands for a member of any type but T itself.
+template <class T>
+struct any_member {
+    template <class U>
+        requires(!std::is_same_v<U, T>)
+    operator U() const noexcept;
+};
+
+// Stands for a base of T.
+template <class T>
+struct any_base {
+    template <class U>
+        requires(std::is_base_of_v<U, T> && !std::is_same_v<U, T>)
+    operator U() const noexcept;
+};
+
+template <class T, std::size_t... I>
+constexpr bool takes_members(std::index_sequence<I...>) {
+    return requires { T{(static_cast<void>(I), any_member<T>())...}; };
+}
+
+// How many members a struct has, when none can be made from {}.
+template <class T, std::size_t N = 17>
+constexpr std::size_t count_any_members() {
+    if constexpr (N == 0) return 0;
+    else if constexpr (takes_members<T>(std::make_index_sequence<N>())) return N;
+    else return count_any_members<T, N - 1>();
+}
+
+// How many members a struct has; 17 when more than 16. Each {} makes exactly one
+// member, which holds for arrays too; so that is asked first.
+template <class T>
+constexpr std::size_t count_members() {
+    if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
+        return 17;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
+        return 16;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
+        return 15;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
+        return 14;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 13;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 12;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 11;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 10;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 9;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}}; }) return 8;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}}; }) return 7;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}}; }) return 6;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}}; }) return 5;
+    else if constexpr (requires { T{{}, {}, {}, {}}; }) return 4;
+    else if constexpr (requires { T{{}, {}, {}}; }) return 3;
+    else if constexpr (requires { T{{}, {}}; }) return 2;
+    else if constexpr (requires { T{{}}; }) return 1;
+    else return count_any_members<T>();
+}
+
+template <class T>
+concept has_base = requires { T{any_base<T>()}; };
+
+// A struct that structured bindings can take apart.
+template <class T>
+concept plain_struct = std::is_class_v<T> && std::is_aggregate_v<T> && !is_array<T> &&
+                       (std::is_empty_v<T> || (!has_base<T> && count_members<T>() >= 1 &&
+                                               count_members<T>() <= 16));
+
+// Calls fn with all members of `value`.
+template <class T, class F>
+constexpr decltype(auto) with_members(T& value, F&& fn) {
+    constexpr std::size_t count = std::is_empty_v<T> ? 0 : count_members<std::remove_cv_t<T>>();
+    if constexpr (count == 0) {
+        return fn();
+    } else if constexpr (count == 1) {
+        auto& [a] = value;
+        return fn(a);
+    } else if constexpr (count == 2) {
+        auto& [a, b] = value;
+        return fn(a, b);
+    } else if constexpr (count == 3) {
+        auto& [a, b, c] = value;
+        return fn(a, b, c);
+    } else if constexpr (count == 4) {
+        auto& [a, b, c, d] = value;
+        return fn(a, b, c, d);
+    } else if constexpr (count == 5) {
+        auto& [a, b, c, d, e] = value;
+        return fn(a, b, c, d, e);
+    } else if constexpr (count == 6) {
+        auto& [a, b, c, d, e, f] = value;
+        return fn(a, b, c, d, e, f);
+    } else if constexpr (count == 7) {
+        auto& [a, b, c, d, e, f, g] = value;
+        return fn(a, b, c, d, e, f, g);
+    } else if constexpr (count == 8) {
+        auto& [a, b, c, d, e, f, g, h] = value;
+        return fn(a, b, c, d, e, f, g, h);
+    } else if constexpr (count == 9) {
+        auto& [a, b, c, d, e, f, g, h, i] = value;
+        return fn(a, b, c, d, e, f, g, h, i);
+    } else if constexpr (count == 10) {
+        auto& [a, b, c, d, e, f, g, h, i, j] = value;
+        return fn(a, b, c, d, e, f, g, h, i, j);
+    } else if constexpr (count == 11) {
+        auto& [a, b, c, d, e, f, g, h, i, j, k] = value;
+        return fn(a, b, c, d, e, f, g, h, i, j, k);
+    } else if constexpr (count == 12) {
+        auto& [a, b, c, d, e, f, g, h, i, j, k, l] = value;
+        return fn(a, b, c, d, e, f, g, h, i, j, k, l);
+    } else if constexpr (count == 13) {
+        auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = value;
+        return fn(a, b, c, d, e, f, g, h, i, j, k, l, m);
+    } else if constexpr (count == 14) {
+        auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = value;
+        return fn(a, b, c, d, e, f, g, h, i, j, k, l, m, n);
+    } else if constexpr (count == 15) {
+        auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = value;
+        return fn(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o);
+    } else {
+        auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = value;
+        return fn(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
+    }
+}
+
+struct list_members {
+    template <class... M>
+    type_list<std::remove_cv_t<M>...> operator()(M&...) const;
+};
+template <class T>
+using members_of = decltype(with_members(std::declval<T&>(), list_members()));
+
+// A specialisation by the user has no such name.
+template <class T>
+concept built_in_codec = requires { typename codec<T>::built_in; };
+
+template <class T, class... Seen>
+constexpr bool can_encode();
+
+template <class... T>
+struct can_encode_all {
+    template <class... Seen>
+    static constexpr bool among = (can_encode<T, Seen...>() && ...);
+};
+
+template <class T>
+struct part_types; // of a template's instance, or of a struct's member list
+template <template <class...> class Template, class... T>
+struct part_types<Template<T...>> {
+    using type = can_encode_all<std::remove_cv_t<T>...>;
+};
+
+// True when codec<T> can carry a T. `Seen` are the types that T is part of: one
+// that holds itself (a list's node) is asked once.
+template <class T, class... Seen>
+constexpr bool can_encode() {
+    if constexpr ((std::is_same_v<T, Seen> || ...)) {
+        return true;
+    } else if constexpr (std::is_reference_v<T> || std::is_function_v<T> || std::is_void_v<T>) {
+        return false;
+    } else if constexpr (std::is_array_v<T>) {
+        return can_encode<std::remove_cv_t<std::remove_all_extents_t<T>>, Seen...>();
+    } else if constexpr (!built_in_codec<T>) {
+        return true;
+    } else if constexpr (std::is_arithmetic_v<T> || std::is_enum_v<T> || is_chrono_time<T> ||
+                         std::same_as<T, duration> || std::same_as<T, time_point> ||
+                         std::same_as<T, std::monostate>) {
+        return true;
+    } else if constexpr (is_instance<T, std::pair> || is_instance<T, std::tuple> ||
+                         is_instance<T, std::variant> || is_instance<T, std::optional>) {
+        return part_types<T>::type::template among<T, Seen...>;
+    } else if constexpr (is_unique_ptr<T>) {
+        return can_encode<std::remove_cv_t<typename T::element_type>, T, Seen...>();
+    } else if constexpr (is_array<T>) {
+        return can_encode<std::remove_cv_t<typename T::value_type>, T, Seen...>();
+    } else if constexpr (container<T>) {
+        return can_encode<element_t<T>, T, Seen...>();
+    } else if constexpr (plain_struct<T>) {
+        return part_types<members_of<T>>::type::template among<T, Seen...>;
+    } else {
+        return false;
+    }
+}
+
+template <class T>
+concept encodable = can_encode<T>();
+
+inline void put_size(encoder& out, std::size_t size) {
+    const std::uint64_t wide = size;
+    out.write(&wide, sizeof wide);
+}
+
+// An element of an array or struct, which may be an array itself.
+template <class T>
+void put_member(encoder& out, const T& value) {
+    if constexpr (std::is_array_v<T>) {
+        for (const auto& part : value) put_member(out, part);
+    } else {
+        out.put<std::remove_cv_t<T>>(value);
+    }
+}
+template <class T>
+void get_member(decoder& in, T& value) {
+    if constexpr (std::is_array_v<T>) {
+        for (auto& part : value) get_member(in, part);
+    } else {
+        value = in.get<T>();
+    }
+}
+
+template <class T>
+void put_container(encoder& out, const T& value) {
+    put_size(out, value.size());
+    if constexpr (plain_block<T>) {
+        using item = typename T::value_type;
+        out.align(alignof(item));
+        out.write(value.data(), value.size() * sizeof(item));
+    } else if constexpr (std::same_as<typename T::value_type, bool>) {
+        for (const bool part : value) out.put<bool>(part);
+    } else {
+        for (const auto& part : value) {
+            if constexpr (is_instance<element_t<T>, std::pair>) {
+                out.put(part.first);
+                out.put(part.second);
+            } else {
+                out.put(part);
+            }
+        }
+    }
+}
+
+template <class T>
+T get_container(decoder& in) {
+    using item = element_t<T>;
+    if constexpr (plain_block<T>) {
+        const std::size_t size = in.get_size(sizeof(item));
+        in.align(alignof(item));
+        const char* const bytes = in.read(size * sizeof(item)).data();
+        if constexpr (std::constructible_from<T, const item*, const item*>) {
+            // Straight from where the bytes are, without filling with zeros first.
+            if (reinterpret_cast<std::uintptr_t>(bytes) % alignof(item) == 0) {
+                const auto* const first = reinterpret_cast<const item*>(bytes);
+                return T(first, first + size);
+            }
+        }
+        T value(size, item());
+        for (item& part : value)
+            std::memcpy(&part, bytes + (&part - value.data()) * std::ptrdiff_t{sizeof(item)},
+                        sizeof(item));
+        return value;
+    } else {
+        const std::size_t size = in.get_size();
+        T value;
+        // As much as the bytes can make at most; never what somebody claims.
+        if constexpr (requires { value.reserve(size); })
+            value.reserve(std::min(size, in.remaining() / sizeof(item) + 1));
+        for (std::size_t i = 0; i < size; ++i) {
+            if constexpr (is_instance<item, std::pair>) {
+                auto first = in.get<typename item::first_type>();
+                auto second = in.get<typename item::second_type>();
+                if constexpr (appendable<T>) value.emplace_back(std::move(first), std::move(second));
+                else value.insert(value.end(), {std::move(first), std::move(second)});
+            } else if constexpr (appendable<T>) {
+                value.push_back(in.get<item>());
+            } else {
+                value.insert(value.end(), in.get<item>());
+            }
+        }
+        return value;
+    }
+}
+
+template <class T, std::size_t... I>
+T get_array(decoder& in, std::index_sequence<I...>) {
+    return T{(static_cast<void>(I), in.get<typename T::value_type>())...};
+}
+
+template <class T, class... M>
+T get_struct(decoder& in, type_list<M...>) {
+    if constexpr ((std::is_array_v<M> || ...)) {
+        T value{};
+        with_members(value, [&](auto&... members) { (get_member(in, members), ...); });
+        return value;
+    } else {
+        return T{in.get<M>()...};
+    }
+}
+
+template <class T, class... M>
+T get_tuple(decoder& in, type_list<M...>) {
+    return T{in.get<M>()...};
+}
+
+template <class T, class... M, std::size_t... I>
+T get_variant(decoder& in, type_list<M...>, std::index_sequence<I...>) {
+    using maker = T (*)(decoder&);
+    static constexpr maker makers[] = {
+        [](decoder& from) { return T(std::in_place_index<I>, from.get<M>()); }...};
+    const auto index = in.get<std::uint16_t>();
+    if (index >= sizeof...(M))
+        throw_codec_error("asyncio::codec: a variant has no alternative of that number; decode "
+                          "exactly what was encoded");
+    return makers[index](in);
+}
+
+template <template <class...> class Template, class... M>
+constexpr type_list<std::remove_cv_t<M>...> arguments_of(const Template<M...>*) {
+    return {};
+}
+
+template <class T>
+void encode_value(const T& value, encoder& out) {
+    if constexpr (std::is_arithmetic_v<T>) {
+        out.write(&value, sizeof value);
+    } else if constexpr (std::is_enum_v<T>) {
+        out.put(static_cast<std::underlying_type_t<T>>(value));
+    } else if constexpr (std::same_as<T, duration>) {
+        out.put(value.count());
+    } else if constexpr (std::same_as<T, time_point>) {
+        out.put(value.time_since_epoch());
+    } else if constexpr (is_chrono_time<T>) {
+        if constexpr (requires { value.time_since_epoch(); }) out.put(value.time_since_epoch());
+        else out.put(value.count());
+    } else if constexpr (is_instance<T, std::pair>) {
+        put_member(out, value.first);
+        put_member(out, value.second);
+    } else if constexpr (is_instance<T, std::tuple>) {
+        if constexpr (std::tuple_size_v<T> == 0) out.put(false);
+        std::apply([&](const auto&... parts) { (put_member(out, parts), ...); }, value);
+    } else if constexpr (is_instance<T, std::optional> || is_unique_ptr<T>) {
+        out.put(static_cast<bool>(value));
+        if (value) put_member(out, *value);
+    } else if constexpr (is_instance<T, std::variant>) {
+        if (value.valueless_by_exception())
+            throw_codec_error("asyncio::codec: a variant without a value cannot travel; assign one");
+        out.put(static_cast<std::uint16_t>(value.index()));
+        std::visit([&](const auto& part) { put_member(out, part); }, value);
+    } else if constexpr (is_array<T>) {
+        if constexpr (std::tuple_size_v<T> == 0) {
+            out.put(false);
+        } else if constexpr (plain_bytes<typename T::value_type>) {
+            out.write(value.data(), sizeof value);
+        } else {
+            for (const auto& part : value) put_member(out, part);
+        }
+    } else if constexpr (container<T>) {
+        put_container(out, value);
+    } else if constexpr (std::is_empty_v<T>) {
+        out.put(false); // nothing to say, but elements are counted in bytes
+    } else {
+        with_members(value, [&](const auto&... members) { (put_member(out, members), ...); });
+    }
+}
+
+template <class T>
+T decode_value(decoder& in) {
+    if constexpr (std::same_as<T, bool>) {
+        const char byte = in.read(1)[0];
+        if (byte != 0 && byte != 1)
+            throw_codec_error("asyncio::codec: a bool is neither true nor false; decode exactly "
+                              "what was encoded");
+        return byte == 1;
+    } else if constexpr (std::is_arithmetic_v<T>) {
+        T value;
+        in.read(&value, sizeof value);
+        return value;
+    } else if constexpr (std::is_enum_v<T>) {
+        return static_cast<T>(in.get<std::underlying_type_t<T>>());
+    } else if constexpr (std::same_as<T, duration>) {
+        return std::chrono::nanoseconds(in.get<std::int64_t>());
+    } else if constexpr (std::same_as<T, time_point>) {
+        return time_point(in.get<duration>());
+    } else if constexpr (is_chrono_time<T>) {
+        if constexpr (requires(const T& t) { t.time_since_epoch(); })
+            return T(in.get<typename T::duration>());
+        else return T(in.get<typename T::rep>());
+    } else if constexpr (is_instance<T, std::pair> || is_instance<T, std::tuple>) {
+        if constexpr (std::is_same_v<T, std::tuple<>>) in.get<bool>();
+        return get_tuple<T>(in, arguments_of(static_cast<T*>(nullptr)));
+    } else if constexpr (is_instance<T, std::optional>) {
+        if (!in.get<bool>()) return T();
+        return T(in.get<std::remove_cv_t<typename T::value_type>>());
+    } else if constexpr (is_unique_ptr<T>) {
+        if (!in.get<bool>()) return T();
+        using target = std::remove_cv_t<typename T::element_type>;
+        return T(new target(in.get<target>()));
+    } else if constexpr (is_instance<T, std::variant>) {
+        return get_variant<T>(in, arguments_of(static_cast<T*>(nullptr)),
+                              std::make_index_sequence<std::variant_size_v<T>>());
+    } else if constexpr (is_array<T>) {
+        if constexpr (std::tuple_size_v<T> == 0) {
+            in.get<bool>();
+            return T{};
+        } else if constexpr (plain_bytes<typename T::value_type>) {
+            T value;
+            in.read(value.data(), sizeof value);
+            return value;
+        } else if constexpr (std::default_initializable<typename T::value_type>) {
+            T value;
+            for (auto& part : value) get_member(in, part);
+            return value;
+        } else {
+            return get_array<T>(in, std::make_index_sequence<std::tuple_size_v<T>>());
+        }
+    } else if constexpr (container<T>) {
+        return get_container<T>(in);
+    } else if constexpr (std::is_empty_v<T>) {
+        in.get<bool>();
+        return T{};
+    } else {
+        return get_struct<T>(in, members_of<T>());
+    }
+}
+
+} // namespace detail
+
+template <class T>
+struct codec {
+    using built_in = T;
+
+    static void encode(const T& value, encoder& out) {
+        check();
+        if constexpr (detail::encodable<T>) detail::encode_value(value, out);
+    }
+    static T decode(decoder& in) {
+        check();
+        if constexpr (detail::encodable<T>) return detail::decode_value<T>(in);
+    }
+
+private:
+    static constexpr void check() {
+        static_assert(!std::is_pointer_v<T>,
+                      "asyncio::codec: a pointer means nothing in another process; send the value "
+                      "it points to (unique_ptr does that)");
+        static_assert(detail::encodable<T> || std::is_pointer_v<T>,
+                      "asyncio::codec: this type cannot travel to another process; make it a plain "
+                      "struct of types that can, or specialise asyncio::codec for it");
+    }
+};
+
+} // namespace asyncio::inline ASYNCIO_ABI
+// =============================================================================
+// [SECTION] events
+// uses: configuration, exceptions, support
+//
+// The event loop: a queue of what is ready to run, a heap of timers, and the
+// system's events. Everything else in this file is built on call_soon().
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+class event_loop;
+class executor;
+class any_task;
+struct task_options;
+template <class T>
+class future;
+template <class T>
+class task;
+template <class T>
+class coro;
+
+/// What a loop's clock follows.
+enum class clock_kind {
+    real,         ///< the system's monotonic clock
+    virtual_time, ///< stands while callbacks run, jumps to the next timer when nothing is ready
+    manual        ///< moves only by event_loop::advance()
+};
+
+/// How run(), runner and event_loop behave.
+struct run_options {
+    /// Reports mistakes; nothing given: on if the environment has ASYNCIO_DEBUG=1.
+    std::optional<bool> debug = {};
+    clock_kind clock = clock_kind::real;
+    /// Loop seconds per real second, for the real clock.
+    double time_scale = 1.0;
+    /// Runs the ready callbacks of a turn in a random order that this number fixes.
+    std::optional<std::uint64_t> shuffle_seed = {};
+    /// Ctrl-C cancels the main task.
+    bool handle_sigint = true;
+    /// How long the end of run() waits for cancelled tasks before it prints them.
+    duration exit_report = std::chrono::seconds(2);
+};
+
+/// What an exception handler is told.
+struct exception_context {
+    std::string message;
+    std::exception_ptr exception = {};
+    std::string task = {}; ///< the name of the task concerned; empty when there is none
+};
+
+/// What run_for() did: callbacks and steps run, and whether more are ready.
+struct run_result {
+    std::size_t ran;
+    bool more;
+};
+
+/// A look into the loop, for dashboards and tests.
+struct loop_metrics {
+    std::size_t tasks = 0;  ///< unfinished tasks
+    std::size_t timers = 0; ///< timers set
+    std::uint64_t turns = 0;
+    std::uint64_t callbacks = 0;   ///< callbacks and task steps run so far
+    duration longest_callback = {}; ///< measured in debug mode only
+};
+
+namespace detail {
+
+struct backend_state;
+struct task_base;
+struct signal_entry;
+struct state_base;
+
+// One entry of the ready queue. It is part of what it runs (a task's state, a
+// callback), so that queueing never allocates.
+struct ready_node {
+    ready_node* next = nullptr;
+    void (*run)(ready_node*) = nullptr;
+};
+
+// First in, first out.
+struct ready_queue {
+    ready_node* first = nullptr;
+    ready_node* last = nullptr;
+
+    bool empty() const noexcept { return first == nullptr; }
+    void push(ready_node* node) noexcept {
+        node->next = nullptr;
+        if (last) last->next = node;
+        else first = node;
+        last = node;
+    }
+    ready_node* pop() noexcept {
+        ready_node* node = first;
+        first = node->next;
+        if (!first) last = nullptr;
+        return node;
+    }
+    void append(ready_queue& other) noexcept {
+        if (other.empty()) return;
+        if (last) last->next = other.first;
+        else first = other.first;
+        last = other.last;
+        other.first = other.last = nullptr;
+    }
+};
+
+// A timer that is set. It lives in an awaiter or a callback and knows its place
+// in the heap, so that taking it out costs O(log n).
+struct timer_node {
+    static constexpr std::uint32_t unset = 0xffffffff;
+
+    std::int64_t when = 0;
+    std::uint64_t order = 0;
+    std::uint32_t place = unset;
+    void (*fire)(timer_node*) = nullptr; // only puts something into the ready queue
+
+    bool is_set() const noexcept { return place != unset; }
+};
+
+// An implicit heap of four children per node: half as deep as a binary one, and
+// the four lie in one or two cache lines.
+class timer_heap {
+public:
+    bool empty() const noexcept { return entries_.empty(); }
+    std::size_t size() const noexcept { return entries_.size(); }
+    std::int64_t first_when() const noexcept { return entries_.front().when; }
+
+    ASYNCIO_API void insert(timer_node& timer, std::int64_t when);
+    ASYNCIO_API void remove(timer_node& timer) noexcept;
+
+    // Takes the earliest timer out.
+    timer_node& take_first() noexcept {
+        timer_node& timer = *entries_.front().timer;
+        remove(timer);
+        return timer;
+    }
+
+private:
+    struct entry {
+        std::int64_t when;
+        timer_node* timer;
+    };
+    static bool before(const entry& a, const entry& b) noexcept {
+        return a.when != b.when ? a.when < b.when : a.timer->order < b.timer->order;
+    }
+    void put(std::size_t place, entry e) noexcept {
+        entries_[place] = e;
+        e.timer->place = static_cast<std::uint32_t>(place);
+    }
+    void sift_up(std::size_t place, entry e) noexcept;
+    void sift_down(std::size_t place, entry e) noexcept;
+
+    std::vector<entry> entries_;
+    std::uint64_t next_order_ = 0;
+};
+
+// The steps of Vigna's splitmix64: small, and the same on every machine.
+inline std::uint64_t splitmix64(std::uint64_t& state) noexcept {
+    std::uint64_t x = state += 0x9e3779b97f4a7c15;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+    return x ^ (x >> 31);
+}
+
+// Who records what a loop does; see tracer. Times are the loop's.
+class trace_sink {
+public:
+    virtual void task_started(task_base& task) = 0;
+    virtual void task_ended(task_base& task) = 0;
+    // A job that task number `task_id` gave to an executor.
+    virtual void job_ended(std::uint32_t task_id, std::int64_t begin, std::int64_t end) = 0;
+
+protected:
+    ~trace_sink() = default;
+};
+
+// What handles, tasks and primitives share with their loop. It outlives the
+// loop, so that a late handle finds `closed` instead of freed memory.
+struct loop_core {
+    ready_queue ready;
+    ready_queue yielded; // steps that wait for the next poll(); see event_loop::poll()
+    task_base* current = nullptr; // the task whose step runs now
+    task_base* tasks = nullptr;   // all unfinished tasks, newest first
+    event_loop* loop = nullptr;   // null once the loop is destroyed
+    timer_heap timers;
+    int clock_holds = 0;  // above 0: the virtual clock stands still
+    bool closing = false;  // the pending is being destroyed
+    bool dropping = false; // queues are emptied: nodes free what they own and call nobody
+    bool closed = false;
+    bool polling = false; // inside poll() or run_for()
+    bool debug = false;
+    trace_sink* tracing = nullptr;
+    std::uint64_t random_state = 0;
+    std::uint32_t last_task_id = 0;
+    std::size_t task_count = 0;
+
+    loop_core() = default;
+    loop_core(const loop_core&) = delete;
+    loop_core& operator=(const loop_core&) = delete;
+
+    // Runs `node` in the next turn.
+    void schedule(ready_node* node) noexcept {
+        if (!closed) ready.push(node);
+    }
+
+    // Runs `node` in the next turn, or in the next frame of an embedded loop.
+    void schedule_yield(ready_node* node) noexcept {
+        if (polling) yielded.push(node);
+        else ready.push(node);
+    }
+
+    // The same from any thread; wakes the loop. False: the loop is closed.
+    ASYNCIO_API bool post(ready_node* node) noexcept;
+
+    // Wakes the loop out of its sleep; any thread, any signal handler.
+    ASYNCIO_API void wake() noexcept;
+
+    ASYNCIO_API std::int64_t now_ns() const noexcept;
+
+    // From 0 to below 1.
+    ASYNCIO_API double next_random() noexcept;
+
+    void add_timer(timer_node& timer, std::int64_t when) {
+        timers.insert(timer, when);
+        // A deadline that has passed already is looked at in the next turn.
+        if (when <= last_now) ask_soon = true;
+    }
+    void remove_timer(timer_node& timer) noexcept {
+        if (timer.is_set()) timers.remove(timer);
+    }
+
+    // Throws std::runtime_error when the loop is closed.
+    void require_open(const char* message) const {
+        if (closed) throw_runtime_error(message);
+    }
+
+    // Handles on the loop's thread count without atomics; all of them together
+    // hold one count of those that may be shared between threads.
+    void add_ref() noexcept { ++refs_; }
+    void release() noexcept {
+        if (--refs_ == 0) release_shared();
+    }
+    void add_shared_ref() noexcept { shared_refs_.fetch_add(1, std::memory_order_relaxed); }
+    void release_shared() noexcept {
+        if (shared_refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+
+    // The clock; event_loop moves it.
+    clock_kind clock = clock_kind::real;
+    bool paused = false;
+    double scale = 1.0;
+    std::int64_t stands_at = 0;    // virtual and manual clocks, and a frame's fixed time
+    bool time_fixed = false;       // inside poll(): now_ns() is stands_at
+    std::int64_t scale_origin = 0; // loop time and system time when the scale was set
+    std::int64_t scale_start = 0;
+    std::int64_t started = 0;      // when run() began
+    std::int64_t last_now = 0;     // when timers were looked at last
+    bool ask_soon = false;         // the next turn looks at timers and the system
+
+    // Nodes that other threads posted, newest first; inbox_closed ends it.
+    std::atomic<ready_node*> inbox{nullptr};
+    std::atomic<int> posting{0};
+    std::atomic<std::uint64_t> pending_signals{0};
+
+private:
+    std::size_t refs_ = 0;
+    std::atomic<std::size_t> shared_refs_{1};
+};
+
+// Keeps a loop_core alive from any thread.
+struct shared_core_count {
+    void operator()(loop_core* core) const noexcept { core->release_shared(); }
+};
+using shared_core = std::unique_ptr<loop_core, shared_core_count>;
+
+inline shared_core share(loop_core& core) noexcept {
+    core.add_shared_ref();
+    return shared_core(&core);
+}
+
+// The core of the loop that runs on this thread.
+extern thread_local constinit loop_core* this_thread_core;
+
+inline loop_core* running_core() noexcept { return this_thread_core; }
+
+// Throws std::runtime_error("asyncio::WHO: no running event loop; ...").
+ASYNCIO_API loop_core& require_running(const char* who);
+
+// The moment `delay` from `now`; negative delays count as none.
+inline std::int64_t deadline_after(std::int64_t now, duration delay) noexcept {
+    const std::int64_t span = delay.count() < 0 ? 0 : delay.count();
+    const std::int64_t last = std::numeric_limits<std::int64_t>::max();
+    return now > last - span ? last : now + span;
+}
+
+// While one lives, the loop's virtual clock stands still: something outside the
+// loop (a worker, a child, a name look-up) is at work. Loop thread only.
+class clock_hold {
+public:
+    clock_hold() = default;
+    explicit clock_hold(loop_core& core) noexcept : core_(&core) { ++core.clock_holds; }
+    clock_hold(clock_hold&& other) noexcept : core_(std::move(other.core_)) {}
+    clock_hold& operator=(clock_hold&& other) noexcept {
+        std::swap(core_, other.core_);
+        return *this;
+    }
+    ~clock_hold() {
+        if (core_) --core_->clock_holds;
+    }
+    void reset() noexcept { *this = clock_hold(); }
+
+private:
+    ref_ptr<loop_core> core_;
+};
+
+// The values of the context variables that a task or a callback sees. Copying one
+// shares the values until somebody sets a variable.
+struct context_cell : frame_allocated {
+    struct entry {
+        std::uint64_t variable;
+        std::shared_ptr<const void> value;
+    };
+    using entries = std::vector<entry>;
+
+    context_cell() = default;
+    context_cell(const context_cell& other) : values(other.values) {}
+    context_cell& operator=(const context_cell&) = delete;
+
+    void add_ref() noexcept { refs.fetch_add(1, std::memory_order_relaxed); }
+    void release() noexcept {
+        if (refs.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+    ASYNCIO_API const void* find(std::uint64_t variable) const noexcept;
+    ASYNCIO_API std::shared_ptr<const void> put(std::uint64_t variable,
+                                                std::shared_ptr<const void> value);
+
+    std::atomic<std::uint32_t> refs{0};
+    std::shared_ptr<const entries> values;
+};
+
+// Where the running code's cell is: null for code outside a loop, and an empty
+// pointer until the first variable is set.
+using context_slot = ref_ptr<context_cell>;
+extern thread_local constinit context_slot* this_thread_context;
+
+// The slot of this thread's code outside any loop.
+ASYNCIO_API context_slot& thread_context() noexcept;
+
+inline context_slot& current_context() noexcept {
+    return this_thread_context ? *this_thread_context : thread_context();
+}
+inline context_slot copy_context() {
+    const context_slot& present = current_context();
+    return present ? context_slot(new context_cell(*present)) : context_slot();
+}
+
+// Makes a slot the current one.
+class context_scope {
+public:
+    explicit context_scope(context_slot& slot) noexcept
+        : before_(std::exchange(this_thread_context, &slot)) {}
+    context_scope(const context_scope&) = delete;
+    context_scope& operator=(const context_scope&) = delete;
+    ~context_scope() { this_thread_context = before_; }
+
+private:
+    context_slot* before_;
+};
+
+// A callback that waits in the ready queue, for its time, or both.
+struct callback_base : frame_allocated, ready_node, timer_node {
+    enum class state : std::uint32_t { pending, running, done, cancelled };
+
+    callback_base() noexcept;
+    callback_base(const callback_base&) = delete;
+    virtual ~callback_base() = default;
+    virtual void call() = 0;
+    virtual void drop() noexcept = 0; // destroys the callable
+
+    // Counts are atomic only for callbacks that another thread posted.
+    void add_ref() noexcept {
+        if (shared) refs.fetch_add(1, std::memory_order_relaxed);
+        else refs.store(refs.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    }
+    void release() noexcept {
+        std::uint32_t left;
+        if (shared) {
+            left = refs.fetch_sub(1, std::memory_order_acq_rel) - 1;
+        } else {
+            left = refs.load(std::memory_order_relaxed) - 1;
+            refs.store(left, std::memory_order_relaxed);
+        }
+        if (left == 0) delete this;
+    }
+    ASYNCIO_API void cancel() noexcept;
+
+    std::atomic<std::uint32_t> refs{1}; // the queue's or the heap's own
+    std::atomic<state> progress{state::pending};
+    bool shared = false;
+    context_slot variables = copy_context();
+    ref_ptr<loop_core> core;   // of one that this thread made
+    loop_core* posted_to = nullptr; // of one that another thread posted
+};
+
+template <class F>
+struct callback final : callback_base {
+    explicit callback(F&& f) : fn(std::move(f)) {}
+    explicit callback(const F& f) : fn(f) {}
+    void call() override { (*fn)(); }
+    void drop() noexcept override { fn.reset(); }
+
+    std::optional<F> fn;
+};
+
+} // namespace detail
+
+/// A callback that was given to a loop. Dropping the handle changes nothing.
+/// Python's asyncio.Handle and TimerHandle.
+///
+/// Thread safety: cancel() of a call_soon_threadsafe() may be called on any
+/// thread, and waits there until a callback that is running has ended.
+class handle {
+public:
+    handle() = default;
+    explicit handle(detail::ref_ptr<detail::callback_base> node) : node_(std::move(node)) {}
+
+    /// The callback never runs, unless it has already begun.
+    void cancel() noexcept {
+        if (node_) node_->cancel();
+    }
+    bool cancelled() const noexcept {
+        return node_ && node_->progress.load() == detail::callback_base::state::cancelled;
+    }
+    /// When a call_later() or call_at() is due.
+    time_point when() const noexcept {
+        return time_point(std::chrono::nanoseconds(node_ ? node_->when : 0));
+    }
+
+private:
+    detail::ref_ptr<detail::callback_base> node_;
+};
+
+/// Runs callbacks, tasks and I/O on one thread, in turns. Most programs never
+/// name it: run() makes one. Python's asyncio event loop.
+///
+/// One turn takes in finished I/O and due timers, then runs what was ready at
+/// that point, first come, first served; what they add runs in the next turn.
+///
+/// Thread safety: only call_soon_threadsafe() and stop() through it.
+class event_loop {
+public:
+    using native_handle_type = int;
+
+    explicit event_loop(run_options options = {});
+    event_loop(const event_loop&) = delete;
+    event_loop& operator=(const event_loop&) = delete;
+
+    /// Destroys what is pending: frames of unfinished tasks innermost first.
+    ~event_loop();
+
+    /// Runs until `main` is done and gives its result.
+    ///
+    /// Throws: what `main` throws; std::runtime_error when a loop already runs on
+    /// this thread, or when stop() ended the run before `main` was done.
+    template <class Awaitable>
+    auto run_until_complete(Awaitable&& main);
+
+    /// Runs until stop().
+    void run_forever();
+
+    /// Ends the run after the present turn.
+    void stop() noexcept;
+
+    /// Gives back what the system lent; a second close() does nothing.
+    ///
+    /// Throws: std::runtime_error when the loop is running.
+    void close();
+
+    bool is_running() const noexcept { return running_; }
+    bool is_closed() const noexcept { return core_->closed; }
+
+    /// While the guard lives, get_running_loop() and create_task() find this loop
+    /// on this thread: for code between two polls of an embedded loop.
+    class [[nodiscard]] entered {
+    public:
+        explicit entered(event_loop& loop);
+        entered(const entered&) = delete;
+        entered& operator=(const entered&) = delete;
+        ~entered() { detail::this_thread_core = before_; }
+
+    private:
+        detail::loop_core* before_;
+    };
+    entered enter() { return entered(*this); }
+
+    /// Runs `fn` in the next turn.
+    template <class F>
+    handle call_soon(F&& fn) {
+        check_call("asyncio::event_loop::call_soon");
+        auto node = make_callback(std::forward<F>(fn));
+        node->core = core_;
+        core_->schedule(node.get());
+        return keep(std::move(node));
+    }
+
+    /// Runs `fn` after `delay`, never before. Equal times run in the order set.
+    template <class F>
+    handle call_later(duration delay, F&& fn) {
+        return call_at_ns(after_ns(delay), std::forward<F>(fn));
+    }
+    template <class F>
+    handle call_at(time_point when, F&& fn) {
+        return call_at_ns(when.time_since_epoch().count(), std::forward<F>(fn));
+    }
+
+    /// call_soon() for other threads; wakes the loop.
+    ///
+    /// Throws: std::runtime_error when the loop is closed.
+    template <class F>
+    handle call_soon_threadsafe(F&& fn) {
+        auto node = make_callback(std::forward<F>(fn));
+        node->shared = true;
+        node->posted_to = core_.get();
+        node->add_ref();
+        auto kept = handle(detail::ref_ptr<detail::callback_base>::adopt(node.get()));
+        if (!core_->post(node.get()))
+            detail::throw_runtime_error("asyncio::event_loop::call_soon_threadsafe: the loop is "
+                                        "closed; keep it open while other threads use it");
+        node.release();
+        return kept;
+    }
+
+    /// The time of the loop's clock.
+    time_point time() const noexcept {
+        return time_point(std::chrono::nanoseconds(core_->now_ns()));
+    }
+
+    template <class T>
+    future<T> create_future();
+    /// As the free create_task(), on this loop.
+    template <class A>
+    auto create_task(A&& work);
+    template <class A>
+    auto create_task(A&& work, const task_options& options);
+    template <class F, class... Args>
+        requires(sizeof...(Args) > 0 && std::invocable<std::decay_t<F>&, std::decay_t<Args>...>)
+    auto create_task(F&& fn, Args&&... args);
+    template <class F, class... Args>
+    auto run_in_executor(executor* where, F&& fn, Args&&... args);
+
+    /// The executor that run_in_executor(nullptr, ...) uses: a thread pool.
+    template <class Executor>
+    void set_default_executor(std::shared_ptr<Executor> pool);
+    coro<void> shutdown_default_executor(std::optional<duration> timeout = {});
+
+    /// Called with errors that nobody can be given: of callbacks, of dropped
+    /// tasks. Without one they are printed to standard error.
+    void set_exception_handler(detail::function<void(event_loop&, const exception_context&)> fn) {
+        exception_handler_ = std::move(fn);
+    }
+    void call_exception_handler(const exception_context& context);
+
+    void set_debug(bool on) noexcept { core_->debug = on; }
+    bool get_debug() const noexcept { return core_->debug; }
+
+    /// In debug mode, callbacks at least this long are reported.
+    duration slow_callback_duration = std::chrono::milliseconds(100);
+
+    /// Runs `fn` whenever `fd` is readable or writable. `fd` must be pollable and
+    /// stay open until the watch is removed. POSIX only.
+    ///
+    /// Throws: std::system_error when the system cannot watch `fd`.
+    template <class F>
+    void add_reader(int fd, F&& fn) {
+        watch(fd, false, make_callback(std::forward<F>(fn)));
+    }
+    template <class F>
+    void add_writer(int fd, F&& fn) {
+        watch(fd, true, make_callback(std::forward<F>(fn)));
+    }
+    /// True when there was one to remove.
+    bool remove_reader(int fd) { return unwatch(fd, false); }
+    bool remove_writer(int fd) { return unwatch(fd, true); }
+
+    /// Runs `fn` in the loop whenever the process gets the signal `number`. The
+    /// signal's former disposition comes back when the last handler is removed.
+    ///
+    /// Throws: std::invalid_argument for no signal's number; std::runtime_error
+    /// for one that cannot be caught.
+    void add_signal_handler(int number, detail::function<void()> fn);
+    bool remove_signal_handler(int number);
+
+    /// One frame of an embedded loop: fixes the time, takes in I/O and due timers,
+    /// and runs turns until nothing is ready, but at most 1000. Never sleeps. What
+    /// yields (sleep(0s)) runs once a poll. Returns how many callbacks and task
+    /// steps ran.
+    ///
+    /// Throws: std::runtime_error inside a callback, or when another loop runs on
+    /// this thread.
+    std::size_t poll();
+
+    /// One turn, without sleeping.
+    std::size_t run_once();
+
+    /// Turns until nothing is ready or `budget`, which is real time, is used up.
+    run_result run_for(duration budget);
+
+    /// How long a foreign loop may sleep: zero when something is ready, nothing
+    /// when no timer is set.
+    std::optional<duration> next_deadline() const noexcept;
+
+    /// A descriptor that is readable when poll() has I/O to take in.
+    native_handle_type native_handle() const noexcept;
+
+    /// Moves a manual clock; due timers fire in order, each at its own time.
+    ///
+    /// Throws: std::runtime_error for another kind of clock.
+    void advance(duration by);
+
+    /// Loop seconds per real second from now on. Throws: std::invalid_argument
+    /// for a negative or infinite scale; std::runtime_error unless the clock is real.
+    void set_time_scale(double scale);
+
+    /// The real clock stands still until resume().
+    void pause();
+    void resume();
+
+    loop_metrics metrics() const noexcept;
+
+    // The parts that other sections work with.
+    detail::loop_core& core() const noexcept { return *core_; }
+    detail::backend_state& backend() const noexcept { return *backend_; }
+    std::shared_ptr<executor> default_executor;
+    bool default_executor_ended = false;
+
+private:
+    friend struct detail::loop_core;
+    struct running_guard;
+    struct watch_entry;
+
+    template <class F>
+    static std::unique_ptr<detail::callback<std::decay_t<F>>> make_callback(F&& fn) {
+        return std::make_unique<detail::callback<std::decay_t<F>>>(std::forward<F>(fn));
+    }
+    template <class F>
+    handle call_at_ns(std::int64_t when, F&& fn) {
+        check_call("asyncio::event_loop::call_at");
+        auto node = make_callback(std::forward<F>(fn));
+        node->core = core_;
+        core_->add_timer(*node, when);
+        return keep(std::move(node));
+    }
+    template <class Node>
+    static handle keep(std::unique_ptr<Node> node) {
+        return handle(detail::ref_ptr<detail::callback_base>(node.release()));
+    }
+    std::int64_t after_ns(duration delay) const noexcept;
+    void check_call(const char* who) const;
+    void watch(int fd, bool write, std::unique_ptr<detail::callback_base> fn);
+    bool unwatch(int fd, bool write);
+    friend class runner;
+    void run_until_done(detail::state_base& main);
+
+    std::size_t turn(bool may_sleep);
+    void collect(bool may_sleep);
+    void take_inbox() noexcept;
+    void take_due_timers(std::int64_t now) noexcept;
+    void take_signals();
+    void shuffle_ready();
+    std::size_t run_ready();
+    void run_watched(detail::ready_node* node);
+    void move_clock() noexcept;
+    bool clock_can_move() noexcept;
+    void fix_time() noexcept;
+    void require_real_clock(const char* who) const;
+    std::int64_t sleep_time(std::int64_t now) const noexcept;
+    void rescale(double scale, bool paused) noexcept;
+    void destroy_pending() noexcept;
+    void drop_queues() noexcept;
+
+    detail::ref_ptr<detail::loop_core> core_;
+    detail::backend_state* backend_ = nullptr;
+    detail::function<void(event_loop&, const exception_context&)> exception_handler_;
+    std::unique_ptr<detail::signal_entry> signals_;
+    std::vector<std::shared_ptr<watch_entry>> watches_;
+    bool running_ = false;
+    bool stopping_ = false;
+    bool in_turn_ = false;
+    std::optional<std::uint64_t> shuffle_state_;
+    std::int64_t manual_target_ = 0;
+    // How many turns may pass before the system is asked again, and the number
+    // that about 50 microseconds of the turns seen lately make.
+    std::uint32_t turns_left_ = 0;
+    std::uint32_t turns_between_ = 1;
+    std::int64_t asked_at_ = 0;
+    loop_metrics metrics_;
+    std::vector<detail::ready_node*> shuffled_;
+};
+
+/// The loop that runs on this thread. Throws: std::runtime_error when none does.
+inline event_loop& get_running_loop() {
+    return *detail::require_running("get_running_loop").loop;
+}
+
+/// The time since run() began, on the loop's clock.
+ASYNCIO_API duration elapsed();
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] futures
+// uses: configuration, exceptions, support, events
+//
+// A place where a result will be. future<T> is a counted handle of it; a task is
+// such a place, too, and adds the coroutine that fills it.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+struct state_base;
+
+// Who wants to know that a future is done. Called within the completing
+// statement, so that it may only schedule what is to happen.
+struct completion_node {
+    completion_node* previous = nullptr;
+    completion_node* following = nullptr;
+    void (*completed)(completion_node*, state_base&) noexcept = nullptr;
+
+    bool is_linked() const noexcept { return previous != nullptr; }
+};
+
+// What void results are stored as.
+template <class T>
+using stored = std::conditional_t<
+    std::is_void_v<T>, std::monostate,
+    std::conditional_t<std::is_reference_v<T>, std::add_pointer_t<std::remove_reference_t<T>>, T>>;
+
+// The shared state of a future, all but the value. Counted by its handles, by
+// those who wait for it, and by the loop while it is an unfinished task.
+struct state_base : frame_allocated {
+    enum class status : std::uint8_t { pending, finished, cancelled };
+
+    state_base(loop_core& owner, bool task) noexcept : is_task(task), core(&owner) {}
+    state_base(const state_base&) = delete;
+    state_base& operator=(const state_base&) = delete;
+
+    void add_ref() noexcept { ++refs; }
+    void release() noexcept {
+        if (--refs == 0) last_handle_gone();
+    }
+
+    bool done() const noexcept { return current != status::pending; }
+    bool failed() const noexcept { return current == status::finished && exception; }
+
+    // False when it is done already. A task passes the wish on to what it awaits.
+    virtual bool cancel(std::string_view message);
+
+    // Ends it; what has been waiting is scheduled in the order of its coming.
+    ASYNCIO_API void complete(status how) noexcept;
+    ASYNCIO_API void complete_cancelled(std::exception_ptr error) noexcept;
+    void fail(std::exception_ptr error) noexcept {
+        exception = std::move(error);
+        complete(status::finished);
+    }
+
+    void link(completion_node& node) noexcept {
+        if (!waiters) {
+            waiters = node.previous = node.following = &node;
+        } else {
+            node.previous = waiters->previous;
+            node.following = waiters;
+            node.previous->following = node.following->previous = &node;
+        }
+    }
+    void unlink(completion_node& node) noexcept {
+        if (node.following == &node) {
+            waiters = nullptr;
+        } else {
+            node.previous->following = node.following;
+            node.following->previous = node.previous;
+            if (waiters == &node) waiters = node.following;
+        }
+        node.previous = node.following = nullptr;
+    }
+
+    // Throws what a result() without a value throws, and marks it as seen.
+    void require_value() {
+        if (current == status::finished && !exception) return;
+        throw_no_value();
+    }
+    [[noreturn]] ASYNCIO_API void throw_no_value();
+
+    std::uint32_t refs = 0;
+    status current = status::pending;
+    const bool is_task;
+    bool reported = false; // somebody has seen the exception, or nobody needs to
+    ref_ptr<loop_core> core;
+    completion_node* waiters = nullptr; // a ring; the oldest first
+    std::exception_ptr exception;
+
+protected:
+    virtual ~state_base() = default;
+
+private:
+    ASYNCIO_API void last_handle_gone() noexcept;
+};
+
+// A state with room for the value. Base is state_base, or a task's.
+template <class T, class Base>
+struct value_state : Base {
+    using Base::Base;
+
+    std::optional<stored<T>> value;
+
+    void set(stored<T> v) {
+        value.emplace(std::move(v));
+        this->complete(state_base::status::finished);
+    }
+};
+
+template <class T>
+struct plain_state final : value_state<T, state_base> {
+    explicit plain_state(loop_core& owner) noexcept
+        : value_state<T, state_base>(owner, false) {}
+};
+
+// Runs a done-callback in the turn after the completion. Until then it does not
+// keep the future alive.
+struct done_callback : frame_allocated, completion_node, ready_node {
+    done_callback() noexcept {
+        completed = &done_callback::on_completed;
+        run = &done_callback::run_and_delete;
+    }
+    done_callback(const done_callback&) = delete;
+    virtual ~done_callback() = default;
+    virtual void call() = 0;
+
+    ASYNCIO_API static void on_completed(completion_node* node, state_base& state) noexcept;
+    ASYNCIO_API static void run_and_delete(ready_node* node);
+
+    ref_ptr<state_base> subject;
+    context_slot variables = copy_context();
+    std::uint64_t id = 0;
+};
+
+template <class Handle, class F>
+struct done_callback_of final : done_callback {
+    template <class G>
+    explicit done_callback_of(G&& g) : fn(std::forward<G>(g)) {}
+    void call() override {
+        if constexpr (std::invocable<F&, Handle>) fn(Handle(std::move(subject)));
+        else fn();
+    }
+    F fn;
+};
+
+ASYNCIO_API std::uint64_t add_callback(state_base& state, std::unique_ptr<done_callback> callback);
+ASYNCIO_API bool remove_callback(state_base& state, std::uint64_t id) noexcept;
+
+// What every handle of a future or task can do without knowing its type.
+class future_handle {
+public:
+    future_handle() noexcept = default;
+
+    /// False for an empty handle; nothing else may be asked of one.
+    bool valid() const noexcept { return static_cast<bool>(state_); }
+    explicit operator bool() const noexcept { return valid(); }
+
+    bool done() const { return state().done(); }
+    bool cancelled() const { return state().current == state_base::status::cancelled; }
+
+    /// Asks it to stop. False when it is done already.
+    bool cancel(std::string_view message = {}) const { return state().cancel(message); }
+
+    /// The exception it ended with; null when there was none.
+    ///
+    /// Throws: invalid_state_error while it is pending; cancelled_error when it
+    /// was cancelled.
+    ASYNCIO_API std::exception_ptr exception() const;
+
+    /// Forgets the done-callback with this id; false when there is none.
+    bool remove_done_callback(std::uint64_t id) const { return remove_callback(state(), id); }
+
+    /// Throws: std::runtime_error when the loop is gone.
+    ASYNCIO_API event_loop& get_loop() const;
+
+    friend bool operator==(const future_handle& a, const future_handle& b) noexcept {
+        return a.state_.get() == b.state_.get();
+    }
+    friend bool operator<(const future_handle& a, const future_handle& b) noexcept {
+        return std::less<const void*>()(a.state_.get(), b.state_.get());
+    }
+    std::size_t hash() const noexcept { return std::hash<const void*>()(state_.get()); }
+
+    // For the library's own functions.
+    state_base& state() const {
+        if (!state_)
+            throw_invalid_state("asyncio::future: the handle is empty; make one with "
+                                "create_future() or create_task()");
+        return *state_;
+    }
+
+protected:
+    explicit future_handle(ref_ptr<state_base> state) noexcept : state_(std::move(state)) {}
+
+    ref_ptr<state_base> state_;
+};
+
+template <class T>
+struct task_state;
+
+// Where the value stands: a task's state has other fields before it.
+template <class T>
+std::optional<stored<T>>& value_of(state_base& state) noexcept;
+
+template <class T, bool Move>
+class future_awaiter;
+
+} // namespace detail
+
+/// A result that will be there later. Copyable handle; the state lives as long
+/// as a handle does. Python's asyncio.Future.
+///
+/// `co_await f` gives a reference to the value; `co_await std::move(f)` moves it
+/// out if no other handle exists.
+///
+/// Cancellation: a task that is cancelled while it awaits a future cancels the
+/// future; put a shield() between them where that is wrong.
+template <class T>
+class future : public detail::future_handle {
+public:
+    using value_type = T;
+
+    future() noexcept = default;
+    explicit future(detail::ref_ptr<detail::state_base> state) noexcept
+        : future_handle(std::move(state)) {}
+
+    /// The value, or what happened instead.
+    ///
+    /// Throws: the exception it was given; cancelled_error; invalid_state_error
+    /// while it is pending.
+    decltype(auto) result() const& {
+        state().require_value();
+        return view(*state_);
+    }
+    T result() && {
+        state().require_value();
+        return take(std::move(state_));
+    }
+
+    /// Throws: invalid_state_error when it is done already.
+    template <class U = T>
+        requires(!std::is_void_v<T>)
+    void set_result(U&& value) const {
+        require_pending();
+        static_cast<detail::plain_state<T>&>(state()).set(T(std::forward<U>(value)));
+    }
+    void set_result() const
+        requires std::is_void_v<T>
+    {
+        require_pending();
+        static_cast<detail::plain_state<T>&>(state()).set({});
+    }
+    void set_exception(std::exception_ptr error) const {
+        require_pending();
+        state().fail(std::move(error));
+    }
+    template <class E>
+        requires(!std::same_as<std::remove_cvref_t<E>, std::exception_ptr>)
+    void set_exception(E&& error) const {
+        set_exception(std::make_exception_ptr(std::forward<E>(error)));
+    }
+
+    /// Runs `fn`, which takes the future or nothing, in the loop once it is done.
+    /// Returns an id for remove_done_callback().
+    template <class F>
+    std::uint64_t add_done_callback(F&& fn) const {
+        using node = detail::done_callback_of<future, std::decay_t<F>>;
+        return detail::add_callback(state(), std::make_unique<node>(std::forward<F>(fn)));
+    }
+
+    detail::future_awaiter<T, false> operator co_await() const&;
+    detail::future_awaiter<T, true> operator co_await() &&;
+
+    // For the library's own functions: the value, as a reference or moved out.
+    static decltype(auto) view(detail::state_base& state) {
+        if constexpr (!std::is_void_v<T>) {
+            const detail::stored<T>& value = *detail::value_of<T>(state);
+            if constexpr (std::is_reference_v<T>) return static_cast<T>(*value);
+            else return static_cast<const T&>(value);
+        }
+    }
+    static T take(detail::ref_ptr<detail::state_base> state) {
+        if constexpr (std::is_reference_v<T>) {
+            return static_cast<T>(**detail::value_of<T>(*state));
+        } else if constexpr (!std::is_void_v<T>) {
+            if (state->refs == 1) return std::move(*detail::value_of<T>(*state));
+            if constexpr (std::copy_constructible<T>) return *detail::value_of<T>(*state);
+            else
+                detail::throw_invalid_state(
+                    "asyncio::future: the value cannot be copied, and other handles exist that "
+                    "could ask for it; keep one handle only, or take a reference with result()");
+        }
+    }
+
+private:
+    void require_pending() const {
+        if (state().is_task)
+            detail::throw_invalid_state("asyncio::future: a task's result comes from its "
+                                        "coroutine; it cannot be set");
+        if (state().done())
+            detail::throw_invalid_state(
+                "asyncio::future: it is done already; check done() before setting a result");
+    }
+};
+
+/// A pending future of the running loop.
+///
+/// Throws: std::runtime_error when no loop runs.
+template <class T>
+future<T> create_future() {
+    return get_running_loop().create_future<T>();
+}
+
+template <class T>
+future<T> event_loop::create_future() {
+    return future<T>(
+        detail::ref_ptr<detail::state_base>(new detail::plain_state<T>(*core_)));
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+template <class T>
+struct std::hash<asyncio::future<T>> {
+    std::size_t operator()(const asyncio::future<T>& f) const noexcept { return f.hash(); }
+};
+
+// =============================================================================
+// [SECTION] tasks
+// uses: configuration, exceptions, support, events, futures
+//
+// Coroutines and what runs them. A coro<T> runs when it is awaited, as part of
+// the awaiting task; create_task() makes it a task of its own.
+//
+// How a task runs: its step resumes the innermost suspended coroutine. An await
+// starts the child at once and looks whether it finished; if so, the parent goes
+// on and was never suspended. Only when something really has to wait do all
+// frames return to the step. A child that was suspended and ends names its parent
+// as what the step resumes next, and so does an await that is nested too deeply:
+// the stack stays flat however long the chain is.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+class suspension;
+struct task_base;
+
+inline std::uint64_t next_variable_id() noexcept {
+    static std::atomic<std::uint64_t> last{0};
+    return ++last;
+}
+
+// The part of a coroutine's promise that does not depend on its result.
+struct promise_base {
+    promise_base* parent = nullptr; // who awaits this one; null while it has not suspended
+    std::coroutine_handle<> self;
+    task_base* owner = nullptr;     // the task it runs in
+    std::coroutine_handle<>* held_by = nullptr; // the parent's handle, once parent is set
+    std::source_location place;     // where it awaits
+
+    static void* operator new(std::size_t size) { return frame_alloc(size); }
+    static void operator delete(void* memory, std::size_t size) noexcept {
+        frame_free(memory, size);
+    }
+};
+
+struct task_extras {
+    std::string name;
+    std::string cancel_message;
+};
+
+// A task: the state of its future, and the coroutine that fills it.
+struct task_base : state_base, ready_node {
+    static constexpr std::uint32_t most_nested = 64;
+
+    explicit task_base(loop_core& owner) noexcept : state_base(owner, true) {
+        run = &task_base::step;
+    }
+
+    // Makes it known to the loop and lets it begin in the next turn.
+    ASYNCIO_API void start(promise_base& promise) noexcept;
+    // The same, but takes its first step at once.
+    ASYNCIO_API void start_eagerly(promise_base& promise);
+    ASYNCIO_API void enlist(promise_base& promise) noexcept;
+
+    bool cancel(std::string_view message) override;
+    int uncancel() noexcept {
+        if (cancel_requests > 0 && --cancel_requests == 0) must_cancel = false;
+        return cancel_requests;
+    }
+
+    ASYNCIO_API static void step(ready_node* node);
+    [[noreturn]] ASYNCIO_API void throw_cancelled();
+    ASYNCIO_API void name(std::string_view text);
+    ASYNCIO_API std::string name() const;
+
+    // Moves the result out of the coroutine's frame into the state.
+    virtual void finish() = 0;
+    // The task is over; throws a keyboard_interrupt on, out of the loop.
+    ASYNCIO_API void end_with(std::exception_ptr error);
+    // Destroys the frames, innermost first, however deep they are nested.
+    ASYNCIO_API void destroy_frames() noexcept;
+    ASYNCIO_API void leave_loop() noexcept;
+
+    promise_base* root = nullptr;
+    promise_base* at = nullptr; // what the next step, or this one, resumes
+    suspension* waiting = nullptr;
+    std::uint32_t nested = 0;
+    int cancel_requests = 0;
+    std::uint32_t id = 0;
+    bool more = false;        // the running step resumes `at` next
+    bool must_cancel = false; // the next step delivers a cancellation
+    bool deliver = false;     // this step does
+    bool started = false;
+    bool must_confirm = false; // the next step asks `waiting` whether to go on
+    std::unique_ptr<task_extras> extras;
+    context_slot variables;
+    task_base* previous_task = nullptr;
+    task_base* following_task = nullptr;
+};
+
+template <class T>
+struct promise;
+
+template <class T>
+struct task_state final : value_state<T, task_base> {
+    explicit task_state(loop_core& owner) noexcept : value_state<T, task_base>(owner) {}
+    void finish() override;
+};
+
+template <class T>
+std::optional<stored<T>>& value_of(state_base& state) noexcept {
+    if (state.is_task) return static_cast<value_state<T, task_base>&>(state).value;
+    return static_cast<value_state<T, state_base>&>(state).value;
+}
+
+// A place where a task waits: the base of every awaiter that suspends a task. It
+// lives in the suspended frame.
+class suspension {
+public:
+    suspension& operator=(const suspension&) = delete;
+
+    // task.cancel() while it waits here. True: the cancellation will be delivered
+    // here, by cancel_here() or by what is awaited. False: it has been woken
+    // already, and its next step delivers it.
+    virtual bool on_cancel() noexcept = 0;
+
+    // After wake_and_confirm(), when the step has come: false, after wait_again(),
+    // if the task has to wait on.
+    virtual bool confirm() noexcept { return true; }
+
+protected:
+    suspension() noexcept = default;
+    suspension(suspension&&) noexcept {} // only those that have not begun to wait move
+    ~suspension() = default;             // a derived one leaves every list it is on
+
+    // In await_suspend, before joining a list. False: a cancellation was pending,
+    // the task is scheduled to receive it, and must not join.
+    template <class Promise>
+    [[nodiscard]] bool suspend(std::coroutine_handle<Promise> h) noexcept {
+        enter(h.promise());
+        if (!task_->must_cancel) return true;
+        task_->must_cancel = false;
+        cancel_here();
+        return false;
+    }
+    void enter(promise_base& promise) noexcept {
+        task_ = promise.owner;
+        task_->at = &promise;
+        task_->waiting = this;
+    }
+
+    // The task goes on in the next turn.
+    void wake() noexcept {
+        woken_ = true;
+        task_->core->schedule(task_);
+    }
+    bool woken() const noexcept { return woken_; }
+
+    // The same, but asks confirm() first.
+    void wake_and_confirm() noexcept {
+        task_->must_confirm = true;
+        wake();
+    }
+    void wait_again() noexcept { woken_ = false; }
+
+    // The same, but in the next frame of an embedded loop.
+    void wake_next_frame() noexcept {
+        woken_ = true;
+        task_->core->schedule_yield(task_);
+    }
+
+    void cancel_here() noexcept {
+        cancelled_ = true;
+        wake();
+    }
+
+    // First thing in await_resume. True: give back what had been granted, then
+    // throw_cancelled(). Also right when nothing was suspended.
+    bool interrupted() noexcept {
+        if (!task_) return false;
+        const bool deliver = std::exchange(task_->deliver, false);
+        return deliver || cancelled_;
+    }
+    [[noreturn]] void throw_cancelled() { task_->throw_cancelled(); }
+
+    task_base* task() const noexcept { return task_; }
+    loop_core* core() const noexcept { return task_->core.get(); }
+
+private:
+    task_base* task_ = nullptr;
+    bool woken_ = false;
+    bool cancelled_ = false;
+};
+
+// -- what may be awaited -------------------------------------------------------
+
+template <class A>
+concept has_member_co_await = requires(A&& a) { std::forward<A>(a).operator co_await(); };
+template <class A>
+concept has_free_co_await = requires(A&& a) { operator co_await(std::forward<A>(a)); };
+template <class A>
+concept is_awaiter = requires(std::remove_reference_t<A>& a) {
+    { a.await_ready() } -> std::convertible_to<bool>;
+    a.await_resume();
+};
+
+template <class A>
+decltype(auto) get_awaiter(A&& a) {
+    if constexpr (has_member_co_await<A>) return std::forward<A>(a).operator co_await();
+    else if constexpr (has_free_co_await<A>) return operator co_await(std::forward<A>(a));
+    else return static_cast<A&&>(a);
+}
+
+// Something that co_await takes, as it is kept: by value.
+template <class A>
+concept awaitable_object = has_member_co_await<std::decay_t<A>> ||
+                           has_free_co_await<std::decay_t<A>> || is_awaiter<std::decay_t<A>>;
+
+template <class A>
+struct await_result;
+template <class A>
+    requires awaitable_object<A>
+struct await_result<A> {
+    using type = std::remove_cvref_t<
+        decltype(get_awaiter(std::declval<std::decay_t<A>>()).await_resume())>;
+};
+template <class F>
+    requires(!awaitable_object<F> && std::invocable<std::decay_t<F>&>)
+struct await_result<F> : await_result<std::invoke_result_t<std::decay_t<F>&>> {};
+
+template <class F>
+concept owned_callable =
+    !awaitable_object<F> && std::invocable<std::decay_t<F>&> &&
+    awaitable_object<std::invoke_result_t<std::decay_t<F>&>>;
+
+// g++ up to 12 destroys a closure that stands as a temporary in a co_await
+// expression twice when it holds anything with a destructor.
+template <class F>
+constexpr bool closure_survives() noexcept {
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ <= 12
+    if constexpr (std::is_lvalue_reference_v<F> || std::is_trivially_destructible_v<F> ||
+                  !std::is_class_v<F>)
+        return true;
+    else
+        return !std::is_aggregate_v<F> && type_name<F>().find("<lambda(") == std::string_view::npos;
+#else
+    return true;
+#endif
+}
+
+} // namespace detail
+
+/// Anything that co_await takes in a coroutine, or a callable that returns such a
+/// thing. Callables are moved into what awaits them, so that captures are safe.
+template <class A>
+concept awaitable = (detail::awaitable_object<A> || detail::owned_callable<A>) &&
+                    std::constructible_from<std::decay_t<A>, A>;
+
+/// What awaiting an A gives.
+template <class A>
+using await_result_t = typename detail::await_result<A>::type;
+
+namespace detail {
+
+// Base of the library's awaiters: makes them convertible to a coroutine.
+template <class Self, class T>
+struct awaitable_base {
+    operator coro<T>() &&;
+};
+
+// A child that a coroutine awaits. Starts it within the parent's await.
+template <class T>
+class coro_awaiter {
+public:
+    using belongs_to_asyncio = void;
+
+    explicit coro_awaiter(std::coroutine_handle<promise<T>> child) noexcept
+        : child_(child), handle_(child) {}
+    coro_awaiter(const coro_awaiter&) = delete;
+    coro_awaiter& operator=(const coro_awaiter&) = delete;
+    ~coro_awaiter() {
+        if (handle_) handle_.destroy();
+    }
+
+    bool await_ready() const {
+        if (!child_)
+            throw_invalid_state("asyncio::coro: awaited twice, or moved from; a coroutine runs "
+                                "once, make a task of it to await it in several places");
+        return false;
+    }
+
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
+        static_assert(std::derived_from<Promise, promise_base>,
+                      "asyncio: a coro is awaited in a coro");
+        promise_base& parent = waiter.promise();
+        promise_base& child = child_.promise();
+        task_base& task = *parent.owner;
+        child.owner = &task;
+        if (task.nested < task_base::most_nested) {
+            ++task.nested;
+            child_.resume();
+            --task.nested;
+            if (child_.done()) return false;
+        } else {
+            task.at = &child;
+            task.more = true;
+        }
+        child.parent = &parent;
+        child.held_by = &handle_;
+        return true;
+    }
+
+    T await_resume() {
+        promise<T>& result = child_.promise();
+        return result.take();
+    }
+
+private:
+    std::coroutine_handle<promise<T>> child_;
+    std::coroutine_handle<> handle_;
+};
+
+struct final_awaiter {
+    bool await_ready() const noexcept { return false; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) const noexcept {
+        promise_base& ended = h.promise();
+        if (ended.parent) {
+            ended.owner->at = ended.parent;
+            ended.owner->more = true;
+        }
+    }
+    void await_resume() const noexcept {}
+};
+
+template <class A>
+class foreign_awaiter;
+
+// Awaits an awaiter where it stands. g++ would copy one that await_transform
+// returns by reference.
+template <class Awaiter>
+class in_place {
+public:
+    explicit in_place(Awaiter& awaiter) noexcept : awaiter_(awaiter) {}
+    bool await_ready() const { return awaiter_.await_ready(); }
+    template <class Promise>
+    auto await_suspend(std::coroutine_handle<Promise> h) const {
+        return awaiter_.await_suspend(h);
+    }
+    decltype(auto) await_resume() const { return awaiter_.await_resume(); }
+
+private:
+    Awaiter& awaiter_;
+};
+
+template <class T>
+struct promise_result : promise_base {
+    // Neither of them is set until the coroutine ends.
+    std::optional<stored<T>> value;
+    std::exception_ptr exception;
+
+    template <class U = T>
+        requires std::constructible_from<T, U>
+    void return_value(U&& v) {
+        if constexpr (std::is_reference_v<T>) value.emplace(std::addressof(v));
+        else value.emplace(std::forward<U>(v));
+    }
+    T take() {
+        if (exception) std::rethrow_exception(std::move(exception));
+        if constexpr (std::is_reference_v<T>) return static_cast<T>(**value);
+        else return std::move(*value);
+    }
+};
+
+template <>
+struct promise_result<void> : promise_base {
+    std::exception_ptr exception;
+
+    void return_void() const noexcept {}
+    void take() {
+        if (exception) std::rethrow_exception(std::move(exception));
+    }
+};
+
+template <class T>
+struct promise : promise_result<T> {
+    coro<T> get_return_object() noexcept;
+    std::suspend_always initial_suspend() const noexcept { return {}; }
+    final_awaiter final_suspend() const noexcept { return {}; }
+    void unhandled_exception() noexcept { this->exception = std::current_exception(); }
+
+    template <class A>
+    decltype(auto) await_transform(
+        A&& awaited, std::source_location here = std::source_location::current()) {
+        this->place = here;
+        using awaiter = std::remove_cvref_t<decltype(get_awaiter(std::forward<A>(awaited)))>;
+        constexpr bool ours = requires { typename awaiter::belongs_to_asyncio; } ||
+                              std::derived_from<awaiter, suspension>;
+        if constexpr (ours && std::is_same_v<awaiter, std::remove_cvref_t<A>>)
+            return in_place<awaiter>(awaited);
+        else if constexpr (ours)
+            return get_awaiter(std::forward<A>(awaited));
+        else
+            return foreign_awaiter<decltype(get_awaiter(std::forward<A>(awaited)))>(
+                get_awaiter(std::forward<A>(awaited)));
+    }
+};
+
+} // namespace detail
+
+/// What a coroutine function returns: work that has not begun. It runs when it is
+/// awaited, or when create_task(), gather() or the like make a task of it. Python's
+/// coroutine object, and `async def f() -> T` is `asyncio::coro<T> f()`.
+///
+/// Lifetime: destroying one that has not run destroys its arguments, no more.
+/// Reference parameters must outlive the run: take parameters by value.
+template <class T = void>
+class [[nodiscard("a coroutine does nothing until it is awaited: co_await it, or give it to "
+                  "create_task()")]] coro {
+public:
+    using promise_type = detail::promise<T>;
+    using value_type = T;
+
+    coro(coro&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    coro& operator=(coro&& other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~coro() {
+        if (handle_) handle_.destroy();
+    }
+
+    /// Runs it within the awaiting task.
+    ///
+    /// Throws: what the coroutine throws; invalid_state_error the second time.
+    detail::coro_awaiter<T> operator co_await() && noexcept {
+        return detail::coro_awaiter<T>(release());
+    }
+
+    // For the library's own functions: gives up the frame.
+    std::coroutine_handle<promise_type> release() noexcept {
+        return std::exchange(handle_, nullptr);
+    }
+
+private:
+    friend promise_type;
+    explicit coro(std::coroutine_handle<promise_type> handle) noexcept : handle_(handle) {}
+
+    std::coroutine_handle<promise_type> handle_;
+};
+
+/// The values that context variables have for some code: a task, a callback. A copy
+/// is independent of the original. Python's contextvars.Context.
+class context {
+public:
+    /// An empty one.
+    context() : cell_(new detail::context_cell) {}
+    context(const context& other) : cell_(new detail::context_cell(*other.cell_)) {}
+    context& operator=(const context& other) {
+        cell_ = detail::context_slot(new detail::context_cell(*other.cell_));
+        return *this;
+    }
+    ~context() = default;
+
+    /// A copy of what the running code sees. Python's contextvars.copy_context.
+    static context current() {
+        context copy;
+        if (const detail::context_slot& present = detail::current_context())
+            copy.cell_->values = present->values;
+        return copy;
+    }
+
+    /// Calls `fn` within this context and gives its result; what it sets stays here.
+    template <class F>
+    decltype(auto) run(F&& fn) {
+        detail::context_slot slot = cell_;
+        const detail::context_scope scope(slot);
+        return std::forward<F>(fn)();
+    }
+
+    /// The variable's value in this context.
+    ///
+    /// Throws: std::out_of_range when it has neither a value here nor a default.
+    template <class Variable>
+    decltype(auto) get(const Variable& variable) const {
+        return variable.get_in(cell_.get());
+    }
+
+    // For the library's own functions.
+    const detail::context_slot& cell() const noexcept { return cell_; }
+
+private:
+    detail::context_slot cell_;
+};
+
+/// A value that each task has for itself: a new task starts with a copy of its
+/// creator's. Python's contextvars.ContextVar.
+///
+///     asyncio::context_var<std::string> request_id("request_id", "none");
+///
+/// Lifetime: references that get() gives are good until the next set() in the same
+/// context.
+template <class T>
+class context_var {
+public:
+    /// What set() gives, to go back with reset().
+    class token {
+    private:
+        friend context_var;
+        explicit token(std::shared_ptr<const void> before) : before_(std::move(before)) {}
+        std::shared_ptr<const void> before_;
+    };
+
+    explicit context_var(std::string name) : name_(std::move(name)) {}
+    context_var(std::string name, T value) : name_(std::move(name)), default_(std::move(value)) {}
+    context_var(const context_var&) = delete;
+    context_var& operator=(const context_var&) = delete;
+
+    const std::string& name() const noexcept { return name_; }
+
+    /// Throws: std::out_of_range when it has neither a value nor a default.
+    const T& get() const { return get_in(detail::current_context().get()); }
+
+    token set(T value) {
+        detail::context_slot& slot = detail::current_context();
+        if (!slot) slot = detail::context_slot(new detail::context_cell);
+        return token(slot->put(id_, std::make_shared<const T>(std::move(value))));
+    }
+
+    /// Gives the variable the value that it had before the set() that gave `to`.
+    void reset(const token& to) {
+        detail::context_slot& slot = detail::current_context();
+        if (slot) slot->put(id_, to.before_);
+    }
+
+    // For context::get().
+    const T& get_in(const detail::context_cell* cell) const {
+        const void* value = cell ? cell->find(id_) : nullptr;
+        if (value) return *static_cast<const T*>(value);
+        if (!default_)
+            throw std::out_of_range("asyncio::context_var: '" + name_ +
+                                    "' has no value here and no default; set() it first");
+        return *default_;
+    }
+
+private:
+    const std::uint64_t id_ = detail::next_variable_id();
+    std::string name_;
+    std::optional<T> default_;
+};
+
+/// Options of create_task().
+struct task_options {
+    std::string_view name = {};  ///< copied; shown in reports
+    bool eager_start = false;    ///< the first step runs at once, inside create_task()
+    context* ctx = nullptr;      ///< runs in this one itself; null: in a copy of the creator's
+};
+
+/// A coroutine that the loop runs. Copyable handle; dropping it changes nothing,
+/// the loop keeps the task alive. Python's asyncio.Task.
+template <class T = void>
+class task : public future<T> {
+public:
+    task() noexcept = default;
+    explicit task(detail::ref_ptr<detail::state_base> state) noexcept
+        : future<T>(std::move(state)) {}
+
+    /// How many cancel() calls have not been taken back by uncancel().
+    int cancelling() const { return base().cancel_requests; }
+
+    /// Takes one cancel() back and gives the number left: for code that asked for
+    /// the cancellation and has dealt with it.
+    int uncancel() const { return base().uncancel(); }
+
+    std::string get_name() const { return base().name(); }
+    void set_name(std::string_view name) const { base().name(name); }
+
+    template <class F>
+    std::uint64_t add_done_callback(F&& fn) const {
+        using node = detail::done_callback_of<task, std::decay_t<F>>;
+        return detail::add_callback(this->state(), std::make_unique<node>(std::forward<F>(fn)));
+    }
+
+private:
+    detail::task_base& base() const {
+        return static_cast<detail::task_base&>(this->state());
+    }
+};
+
+/// Any task, whatever its result. Awaiting one gives nothing.
+class any_task : public detail::future_handle {
+public:
+    using value_type = void;
+
+    any_task() noexcept = default;
+    template <class T>
+    any_task(const task<T>& t) noexcept : future_handle(t) {}
+    explicit any_task(detail::ref_ptr<detail::state_base> state) noexcept
+        : future_handle(std::move(state)) {}
+
+    int cancelling() const { return base().cancel_requests; }
+    int uncancel() const { return base().uncancel(); }
+    std::string get_name() const { return base().name(); }
+    void set_name(std::string_view name) const { base().name(name); }
+
+    template <class F>
+    std::uint64_t add_done_callback(F&& fn) const {
+        using node = detail::done_callback_of<any_task, std::decay_t<F>>;
+        return detail::add_callback(state(), std::make_unique<node>(std::forward<F>(fn)));
+    }
+
+    detail::future_awaiter<any_task, false> operator co_await() const;
+
+private:
+    detail::task_base& base() const { return static_cast<detail::task_base&>(state()); }
+};
+
+namespace detail {
+
+// Throws std::runtime_error for a task that awaits itself, or another loop's future.
+ASYNCIO_API void require_awaitable(const task_base& waiter, const state_base& awaited);
+
+// Waits for a future or task. Cancelling the waiting task cancels what it awaits.
+template <class T, bool Move>
+class future_awaiter : suspension, completion_node {
+public:
+    using belongs_to_asyncio = void;
+
+    explicit future_awaiter(ref_ptr<state_base> state) noexcept : state_(std::move(state)) {
+        completed = [](completion_node* node, state_base&) noexcept {
+            static_cast<future_awaiter*>(node)->wake();
+        };
+    }
+    future_awaiter(const future_awaiter&) = delete;
+    future_awaiter& operator=(const future_awaiter&) = delete;
+    ~future_awaiter() {
+        if (is_linked()) state_->unlink(*this);
+    }
+
+    bool await_ready() const {
+        if (!state_)
+            throw_invalid_state("asyncio::future: an empty handle cannot be awaited; make one "
+                                "with create_future() or create_task()");
+        return state_->done();
+    }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) {
+        task_base& waiter = *static_cast<promise_base&>(h.promise()).owner;
+        require_awaitable(waiter, *state_);
+        enter(h.promise());
+        state_->link(*this);
+        if (waiter.must_cancel && on_cancel()) waiter.must_cancel = false;
+    }
+    decltype(auto) await_resume() {
+        if (interrupted()) throw_cancelled();
+        state_->require_value();
+        if constexpr (std::is_same_v<T, any_task>) return;
+        else if constexpr (Move) return future<T>::take(std::move(state_));
+        else return future<T>::view(*state_);
+    }
+
+private:
+    bool on_cancel() noexcept override {
+        return state_->cancel(task()->extras ? task()->extras->cancel_message
+                                             : std::string_view());
+    }
+    ref_ptr<state_base> state_;
+};
+
+// Waits for a moment of the loop's clock.
+class timer_suspension : public suspension, protected timer_node {
+protected:
+    timer_suspension() noexcept {
+        fire = [](timer_node* node) { static_cast<timer_suspension*>(node)->wake(); };
+    }
+    timer_suspension(timer_suspension&&) noexcept : timer_suspension() {}
+    ~timer_suspension() {
+        if (is_set()) core()->remove_timer(*this);
+    }
+    void wait_until(std::int64_t moment) { core()->add_timer(*this, moment); }
+
+private:
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        core()->remove_timer(*this);
+        cancel_here();
+        return true;
+    }
+};
+
+template <class T>
+class sleep_awaiter : public timer_suspension, public awaitable_base<sleep_awaiter<T>, T> {
+public:
+    sleep_awaiter(duration delay, stored<T> result)
+        : delay_(delay), result_(std::move(result)) {}
+    sleep_awaiter(sleep_awaiter&&) noexcept = default;
+
+    bool await_ready() const noexcept { return false; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) {
+        if (!suspend(h)) return;
+        if (delay_.count() > 0) wait_until(deadline_after(core()->now_ns(), delay_));
+        else wake_next_frame();
+    }
+    T await_resume() {
+        if (interrupted()) throw_cancelled();
+        if constexpr (!std::is_void_v<T>) return std::move(result_);
+    }
+
+private:
+    duration delay_;
+    [[no_unique_address]] stored<T> result_;
+};
+
+// An awaiter of somebody else's library. It gets a coroutine of its own to resume,
+// on any thread; that one puts the task back into its loop.
+struct foreign_hook {
+    struct promise_type {
+        foreign_hook get_return_object() noexcept {
+            return {std::coroutine_handle<promise_type>::from_promise(*this)};
+        }
+        std::suspend_always initial_suspend() const noexcept { return {}; }
+        std::suspend_never final_suspend() const noexcept { return {}; }
+        void return_void() const noexcept {}
+        void unhandled_exception() const noexcept {}
+    };
+    std::coroutine_handle<> handle;
+};
+
+template <class Awaiter>
+class foreign_awaiter : suspension {
+public:
+    explicit foreign_awaiter(Awaiter&& awaiter) : awaiter_(std::forward<Awaiter>(awaiter)) {}
+    foreign_awaiter(const foreign_awaiter&) = delete;
+    foreign_awaiter& operator=(const foreign_awaiter&) = delete;
+    ~foreign_awaiter() {
+        if (hook_ && !resumed_.load()) hook_.destroy();
+    }
+
+    bool await_ready() { return static_cast<bool>(awaiter_.await_ready()); }
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> h) {
+        enter(h.promise());
+        core_ = share(*core());
+        hook_ = put_back(*this).handle;
+        using result = decltype(awaiter_.await_suspend(hook_));
+        if constexpr (std::is_void_v<result>) {
+            awaiter_.await_suspend(hook_);
+        } else if constexpr (std::is_same_v<result, bool>) {
+            if (!awaiter_.await_suspend(hook_)) return false;
+        } else {
+            awaiter_.await_suspend(hook_).resume();
+        }
+        return true;
+    }
+    decltype(auto) await_resume() {
+        if (interrupted()) throw_cancelled();
+        return awaiter_.await_resume();
+    }
+
+private:
+    static foreign_hook put_back(foreign_awaiter& self) {
+        self.resumed_.store(true);
+        self.core_->post(self.task());
+        co_return;
+    }
+    // Nobody but its own library can stop a foreign operation: the cancellation is
+    // delivered when it has ended.
+    bool on_cancel() noexcept override { return false; }
+
+    Awaiter awaiter_;
+    std::coroutine_handle<> hook_;
+    std::atomic<bool> resumed_{false};
+    shared_core core_;
+};
+
+template <class T>
+coro<T> promise<T>::get_return_object() noexcept {
+    auto handle = std::coroutine_handle<promise>::from_promise(*this);
+    this->self = handle;
+    return coro<T>(handle);
+}
+
+template <class T>
+void task_state<T>::finish() {
+    auto frame = std::coroutine_handle<promise<T>>::from_promise(
+        *static_cast<promise<T>*>(this->root));
+    promise<T>& result = frame.promise();
+    std::exception_ptr error = std::move(result.exception);
+    if (!error) {
+        if constexpr (std::is_void_v<T>) this->value.emplace();
+        else this->value = std::move(result.value);
+    }
+    this->root = nullptr;
+    frame.destroy();
+    this->end_with(std::move(error));
+}
+
+// Makes a coroutine of anything awaitable, owning it.
+template <class T>
+coro<T> as_coro(coro<T>&& work) noexcept {
+    return std::move(work);
+}
+template <awaitable_object A>
+coro<await_result_t<A>> as_coro(A awaited) {
+    co_return co_await std::move(awaited);
+}
+template <owned_callable F>
+coro<await_result_t<F>> as_coro(F fn) {
+    co_return co_await fn();
+}
+template <class F, class... Args>
+coro<await_result_t<std::invoke_result_t<F&, Args...>>> call_owned(F fn, Args... args) {
+    co_return co_await std::invoke(fn, std::move(args)...);
+}
+
+template <class Self, class T>
+awaitable_base<Self, T>::operator coro<T>() && {
+    return as_coro(static_cast<Self&&>(*this));
+}
+
+template <class A>
+inline constexpr bool is_task = false;
+template <class T>
+inline constexpr bool is_task<task<T>> = true;
+template <class A>
+inline constexpr bool is_future = is_task<A>;
+template <class T>
+inline constexpr bool is_future<future<T>> = true;
+
+ASYNCIO_API void require_open_for_tasks(loop_core& core);
+
+template <class T>
+task<T> spawn(loop_core& core, coro<T> work, const task_options& options) {
+    require_open_for_tasks(core);
+    ref_ptr<state_base> state(new task_state<T>(core));
+    auto& created = static_cast<task_state<T>&>(*state);
+    if (!options.name.empty()) created.name(options.name);
+    auto frame = work.release();
+    if (!frame)
+        throw_invalid_state("asyncio::create_task: the coroutine was awaited or moved from; "
+                            "call its function again");
+    created.variables = options.ctx ? options.ctx->cell() : copy_context();
+    if (options.eager_start) created.start_eagerly(frame.promise());
+    else created.start(frame.promise());
+    return task<T>(std::move(state));
+}
+
+template <class A>
+auto spawn_any(loop_core& core, A&& work, const task_options& options) {
+    if constexpr (is_task<std::decay_t<A>>) return std::decay_t<A>(std::forward<A>(work));
+    else
+        return spawn<await_result_t<A>>(core, as_coro(std::decay_t<A>(std::forward<A>(work))),
+                                        options);
+}
+
+// A future of anything awaitable: itself, or a new task.
+template <class A>
+auto ensure_future(loop_core& core, A&& work) {
+    using kept = std::decay_t<A>;
+    if constexpr (is_future<kept>) return future<typename kept::value_type>(std::forward<A>(work));
+    else return future<await_result_t<A>>(spawn_any(core, std::forward<A>(work), {}));
+}
+
+} // namespace detail
+
+template <class T>
+detail::future_awaiter<T, false> future<T>::operator co_await() const& {
+    return detail::future_awaiter<T, false>(state_);
+}
+template <class T>
+detail::future_awaiter<T, true> future<T>::operator co_await() && {
+    return detail::future_awaiter<T, true>(std::move(state_));
+}
+inline detail::future_awaiter<any_task, false> any_task::operator co_await() const {
+    return detail::future_awaiter<any_task, false>(state_);
+}
+
+template <class A>
+auto event_loop::create_task(A&& work, const task_options& options) {
+    return detail::spawn_any(*core_, std::forward<A>(work), options);
+}
+template <class A>
+auto event_loop::create_task(A&& work) {
+    return detail::spawn_any(*core_, std::forward<A>(work), {});
+}
+template <class F, class... Args>
+    requires(sizeof...(Args) > 0 && std::invocable<std::decay_t<F>&, std::decay_t<Args>...>)
+auto event_loop::create_task(F&& fn, Args&&... args) {
+    return detail::spawn_any(*core_,
+                             detail::call_owned<std::decay_t<F>, std::decay_t<Args>...>(
+                                 std::forward<F>(fn), std::forward<Args>(args)...),
+                             {});
+}
+
+/// Lets the running loop run `work` as a task of its own, from the next turn on.
+/// A task is returned as it is. Python's asyncio.create_task.
+///
+/// Throws: std::runtime_error when no loop runs.
+template <awaitable A>
+auto create_task(A&& work, const task_options& options = {}) {
+    return detail::spawn_any(detail::require_running("create_task"), std::forward<A>(work),
+                             options);
+}
+
+/// The same for a call: moves `fn` and `args` into the task, so that references to
+/// them stay good while it runs.
+template <class F, class... Args>
+    requires(sizeof...(Args) > 0 && std::invocable<std::decay_t<F>&, std::decay_t<Args>...>)
+auto create_task(F&& fn, Args&&... args) {
+    return get_running_loop().create_task(std::forward<F>(fn), std::forward<Args>(args)...);
+}
+
+/// Waits for `delay` on the loop's clock, at least. Zero or less gives up the loop
+/// for one turn. Python's asyncio.sleep.
+///
+/// Cancellation: the timer is taken back.
+inline detail::sleep_awaiter<void> sleep(duration delay) {
+    return detail::sleep_awaiter<void>(delay, {});
+}
+template <class T>
+detail::sleep_awaiter<std::decay_t<T>> sleep(duration delay, T&& result) {
+    return detail::sleep_awaiter<std::decay_t<T>>(delay, std::forward<T>(result));
+}
+
+/// The running task; empty in a plain callback. Python's asyncio.current_task.
+///
+/// Throws: std::runtime_error when no loop runs.
+ASYNCIO_API any_task current_task();
+
+/// The unfinished tasks of a loop, oldest first. Python's asyncio.all_tasks.
+ASYNCIO_API std::vector<any_task> all_tasks();
+ASYNCIO_API std::vector<any_task> all_tasks(event_loop& loop);
+
+namespace detail {
+
+class fail_awaiter {
+public:
+    using belongs_to_asyncio = void;
+
+    fail_awaiter(std::error_code code, std::string what) : code_(code), what_(std::move(what)) {}
+    bool await_ready() const noexcept { return true; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise>) const noexcept {}
+    [[noreturn]] void await_resume() const { throw std::system_error(code_, what_); }
+
+private:
+    std::error_code code_;
+    std::string what_;
+};
+
+} // namespace detail
+
+/// `co_await fail(code, what)` ends the coroutine with a std::system_error.
+inline detail::fail_awaiter fail(std::error_code code, std::string what) {
+    return detail::fail_awaiter(code, std::move(what));
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+template <class T>
+struct std::hash<asyncio::task<T>> {
+    std::size_t operator()(const asyncio::task<T>& t) const noexcept { return t.hash(); }
+};
+template <>
+struct std::hash<asyncio::any_task> {
+    std::size_t operator()(const asyncio::any_task& t) const noexcept { return t.hash(); }
+};
+
+// =============================================================================
+// [SECTION] runners
+// uses: configuration, exceptions, support, events, futures, tasks
+//
+// From main() into the loop and out again, with nothing left behind.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// Throws std::runtime_error when a loop runs on this thread.
+ASYNCIO_API void refuse_nested_run(const event_loop* loop, const char* who);
+
+} // namespace detail
+
+/// Owns a loop and runs coroutines on it, one after the other. Python's
+/// asyncio.Runner.
+///
+///     asyncio::runner r({.debug = true});
+///     r.run(first());
+///     r.run(second()); // on the same loop
+///
+/// The destructor closes it. What close() throws is printed there, not thrown.
+class runner {
+public:
+    explicit runner(run_options options = {}) : options_(options) {}
+    runner(const runner&) = delete;
+    runner& operator=(const runner&) = delete;
+    ~runner();
+
+    /// Runs `main` and gives its result. Ctrl-C cancels the task that runs `main`.
+    ///
+    /// Throws: what `main` throws; keyboard_interrupt after Ctrl-C;
+    /// std::runtime_error inside a running loop or after close().
+    template <class A>
+    await_result_t<A> run(A&& main);
+
+    /// The loop, made at the first call.
+    event_loop& get_loop();
+
+    /// Cancels the tasks that are left and waits for them, shuts the default
+    /// executor down, closes the loop. A second close() does nothing.
+    void close();
+
+private:
+    class interrupt_guard;
+    void run_until_done(detail::state_base& main);
+
+    run_options options_;
+    std::unique_ptr<event_loop> loop_;
+    bool closed_ = false;
+};
+
+template <class A>
+auto event_loop::run_until_complete(A&& main) {
+    detail::refuse_nested_run(this, "asyncio::event_loop::run_until_complete");
+    auto result = detail::ensure_future(*core_, std::forward<A>(main));
+    run_until_done(result.state());
+    return std::move(result).result();
+}
+
+template <class A>
+await_result_t<A> runner::run(A&& main) {
+    detail::refuse_nested_run(nullptr, "asyncio::runner::run");
+    get_loop();
+    future<await_result_t<A>> result = detail::spawn<await_result_t<A>>(
+        loop_->core(), detail::as_coro(std::decay_t<A>(std::forward<A>(main))), {});
+    run_until_done(result.state());
+    return std::move(result).result();
+}
+
+/// Makes a loop, runs `main` on it, and ends everything that it left: tasks are
+/// cancelled and awaited, the default executor is shut down, the loop is closed.
+/// Python's asyncio.run.
+///
+/// Throws: what `main` throws; keyboard_interrupt after Ctrl-C; std::runtime_error
+/// inside a running loop.
+template <awaitable A>
+await_result_t<A> run(A&& main, run_options options = {}) {
+    detail::refuse_nested_run(nullptr, "asyncio::run");
+    runner owner(options);
+    if constexpr (std::is_void_v<await_result_t<A>>) {
+        owner.run(std::forward<A>(main));
+        owner.close();
+    } else {
+        await_result_t<A> result = owner.run(std::forward<A>(main));
+        owner.close();
+        return result;
+    }
+}
+
+namespace detail {
+
+// Prints the exception that is being handled; gives the exit code.
+ASYNCIO_API int report_uncaught() noexcept;
+
+} // namespace detail
+
+/// run() for main(): its int result, or 0. Uncaught errors are printed, groups as
+/// a tree, and give 1; Ctrl-C gives 130.
+template <awaitable A>
+int run_main(A&& main, run_options options = {}) {
+    try {
+        if constexpr (std::convertible_to<await_result_t<A>, int>) {
+            return static_cast<int>(run(std::forward<A>(main), options));
+        } else {
+            static_cast<void>(run(std::forward<A>(main), options));
+            return 0;
+        }
+    } catch (...) {
+        return detail::report_uncaught();
+    }
+}
+
+namespace detail {
+
+// Waits for one of some signals.
+class signal_awaiter : public suspension, public awaitable_base<signal_awaiter, int> {
+public:
+    explicit signal_awaiter(std::vector<int> numbers) : numbers_(std::move(numbers)) {}
+    signal_awaiter(signal_awaiter&& other) noexcept : numbers_(std::move(other.numbers_)) {}
+    ~signal_awaiter() { stop(); }
+
+    bool await_ready() const noexcept { return false; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) {
+        if (suspend(h)) begin();
+    }
+    int await_resume() {
+        stop();
+        if (interrupted()) throw_cancelled();
+        return received_;
+    }
+
+private:
+    ASYNCIO_API void begin();
+    ASYNCIO_API void stop() noexcept;
+    ASYNCIO_API bool on_cancel() noexcept override;
+
+    std::vector<int> numbers_;
+    event_loop* listening_ = nullptr;
+    int received_ = 0;
+};
+
+} // namespace detail
+
+/// Waits until the process gets one of these signals and gives its number; until
+/// then, and only so long, the signal has no other effect.
+///
+/// Throws: std::invalid_argument or std::runtime_error for what is no signal or
+/// cannot be caught.
+template <std::same_as<int>... Numbers>
+detail::signal_awaiter wait_signal(Numbers... numbers) {
+    return detail::signal_awaiter(std::vector<int>{numbers...});
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] timeouts
+// uses: configuration, exceptions, support, events, futures, tasks
+//
+// Limits in time. A timeout cancels the task that stands in its block and turns
+// that cancellation, and no other, into a timeout_error.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// A value that is there already, as an awaitable.
+template <class T>
+class ready_awaiter : public awaitable_base<ready_awaiter<T>, T> {
+public:
+    using belongs_to_asyncio = void;
+
+    explicit ready_awaiter(stored<T> value = {}) : value_(std::move(value)) {}
+    bool await_ready() const noexcept { return true; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise>) const noexcept {}
+    T await_resume() {
+        if constexpr (!std::is_void_v<T>) return std::move(value_);
+    }
+
+private:
+    [[no_unique_address]] stored<T> value_;
+};
+
+} // namespace detail
+
+/// A limit for a block of code, given to with():
+///
+///     co_await asyncio::with(asyncio::timeout(5s), [&]() -> asyncio::coro<> {
+///         co_await download(url);
+///     });
+///
+/// Throws, at the block's end: timeout_error when the limit passed; an error that
+/// the block throws instead of its cancellation goes on as it is. Python's
+/// asyncio.timeout.
+class [[nodiscard("a timeout limits the block that it is given to: co_await with(timeout(5s), "
+                  "body)")]] timeout {
+public:
+    /// No delay: no limit, until reschedule() sets one.
+    explicit timeout(std::optional<duration> delay) : delay_(delay) {}
+    timeout(timeout&& other);
+    timeout& operator=(timeout&&) = delete;
+    ~timeout() { timer_.cancel(); }
+
+    /// When the limit passes; nothing: never. Known once the block has begun.
+    std::optional<time_point> when() const noexcept { return when_; }
+
+    /// Moves the limit; nothing: takes it away.
+    ///
+    /// Throws: std::runtime_error unless the block is running and not expired.
+    void reschedule(std::optional<time_point> when);
+
+    /// True once the limit has passed while the block ran.
+    bool expired() const noexcept {
+        return state_ == state::expiring || state_ == state::expired;
+    }
+
+    // What with() calls.
+    detail::ready_awaiter<void> aenter();
+    detail::ready_awaiter<bool> aexit(const std::exception_ptr& error);
+
+private:
+    friend timeout timeout_at(std::optional<time_point> when);
+    enum class state { created, entered, expiring, expired, exited };
+    void set_timer();
+    void on_timeout();
+
+    std::optional<duration> delay_;
+    std::optional<time_point> when_;
+    state state_ = state::created;
+    handle timer_;
+    any_task task_;
+    int cancelling_ = 0; // the task's count when the block began
+};
+
+/// A timeout that passes at a moment of the loop's clock. Python's
+/// asyncio.timeout_at.
+ASYNCIO_API timeout timeout_at(std::optional<time_point> when);
+
+namespace detail {
+
+// Cancels a future and waits until it is done.
+template <class T>
+class cancel_and_wait : suspension, completion_node {
+public:
+    using belongs_to_asyncio = void;
+
+    explicit cancel_and_wait(const future<T>& f) noexcept : state_(&f.state()) {
+        completed = [](completion_node* node, state_base&) noexcept {
+            static_cast<cancel_and_wait*>(node)->wake();
+        };
+    }
+    cancel_and_wait(const cancel_and_wait&) = delete;
+    cancel_and_wait& operator=(const cancel_and_wait&) = delete;
+    ~cancel_and_wait() {
+        if (is_linked()) state_->unlink(*this);
+    }
+    bool await_ready() const noexcept { return false; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) {
+        if (!suspend(h)) return;
+        state_->link(*this);
+        state_->cancel({});
+    }
+    void await_resume() {
+        if (interrupted()) throw_cancelled();
+    }
+
+private:
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        state_->unlink(*this);
+        cancel_here();
+        return true;
+    }
+    state_base* state_;
+};
+
+// Of a wait_for() whose time is over before it began.
+template <class A>
+coro<await_result_t<A>> wait_no_longer(A awaited) {
+    using T = await_result_t<A>;
+    auto f = ensure_future(*running_core(), std::move(awaited));
+    if (f.done()) co_return std::move(f).result();
+    co_await cancel_and_wait<T>(f);
+    if (f.cancelled()) throw timeout_error();
+    co_return std::move(f).result();
+}
+
+template <class A>
+coro<await_result_t<A>> wait_limited(A awaited, duration limit) {
+    using T = await_result_t<A>;
+    timeout guard(limit);
+    co_await guard.aenter();
+    std::exception_ptr error;
+    std::optional<stored<T>> result;
+    try {
+        if constexpr (awaitable_object<A>) {
+            if constexpr (std::is_void_v<T>) co_await std::move(awaited);
+            else result.emplace(co_await std::move(awaited));
+        } else {
+            if constexpr (std::is_void_v<T>) co_await awaited();
+            else result.emplace(co_await awaited());
+        }
+    } catch (...) {
+        error = std::current_exception();
+    }
+    guard.aexit(error);
+    if (error) std::rethrow_exception(error);
+    if constexpr (!std::is_void_v<T>) co_return std::move(*result);
+}
+
+} // namespace detail
+
+/// Awaits `work`, but cancels it when `limit` has passed; waits until it has really
+/// ended, then throws timeout_error. No limit: waits for ever. A limit of zero or
+/// less gives only what is done already. Python's asyncio.wait_for.
+///
+/// Cancellation: goes on to `work`.
+template <awaitable A>
+coro<await_result_t<A>> wait_for(A&& work, std::optional<duration> limit) {
+    static_assert(detail::closure_survives<A>(),
+                  "asyncio::wait_for: g++ up to 12 destroys such a closure twice; name the lambda "
+                  "first: auto work = [...]...; co_await wait_for(work, limit)");
+    using kept = std::decay_t<A>;
+    if (!limit) return detail::as_coro(kept(std::forward<A>(work)));
+    if (limit->count() <= 0) return detail::wait_no_longer<kept>(std::forward<A>(work));
+    return detail::wait_limited<kept>(std::forward<A>(work), *limit);
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] taskgroups
+// uses: configuration, exceptions, support, events, futures, tasks, timeouts
+//
+// Several things at once, and blocks of code with a beginning and an end.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+// -- with, finally, as_outcome ---------------------------------------------------
+
+namespace detail {
+
+template <class M>
+using enter_result_t = await_result_t<decltype(std::declval<M&>().aenter())>;
+
+// What the body's parameter refers to: what aenter() gave, or the manager.
+template <class M>
+using entered_t = std::conditional_t<std::is_void_v<enter_result_t<M>>, M, enter_result_t<M>>;
+
+template <class M>
+concept manager = requires(M& m, std::exception_ptr error) {
+    m.aenter();
+    { m.aexit(error) };
+};
+
+// A body takes what was entered, or nothing.
+template <class Body, class Entered>
+decltype(auto) call_body(Body& body, Entered& entered) {
+    if constexpr (std::invocable<Body&, Entered&>) return body(entered);
+    else return body();
+}
+
+// Bodies are coroutines or plain callables.
+template <class R>
+struct body_result {
+    using type = R;
+};
+template <class R>
+    requires awaitable_object<R>
+struct body_result<R> {
+    using type = await_result_t<R>;
+};
+template <class Body, class Entered>
+using body_result_t = typename body_result<decltype(call_body(
+    std::declval<Body&>(), std::declval<Entered&>()))>::type;
+
+// Runs the body within its manager; M is a reference for one that the caller keeps.
+template <class M, class Body>
+auto run_with(M manager, Body body)
+    -> coro<body_result_t<Body, entered_t<std::remove_reference_t<M>>>> {
+    using kept = std::remove_reference_t<M>;
+    using entered = entered_t<kept>;
+    using called = decltype(call_body(std::declval<Body&>(), std::declval<entered&>()));
+    using R = body_result_t<Body, entered>;
+
+    std::optional<stored<enter_result_t<kept>>> given;
+    if constexpr (std::is_void_v<enter_result_t<kept>>) co_await manager.aenter();
+    else given.emplace(co_await manager.aenter());
+
+    entered* what = nullptr;
+    if constexpr (std::is_void_v<enter_result_t<kept>>) what = std::addressof(manager);
+    else what = std::addressof(*given);
+
+    std::exception_ptr error;
+    std::optional<stored<R>> result;
+    try {
+        if constexpr (awaitable_object<called>) {
+            if constexpr (std::is_void_v<R>) {
+                co_await call_body(body, *what);
+                result.emplace();
+            } else {
+                result.emplace(co_await call_body(body, *what));
+            }
+        } else if constexpr (std::is_void_v<R>) {
+            call_body(body, *what);
+            result.emplace();
+        } else {
+            result.emplace(call_body(body, *what));
+        }
+    } catch (...) {
+        error = std::current_exception();
+    }
+    const bool swallowed = co_await manager.aexit(error);
+    if (error && !swallowed) std::rethrow_exception(std::move(error));
+    if constexpr (!std::is_void_v<R>) {
+        if (!result) {
+            if constexpr (std::constructible_from<R, std::nullopt_t>) co_return R(std::nullopt);
+            else
+                throw_invalid_state("asyncio::with: the manager swallowed the error, and the "
+                                    "body has no value to give; let it return an optional");
+        }
+        co_return std::move(*result);
+    }
+}
+
+template <class A>
+coro<outcome<await_result_t<A>>> run_as_outcome(coro<await_result_t<A>> work) {
+    using T = await_result_t<A>;
+    // A cancellation that is meant for the caller goes on; one of `work` is a result.
+    task_base& self = *running_core()->current;
+    const int requests = self.cancel_requests;
+    const bool pending = self.must_cancel;
+    std::exception_ptr failure;
+    try {
+        if constexpr (std::is_void_v<T>) {
+            co_await std::move(work);
+            co_return outcome<T>();
+        } else {
+            co_return outcome<T>(co_await std::move(work));
+        }
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    const bool caller = self.cancel_requests > requests || (pending && !self.must_cancel);
+    if (kind_of(failure) == error_kind::interrupt ||
+        (caller && kind_of(failure) == error_kind::cancelled))
+        std::rethrow_exception(std::move(failure));
+    co_return outcome<T>(error(std::move(failure)));
+}
+
+template <class Body, class Cleanup>
+coro<await_result_t<Body>> run_finally(coro<await_result_t<Body>> body,
+                                       coro<await_result_t<Cleanup>> cleanup) {
+    using T = await_result_t<Body>;
+    std::exception_ptr error;
+    std::optional<stored<T>> result;
+    try {
+        if constexpr (std::is_void_v<T>) co_await std::move(body);
+        else result.emplace(co_await std::move(body));
+    } catch (...) {
+        error = std::current_exception();
+    }
+    co_await std::move(cleanup);
+    if (error) std::rethrow_exception(std::move(error));
+    if constexpr (!std::is_void_v<T>) co_return std::move(*result);
+}
+
+} // namespace detail
+
+/// Runs `body` between manager.aenter() and manager.aexit(error), which is awaited
+/// whatever happens in the body, also when it is cancelled. An rvalue manager is
+/// moved in; an lvalue stays the caller's. The body is a coroutine or a plain
+/// callable; it takes nothing, or a reference to what aenter() gave (the manager
+/// itself, when that is nothing). Its value is the result. Python's `async with`.
+///
+/// A manager has aenter() and coro<bool> aexit(std::exception_ptr); true swallows
+/// the error.
+template <class M, class Body>
+    requires detail::manager<std::remove_cvref_t<M>>
+auto with(M&& manager, Body&& body) {
+    static_assert(detail::closure_survives<Body>(),
+                  "asyncio::with: g++ up to 12 destroys such a closure twice; name the lambda "
+                  "first: auto body = [...]...; co_await with(manager, body)");
+    using kept = std::conditional_t<std::is_lvalue_reference_v<M>, M, std::decay_t<M>>;
+    return detail::run_with<kept, std::decay_t<Body>>(std::forward<M>(manager),
+                                                      std::forward<Body>(body));
+}
+
+/// Awaits `body`, then `cleanup`, whether the body succeeded, failed or was
+/// cancelled; then the body's outcome goes on. Stands for Python's `finally:` with
+/// an await in it, which C++ does not allow in a catch clause.
+template <awaitable Body, awaitable Cleanup>
+coro<await_result_t<Body>> finally(Body&& body, Cleanup&& cleanup) {
+    static_assert(detail::closure_survives<Body>() && detail::closure_survives<Cleanup>(),
+                  "asyncio::finally: g++ up to 12 destroys such a closure twice; name the lambda "
+                  "first");
+    return detail::run_finally<Body, Cleanup>(
+        detail::as_coro(std::decay_t<Body>(std::forward<Body>(body))),
+        detail::as_coro(std::decay_t<Cleanup>(std::forward<Cleanup>(cleanup))));
+}
+
+/// Awaits `work` and never throws its error: it is in the outcome, as is a
+/// cancellation of `work` itself. A cancellation of the caller passes through.
+template <awaitable A>
+coro<outcome<await_result_t<A>>> as_outcome(A&& work) {
+    static_assert(detail::closure_survives<A>(),
+                  "asyncio::as_outcome: g++ up to 12 destroys such a closure twice; name the "
+                  "lambda first");
+    return detail::run_as_outcome<A>(detail::as_coro(std::decay_t<A>(std::forward<A>(work))));
+}
+
+// -- task_group --------------------------------------------------------------------
+
+/// Tasks that live and end together. When one fails, the others and the body are
+/// cancelled; all are awaited; then their errors are thrown as one group.
+///
+///     asyncio::task<int> a, b;
+///     co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
+///         a = tg.create_task(fetch(1));
+///         b = tg.create_task(fetch(2));
+///     });
+///     use(a.result(), b.result());
+///
+/// Throws, at the block's end: exception_group of what the children and the body
+/// threw; cancelled_error when the task was cancelled from outside; a
+/// keyboard_interrupt as it is. Python's asyncio.TaskGroup.
+class task_group {
+public:
+    task_group() = default;
+    task_group(task_group&& other);
+    task_group& operator=(task_group&&) = delete;
+    ~task_group();
+
+    /// As the free create_task(), within the group.
+    ///
+    /// Throws: std::runtime_error before the block begins, after it ended, and while
+    /// the group is ending; `work` is destroyed without running.
+    template <awaitable A>
+    auto create_task(A&& work, const task_options& options = {}) {
+        require_open();
+        auto created = detail::spawn_any(*core_, std::forward<A>(work), options);
+        adopt(created.state());
+        return created;
+    }
+    template <class F, class... Args>
+        requires(sizeof...(Args) > 0 && std::invocable<std::decay_t<F>&, std::decay_t<Args>...>)
+    auto create_task(F&& fn, Args&&... args) {
+        require_open();
+        return create_task(detail::call_owned<std::decay_t<F>, std::decay_t<Args>...>(
+            std::forward<F>(fn), std::forward<Args>(args)...));
+    }
+
+    /// Ends the group without an error: cancels the children and the body, and the
+    /// block ends normally when all have ended.
+    void cancel();
+
+    // What with() calls.
+    detail::ready_awaiter<void> aenter();
+    coro<bool> aexit(std::exception_ptr error);
+
+private:
+    struct child;
+    class all_done;
+
+    void require_open() const;
+    void adopt(detail::state_base& task);
+    void abort();
+    void cancel_parent();
+    void on_child_done(child& c);
+
+    detail::ref_ptr<detail::loop_core> core_;
+    any_task parent_;
+    child* children_ = nullptr;
+    all_done* waiting_ = nullptr;
+    std::vector<std::exception_ptr> errors_;
+    std::exception_ptr interrupt_;
+    bool entered_ = false;
+    bool exiting_ = false;
+    bool finished_ = false;
+    bool aborting_ = false;
+    bool parent_cancel_requested_ = false;
+};
+
+// -- gather ------------------------------------------------------------------------
+
+namespace detail {
+
+// The future that gather() gives, all but its result.
+template <class Result>
+struct gather_state : value_state<Result, state_base> {
+    struct child : completion_node, ready_node {
+        gather_state* owner = nullptr;
+        ref_ptr<state_base> state;
+    };
+
+    gather_state(loop_core& loop, std::vector<ref_ptr<state_base>> states, bool keep_errors)
+        : value_state<Result, state_base>(loop, false), positions(std::move(states)),
+          outcomes(keep_errors) {
+        // The same future may stand in several places; it is waited for once.
+        children.reserve(positions.size());
+        for (const ref_ptr<state_base>& state : positions) {
+            const bool known = std::any_of(children.begin(), children.end(), [&](const child& c) {
+                return c.state == state;
+            });
+            if (!known) children.emplace_back().state = state;
+        }
+        unfinished = children.size();
+        for (child& c : children) {
+            c.owner = this;
+            c.completed = [](completion_node* node, state_base&) noexcept {
+                auto& self = *static_cast<child*>(node);
+                self.owner->add_ref();
+                self.owner->core->schedule(&self);
+            };
+            c.run = [](ready_node* node) { static_cast<child*>(node)->owner->child_done(node); };
+            if (c.state->done()) c.completed(&c, *c.state);
+            else c.state->link(c);
+        }
+    }
+
+    bool cancel(std::string_view message) override {
+        if (this->done()) return false;
+        bool any = false;
+        for (child& c : children) any = c.state->cancel(message) || any;
+        cancel_requested = cancel_requested || any;
+        return any;
+    }
+
+    // Makes the result of the children's.
+    virtual void assemble() = 0;
+
+    std::vector<ref_ptr<state_base>> positions;
+    std::vector<child> children;
+    std::size_t unfinished = 0;
+    const bool outcomes;
+    bool cancel_requested = false;
+
+protected:
+    ~gather_state() override {
+        // Nobody will look at later errors, and nobody needs to.
+        for (child& c : children)
+            if (c.is_linked()) {
+                c.state->unlink(c);
+                c.state->reported = true;
+            }
+    }
+
+private:
+    void child_done(ready_node* node) {
+        const auto kept = ref_ptr<gather_state>::adopt(this);
+        if (this->core->dropping) return;
+        state_base& ended = *static_cast<child*>(node)->state;
+        --unfinished;
+        const bool failed = ended.failed();
+        const bool was_cancelled = ended.current == state_base::status::cancelled;
+        ended.reported = true;
+        if (this->done()) return;
+        if (!outcomes && (failed || was_cancelled)) {
+            this->fail(ended.exception ? ended.exception
+                                       : std::make_exception_ptr(cancelled_error()));
+            return;
+        }
+        if (unfinished > 0) return;
+        if (cancel_requested) {
+            this->fail(std::make_exception_ptr(cancelled_error()));
+            return;
+        }
+        try {
+            children.clear(); // so that values may be moved out of states nobody else holds
+            assemble();
+        } catch (...) {
+            this->fail(std::current_exception());
+        }
+    }
+};
+
+// One child's part of the result: its value, or its outcome.
+template <class T>
+outcome<T> take_outcome(ref_ptr<state_base> state) {
+    if (state->exception) return outcome<T>(error(state->exception));
+    if (state->current == state_base::status::cancelled)
+        return outcome<T>(error(std::make_exception_ptr(cancelled_error())));
+    if constexpr (std::is_void_v<T>) return outcome<T>();
+    else return outcome<T>(future<T>::take(std::move(state)));
+}
+template <class T>
+stored<T> take_stored(ref_ptr<state_base> state) {
+    if constexpr (std::is_void_v<T>) return {};
+    else if constexpr (std::is_reference_v<T>) return std::addressof(future<T>::take(std::move(state)));
+    else return future<T>::take(std::move(state));
+}
+
+template <bool Outcomes, class T>
+using gathered = std::conditional_t<Outcomes, outcome<T>, stored<T>>;
+
+template <bool Outcomes, class T>
+gathered<Outcomes, T> take_gathered(ref_ptr<state_base> state) {
+    if constexpr (Outcomes) return take_outcome<T>(std::move(state));
+    else return take_stored<T>(std::move(state));
+}
+
+template <class... Ts>
+struct all_same : std::true_type {};
+template <class T, class... Ts>
+struct all_same<T, Ts...> : std::bool_constant<(std::same_as<T, Ts> && ...)> {};
+
+// std::array when all parts are of one type, else std::tuple.
+template <class... Parts>
+struct gather_result {
+    using type = std::tuple<Parts...>;
+};
+template <class Part, class... Parts>
+    requires(std::same_as<Part, Parts> && ...)
+struct gather_result<Part, Parts...> {
+    using type = std::array<Part, 1 + sizeof...(Parts)>;
+};
+
+template <bool Outcomes, class... Ts>
+struct gather_pack final
+    : gather_state<typename gather_result<gathered<Outcomes, Ts>...>::type> {
+    using result = typename gather_result<gathered<Outcomes, Ts>...>::type;
+    using gather_state<result>::gather_state;
+
+    void assemble() override { assemble_at(std::index_sequence_for<Ts...>()); }
+
+private:
+    template <std::size_t... I>
+    void assemble_at(std::index_sequence<I...>) {
+        this->set(result{take_gathered<Outcomes, Ts>(std::move(this->positions[I]))...});
+    }
+};
+
+template <bool Outcomes, class T>
+using range_result =
+    std::conditional_t<std::is_void_v<T> && !Outcomes, void, std::vector<gathered<Outcomes, T>>>;
+
+template <bool Outcomes, class T>
+struct gather_range final : gather_state<range_result<Outcomes, T>> {
+    using gather_state<range_result<Outcomes, T>>::gather_state;
+
+    void assemble() override {
+        if constexpr (std::is_void_v<range_result<Outcomes, T>>) {
+            this->set({});
+        } else {
+            range_result<Outcomes, T> values;
+            values.reserve(this->positions.size());
+            for (ref_ptr<state_base>& state : this->positions)
+                values.push_back(take_gathered<Outcomes, T>(std::move(state)));
+            this->set(std::move(values));
+        }
+    }
+};
+
+template <class R>
+concept awaitable_range = !awaitable<R> && requires(R& r) {
+    std::begin(r);
+    std::end(r);
+} && awaitable<std::remove_cvref_t<decltype(*std::begin(std::declval<R&>()))>>;
+
+template <class R>
+using range_element_t = std::remove_cvref_t<decltype(*std::begin(std::declval<R&>()))>;
+
+// Moves the elements out of a range that is given away.
+template <class R, class F>
+void for_each_given(R&& range, F&& fn) {
+    for (auto&& element : range) {
+        if constexpr (std::is_lvalue_reference_v<R>) fn(element);
+        else fn(std::move(element));
+    }
+}
+
+template <class A>
+ref_ptr<state_base> state_of(loop_core& core, A&& work) {
+    return ref_ptr<state_base>(&ensure_future(core, std::forward<A>(work)).state());
+}
+
+template <bool Outcomes, class... As>
+auto gather_all(As&&... works) {
+    loop_core& core = require_running("gather");
+    using state = gather_pack<Outcomes, await_result_t<As>...>;
+    std::vector<ref_ptr<state_base>> states;
+    states.reserve(sizeof...(As));
+    (states.push_back(state_of(core, std::forward<As>(works))), ...);
+    ref_ptr<state_base> made(new state(core, std::move(states), Outcomes));
+    if constexpr (sizeof...(As) == 0) static_cast<state&>(*made).set({});
+    return future<typename state::result>(std::move(made));
+}
+
+template <bool Outcomes, class R>
+auto gather_each(R&& range) {
+    loop_core& core = require_running("gather");
+    using T = await_result_t<range_element_t<R>>;
+    using state = gather_range<Outcomes, T>;
+    std::vector<ref_ptr<state_base>> states;
+    for_each_given(std::forward<R>(range), [&](auto&& work) {
+        states.push_back(state_of(core, std::forward<decltype(work)>(work)));
+    });
+    const bool none = states.empty();
+    ref_ptr<state_base> made(new state(core, std::move(states), Outcomes));
+    if (none) static_cast<state&>(*made).assemble();
+    return future<range_result<Outcomes, T>>(std::move(made));
+}
+
+template <class... As>
+inline constexpr bool closures_survive = (closure_survives<As>() && ...);
+
+} // namespace detail
+
+/// Runs everything at the same time and gives the results in the order of the
+/// arguments: a std::array when they are of one type, else a std::tuple; void
+/// results are std::monostate. A range gives a std::vector; a range of void,
+/// nothing. Python's asyncio.gather.
+///
+/// The first error ends the wait and is thrown; the others run on. With
+/// `return_exceptions` as the first argument every result is an outcome, and
+/// nothing is thrown.
+///
+/// Cancellation: cancels all that is not done.
+template <awaitable... As>
+auto gather(As&&... works) {
+    static_assert(detail::closures_survive<As...>,
+                  "asyncio::gather: g++ up to 12 destroys such a closure twice; name the lambda "
+                  "first");
+    return detail::gather_all<false>(std::forward<As>(works)...);
+}
+template <awaitable... As>
+auto gather(return_exceptions_t, As&&... works) {
+    static_assert(detail::closures_survive<As...>,
+                  "asyncio::gather: g++ up to 12 destroys such a closure twice; name the lambda "
+                  "first");
+    return detail::gather_all<true>(std::forward<As>(works)...);
+}
+template <detail::awaitable_range R>
+auto gather(R&& range) {
+    return detail::gather_each<false>(std::forward<R>(range));
+}
+template <detail::awaitable_range R>
+auto gather(return_exceptions_t, R&& range) {
+    return detail::gather_each<true>(std::forward<R>(range));
+}
+
+// -- shield ------------------------------------------------------------------------
+
+namespace detail {
+
+ASYNCIO_API void report_if_failed(state_base& inner);
+
+template <class T>
+struct shield_state final : value_state<T, state_base> {
+    shield_state(loop_core& loop, future<T> shielded)
+        : value_state<T, state_base>(loop, false), inner(std::move(shielded)) {
+        node.owner = this;
+        node.completed = [](completion_node* n, state_base&) noexcept {
+            shield_state& self = *static_cast<link*>(n)->owner;
+            self.add_ref();
+            self.core->schedule(static_cast<link*>(n));
+        };
+        node.run = [](ready_node* n) { static_cast<link*>(n)->owner->inner_done(); };
+        inner.state().link(node);
+    }
+    ~shield_state() override {
+        if (node.is_linked()) inner.state().unlink(node);
+    }
+
+    bool cancel(std::string_view message) override {
+        if (this->done()) return false;
+        if (node.is_linked()) {
+            // Nobody waits for it now; an error of it is reported.
+            inner.state().unlink(node);
+            inner.add_done_callback([](const future<T>& f) { report_if_failed(f.state()); });
+        }
+        return state_base::cancel(message);
+    }
+
+private:
+    struct link : completion_node, ready_node {
+        shield_state* owner = nullptr;
+    };
+
+    void inner_done() {
+        const auto kept = ref_ptr<shield_state>::adopt(this);
+        if (this->core->dropping) return;
+        if (this->done()) return report_if_failed(inner.state());
+        state_base& ended = inner.state();
+        ended.reported = true;
+        if (ended.current == state_base::status::cancelled) {
+            this->complete_cancelled(ended.exception);
+        } else if (ended.exception) {
+            this->fail(ended.exception);
+        } else {
+            try {
+                ref_ptr<state_base> only(&ended);
+                inner = future<T>();
+                this->set(take_stored<T>(std::move(only)));
+            } catch (...) {
+                this->fail(std::current_exception());
+            }
+        }
+    }
+
+    future<T> inner;
+    link node;
+};
+
+} // namespace detail
+
+/// Awaits `work`, but keeps it running when the awaiting task is cancelled. Hold a
+/// handle of the task if you want to see its end. Python's asyncio.shield.
+template <awaitable A>
+future<await_result_t<A>> shield(A&& work) {
+    static_assert(detail::closure_survives<A>(),
+                  "asyncio::shield: g++ up to 12 destroys such a closure twice; name the lambda "
+                  "first");
+    using T = await_result_t<A>;
+    detail::loop_core& core = detail::require_running("shield");
+    auto inner = detail::ensure_future(core, std::forward<A>(work));
+    if (inner.done()) return inner;
+    return future<T>(detail::ref_ptr<detail::state_base>(
+        new detail::shield_state<T>(core, std::move(inner))));
+}
+
+// -- wait, as_completed ---------------------------------------------------------------
+
+/// When wait() returns.
+enum class return_when { all_completed, first_completed, first_exception };
+
+/// Options of wait().
+struct wait_options {
+    std::optional<duration> timeout = {};
+    asyncio::return_when return_when = asyncio::return_when::all_completed;
+};
+
+/// What wait() gives, in the order of the arguments.
+template <class Handle>
+struct wait_result {
+    std::vector<Handle> done;
+    std::vector<Handle> pending;
+};
+
+namespace detail {
+
+// Waits until enough of some futures are done, or a time has come.
+class some_done : public timer_suspension {
+public:
+    // `states` stay the caller's.
+    ASYNCIO_API some_done(std::vector<state_base*> states, return_when until,
+                          std::optional<duration> timeout);
+    ASYNCIO_API ~some_done();
+
+    ASYNCIO_API bool await_ready() noexcept;
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) {
+        if (suspend(h)) begin();
+    }
+    ASYNCIO_API void await_resume();
+
+private:
+    struct link : completion_node {
+        some_done* owner = nullptr;
+        state_base* state = nullptr;
+    };
+    ASYNCIO_API void begin();
+    bool enough(const state_base& ended) const noexcept;
+    void leave() noexcept;
+    bool on_cancel() noexcept override;
+
+    std::vector<link> links_;
+    std::size_t unfinished_ = 0;
+    return_when until_;
+    std::optional<duration> timeout_;
+};
+
+template <class Handle>
+coro<wait_result<Handle>> wait_on(std::vector<Handle> handles, wait_options options) {
+    std::vector<state_base*> states;
+    for (const Handle& h : handles) states.push_back(&h.state());
+    co_await some_done(std::move(states), options.return_when, options.timeout);
+    wait_result<Handle> result;
+    for (Handle& h : handles) {
+        if (h.done()) result.done.push_back(std::move(h));
+        else result.pending.push_back(std::move(h));
+    }
+    co_return result;
+}
+
+// Each handle once, in order.
+template <class Handle>
+std::vector<Handle> without_duplicates(std::vector<Handle> handles) {
+    std::vector<Handle> unique;
+    unique.reserve(handles.size());
+    for (Handle& h : handles)
+        if (std::find(unique.begin(), unique.end(), h) == unique.end())
+            unique.push_back(std::move(h));
+    return unique;
+}
+
+template <class H>
+concept waitable = is_future<std::remove_cvref_t<H>> || std::same_as<std::remove_cvref_t<H>, any_task>;
+
+template <class R>
+concept waitable_range = requires(R& r) {
+    std::begin(r);
+    std::end(r);
+} && waitable<decltype(*std::begin(std::declval<R&>()))>;
+
+// The one type that holds all of some handles.
+template <class First, class... Rest>
+struct common_handle {
+    using type = any_task;
+};
+template <class First, class... Rest>
+    requires(std::same_as<First, Rest> && ...)
+struct common_handle<First, Rest...> {
+    using type = First;
+};
+template <class First, class... Rest>
+    requires(!(std::same_as<First, Rest> && ...) &&
+             (std::same_as<typename First::value_type, typename Rest::value_type> && ...) &&
+             is_future<First> && (is_future<Rest> && ...))
+struct common_handle<First, Rest...> {
+    using type = future<typename First::value_type>;
+};
+
+ASYNCIO_API void require_some(std::size_t count);
+
+template <class... Hs>
+auto wait_pack(wait_options options, const Hs&... handles) {
+    using H = typename common_handle<Hs...>::type;
+    std::vector<H> all;
+    (all.push_back(H(handles)), ...);
+    return wait_on<H>(without_duplicates(std::move(all)), options);
+}
+
+} // namespace detail
+
+/// Waits until all of some tasks or futures are done, the first is, or the first
+/// has failed; or until the timeout passed. Throws no error of theirs and cancels
+/// nothing. Futures of different types are waited for as any_task. Python's
+/// asyncio.wait.
+///
+/// Throws: std::invalid_argument when there is nothing to wait for.
+template <detail::waitable_range R>
+auto wait(R&& range, wait_options options = {}) {
+    using H = detail::range_element_t<R>;
+    std::vector<H> handles;
+    for (const auto& h : range) handles.push_back(h);
+    detail::require_some(handles.size());
+    return detail::wait_on<H>(detail::without_duplicates(std::move(handles)), options);
+}
+template <detail::waitable... Hs>
+    requires(sizeof...(Hs) > 0)
+auto wait(const Hs&... handles) {
+    return detail::wait_pack({}, handles...);
+}
+// Options in braces cannot follow a pack: one overload for each number of handles.
+template <detail::waitable A>
+auto wait(const A& a, wait_options options) {
+    return detail::wait_pack(options, a);
+}
+template <detail::waitable A, detail::waitable B>
+auto wait(const A& a, const B& b, wait_options options) {
+    return detail::wait_pack(options, a, b);
+}
+template <detail::waitable A, detail::waitable B, detail::waitable C>
+auto wait(const A& a, const B& b, const C& c, wait_options options) {
+    return detail::wait_pack(options, a, b, c);
+}
+template <detail::waitable A, detail::waitable B, detail::waitable C, detail::waitable D>
+auto wait(const A& a, const B& b, const C& c, const D& d, wait_options options) {
+    return detail::wait_pack(options, a, b, c, d);
+}
+
+/// Options of as_completed().
+struct as_completed_options {
+    std::optional<duration> timeout = {};
+};
+
+/// The futures given to as_completed(), in the order in which they end.
+template <class Handle>
+class completions {
+public:
+    completions(std::vector<Handle> handles, std::optional<duration> timeout)
+        : handles_(detail::without_duplicates(std::move(handles))) {
+        if (timeout)
+            deadline_ = time_point(std::chrono::nanoseconds(detail::deadline_after(
+                detail::require_running("as_completed").now_ns(), *timeout)));
+        for (std::size_t i = 0; i < handles_.size(); ++i) links_.push_back({*this, i});
+        for (link& l : links_) {
+            detail::state_base& state = handles_[l.place].state();
+            if (state.done()) finished_.push_back(l.place);
+            else state.link(l);
+        }
+    }
+    completions(const completions&) = delete;
+    completions& operator=(const completions&) = delete;
+    ~completions() {
+        for (link& l : links_)
+            if (l.is_linked()) handles_[l.place].state().unlink(l);
+    }
+
+    /// The next one to be done; nothing when all have been given.
+    ///
+    /// Throws: timeout_error when the timeout has passed. What is not done runs on.
+    ///
+    /// Cancellation: no completion is lost.
+    coro<std::optional<Handle>> next() {
+        for (;;) {
+            if (given_ == handles_.size()) co_return std::nullopt;
+            if (taken_ < finished_.size()) break;
+            std::vector<detail::state_base*> states;
+            for (link& l : links_)
+                if (l.is_linked()) states.push_back(&handles_[l.place].state());
+            std::optional<duration> left;
+            if (deadline_) {
+                left = *deadline_ - get_running_loop().time();
+                if (left->count() <= 0)
+                    throw timeout_error("asyncio::as_completed: the time limit passed");
+            }
+            co_await detail::some_done(std::move(states), return_when::first_completed, left);
+        }
+        ++given_;
+        co_return handles_[finished_[taken_++]];
+    }
+
+private:
+    struct link : detail::completion_node {
+        link(completions& o, std::size_t p) : owner(&o), place(p) {
+            completed = [](completion_node* node, detail::state_base&) noexcept {
+                auto* self = static_cast<link*>(node);
+                self->owner->finished_.push_back(self->place);
+            };
+        }
+        completions* owner;
+        std::size_t place;
+    };
+
+    std::vector<Handle> handles_;
+    std::vector<link> links_;
+    std::vector<std::size_t> finished_; // places, in the order of their ends
+    std::size_t taken_ = 0;
+    std::size_t given_ = 0;
+    std::optional<time_point> deadline_;
+};
+
+namespace detail {
+
+// What as_completed() yields for an A: itself, or the task made of it.
+template <class A>
+struct completion_handle {
+    using type = task<await_result_t<A>>;
+};
+template <class A>
+    requires is_future<std::remove_cvref_t<A>>
+struct completion_handle<A> {
+    using type = std::remove_cvref_t<A>;
+};
+
+template <class H, class A>
+H completion_of(loop_core& core, A&& work) {
+    if constexpr (is_future<std::remove_cvref_t<A>>) return H(std::forward<A>(work));
+    else return H(spawn_any(core, std::forward<A>(work), {}));
+}
+
+} // namespace detail
+
+/// Runs everything and hands each out as it ends:
+///
+///     auto ends = asyncio::as_completed(tasks);
+///     while (auto t = co_await ends.next()) use(t->result());
+///
+/// Tasks and futures are yielded as they were given; of coroutines, tasks are made.
+/// Python's asyncio.as_completed.
+template <detail::awaitable_range R>
+auto as_completed(R&& range, as_completed_options options = {}) {
+    detail::loop_core& core = detail::require_running("as_completed");
+    using H = typename detail::completion_handle<detail::range_element_t<R>>::type;
+    std::vector<H> handles;
+    detail::for_each_given(std::forward<R>(range), [&](auto&& work) {
+        handles.push_back(detail::completion_of<H>(core, std::forward<decltype(work)>(work)));
+    });
+    return completions<H>(std::move(handles), options.timeout);
+}
+template <awaitable... As>
+    requires(sizeof...(As) > 0)
+auto as_completed(As&&... works) {
+    detail::loop_core& core = detail::require_running("as_completed");
+    using H = typename detail::common_handle<
+        typename detail::completion_handle<As>::type...>::type;
+    std::vector<H> handles;
+    (handles.push_back(detail::completion_of<H>(core, std::forward<As>(works))), ...);
+    return completions<H>(std::move(handles), std::nullopt);
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] locks
+// uses: configuration, exceptions, support, events, futures, tasks
+//
+// Counters and flags that tasks wait for. None of them blocks a thread, and all
+// serve their waiters first come, first served.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+class waiter_list;
+
+// A task that waits in a line. It stays in the line after it was woken, until its
+// step comes, so that newcomers queue behind it.
+class list_waiter : public suspension {
+public:
+    friend class waiter_list;
+
+protected:
+    list_waiter() noexcept = default;
+    list_waiter(list_waiter&&) noexcept : list_waiter() {}
+    ~list_waiter() { leave(); }
+
+    bool in_line() const noexcept { return list_ != nullptr; }
+    inline void join(waiter_list& list) noexcept;
+    inline void leave() noexcept;
+
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        leave();
+        cancel_here();
+        return true;
+    }
+
+private:
+    waiter_list* list_ = nullptr;
+    list_waiter* previous_ = nullptr;
+    list_waiter* following_ = nullptr;
+};
+
+// A line of waiting tasks, the oldest first. Waiting never allocates: the nodes
+// live in the coroutine frames. When the line goes, those in it stay suspended and
+// can still be cancelled.
+class waiter_list {
+public:
+    waiter_list() noexcept = default;
+    waiter_list(const waiter_list&) = delete;
+    waiter_list& operator=(const waiter_list&) = delete;
+    ~waiter_list() {
+        if (first_) detach_all();
+    }
+
+    bool empty() const noexcept { return first_ == nullptr; }
+
+    // Wakes the oldest if it sleeps; false when there is none that does.
+    bool wake_first() noexcept {
+        if (!first_ || first_->woken()) return false;
+        first_->wake();
+        return true;
+    }
+    // Wakes the oldest that sleeps; false when there is none.
+    bool wake_next() noexcept {
+        for (list_waiter* w = first_; w; w = w->following_)
+            if (!w->woken()) {
+                w->wake();
+                return true;
+            }
+        return false;
+    }
+
+private:
+    friend class list_waiter;
+    ASYNCIO_API void detach_all() noexcept;
+
+    list_waiter* first_ = nullptr;
+    list_waiter* last_ = nullptr;
+};
+
+inline void list_waiter::join(waiter_list& list) noexcept {
+    list_ = &list;
+    previous_ = list.last_;
+    (list.last_ ? list.last_->following_ : list.first_) = this;
+    list.last_ = this;
+}
+
+inline void list_waiter::leave() noexcept {
+    if (!list_) return;
+    (previous_ ? previous_->following_ : list_->first_) = following_;
+    (following_ ? following_->previous_ : list_->last_) = previous_;
+    list_ = nullptr;
+    previous_ = following_ = nullptr;
+}
+
+// Holds a lock or a slot and gives it back: what scoped() gives.
+template <class Owner>
+class [[nodiscard("the guard gives back what it holds when it goes: auto held = co_await "
+                  "x.scoped()")]] scoped_guard {
+public:
+    explicit scoped_guard(Owner& owner) noexcept : owner_(&owner) {}
+    scoped_guard(scoped_guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)) {}
+    scoped_guard& operator=(scoped_guard&& other) noexcept {
+        std::swap(owner_, other.owner_);
+        return *this;
+    }
+    ~scoped_guard() {
+        if (owner_) owner_->release();
+    }
+
+private:
+    Owner* owner_;
+};
+
+// Waits as Acquire does, then gives a guard.
+template <class Owner, class Acquire>
+class scoped_awaiter : public Acquire {
+public:
+    explicit scoped_awaiter(Owner& owner) noexcept : Acquire(owner), owner_(&owner) {}
+    scoped_guard<Owner> await_resume() {
+        Acquire::await_resume();
+        return scoped_guard<Owner>(*owner_);
+    }
+    operator coro<scoped_guard<Owner>>() && { return as_coro(std::move(*this)); }
+
+private:
+    Owner* owner_;
+};
+
+} // namespace detail
+
+/// Lets one task at a time into a section of code.
+///
+///     asyncio::lock mutex;
+///     {
+///         auto held = co_await mutex.scoped();
+///         balance = co_await load() + 1;
+///     } // the lock is free again here
+///
+/// A manager for with(). Python's asyncio.Lock.
+class lock {
+public:
+    class acquire_awaiter;
+    using guard = detail::scoped_guard<lock>;
+
+    lock() noexcept = default;
+    lock(const lock&) = delete;
+    lock& operator=(const lock&) = delete;
+
+    bool locked() const noexcept { return locked_; }
+
+    /// Waits until the lock is free and takes it; always gives true.
+    ///
+    /// Cancellation: the task leaves the line and does not take the lock.
+    acquire_awaiter acquire() noexcept;
+
+    /// acquire() with a guard that calls release().
+    detail::scoped_awaiter<lock, acquire_awaiter> scoped() noexcept;
+
+    /// Gives the lock to the task that has waited longest.
+    ///
+    /// Throws: std::runtime_error when it is not locked.
+    void release() {
+        if (!locked_)
+            detail::throw_runtime_error("asyncio::lock::release: the lock is not held; acquire() "
+                                        "it first, and release it once");
+        locked_ = false;
+        waiters_.wake_first();
+    }
+
+    acquire_awaiter aenter() noexcept;
+    ASYNCIO_API coro<bool> aexit(std::exception_ptr);
+
+private:
+    bool locked_ = false;
+    detail::waiter_list waiters_;
+};
+
+class lock::acquire_awaiter : public detail::list_waiter,
+                              public detail::awaitable_base<lock::acquire_awaiter, bool> {
+public:
+    explicit acquire_awaiter(lock& owner) noexcept : owner_(&owner) {}
+    acquire_awaiter(acquire_awaiter&&) noexcept = default;
+    ~acquire_awaiter() {
+        // The frame goes before the task could take the turn it was given.
+        if (in_line() && woken()) pass_on();
+    }
+
+    bool await_ready() noexcept {
+        if (owner_->locked_ || !owner_->waiters_.empty()) return false;
+        return owner_->locked_ = true;
+    }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) join(owner_->waiters_);
+    }
+    bool await_resume() {
+        if (!task()) return true; // it was free
+        if (interrupted()) {
+            if (in_line()) pass_on();
+            throw_cancelled();
+        }
+        leave();
+        return owner_->locked_ = true;
+    }
+
+private:
+    // The turn that it was given goes to the next one.
+    void pass_on() noexcept {
+        leave();
+        if (!owner_->locked_) owner_->waiters_.wake_first();
+    }
+
+    lock* owner_;
+};
+
+inline lock::acquire_awaiter lock::acquire() noexcept { return acquire_awaiter(*this); }
+inline lock::acquire_awaiter lock::aenter() noexcept { return acquire_awaiter(*this); }
+inline detail::scoped_awaiter<lock, lock::acquire_awaiter> lock::scoped() noexcept {
+    return detail::scoped_awaiter<lock, acquire_awaiter>(*this);
+}
+
+/// A flag that tasks wait for. Python's asyncio.Event.
+class event {
+public:
+    class wait_awaiter;
+
+    event() noexcept = default;
+    event(const event&) = delete;
+    event& operator=(const event&) = delete;
+
+    bool is_set() const noexcept { return set_; }
+
+    /// Wakes all that wait, in the order in which they came.
+    void set() noexcept {
+        if (set_) return;
+        set_ = true;
+        while (waiters_.wake_next()) {}
+    }
+    void clear() noexcept { set_ = false; }
+
+    /// Waits until the flag is set; always gives true. Those that waited when it was
+    /// set go on even if it is cleared before their turn.
+    wait_awaiter wait() noexcept;
+
+private:
+    bool set_ = false;
+    detail::waiter_list waiters_;
+};
+
+class event::wait_awaiter : public detail::list_waiter,
+                            public detail::awaitable_base<event::wait_awaiter, bool> {
+public:
+    explicit wait_awaiter(event& owner) noexcept : owner_(&owner) {}
+    wait_awaiter(wait_awaiter&&) noexcept = default;
+
+    bool await_ready() const noexcept { return owner_->set_; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) join(owner_->waiters_);
+    }
+    bool await_resume() {
+        leave();
+        if (interrupted()) throw_cancelled();
+        return true;
+    }
+
+private:
+    event* owner_;
+};
+
+inline event::wait_awaiter event::wait() noexcept { return wait_awaiter(*this); }
+
+/// Lets tasks wait for a change of what a lock guards. Python's asyncio.Condition.
+class condition {
+public:
+    /// Uses `shared`, which several conditions may share, or a lock of its own.
+    explicit condition(lock* shared = nullptr) noexcept : lock_(shared ? shared : &own_) {}
+    condition(const condition&) = delete;
+    condition& operator=(const condition&) = delete;
+
+    bool locked() const noexcept { return lock_->locked(); }
+    lock::acquire_awaiter acquire() noexcept { return lock_->acquire(); }
+    auto scoped() noexcept { return lock_->scoped(); }
+    void release() { lock_->release(); }
+
+    /// Releases the lock, waits for a notification, and takes the lock again; always
+    /// gives true.
+    ///
+    /// Throws: std::runtime_error when the lock is not held.
+    ///
+    /// Cancellation: the lock is held again when cancelled_error is thrown; a
+    /// notification that had been meant for this task goes to another.
+    ASYNCIO_API coro<bool> wait();
+
+    /// Waits until `predicate` gives true, or something that converts to true, and
+    /// gives that.
+    template <class Predicate>
+    coro<std::invoke_result_t<Predicate&>> wait_for(Predicate predicate) {
+        for (;;) {
+            auto value = predicate();
+            if (value) co_return value;
+            co_await wait();
+        }
+    }
+
+    /// Wakes up to `count` waiters, the oldest first; they go on when they get the
+    /// lock.
+    ///
+    /// Throws: std::runtime_error when the lock is not held.
+    ASYNCIO_API void notify(std::size_t count = 1);
+    void notify_all() { notify(std::numeric_limits<std::size_t>::max()); }
+
+    lock::acquire_awaiter aenter() noexcept { return lock_->acquire(); }
+    coro<bool> aexit(std::exception_ptr error) { return lock_->aexit(std::move(error)); }
+
+private:
+    class notified;
+    lock own_;
+    lock* lock_;
+    detail::waiter_list waiters_;
+};
+
+/// Lets at most `value` tasks into a section of code at the same time.
+///
+///     asyncio::semaphore slots(4);
+///     {
+///         auto slot = co_await slots.scoped();
+///         co_await download(url);
+///     } // the slot is free again here
+///
+/// A manager for with(). Python's asyncio.Semaphore; scoped() stands for its
+/// `async with`.
+class semaphore {
+public:
+    class acquire_awaiter;
+    using guard = detail::scoped_guard<semaphore>;
+
+    /// Throws: std::invalid_argument when `value` is negative.
+    explicit semaphore(std::ptrdiff_t value = 1) : value_(value) {
+        if (value < 0)
+            detail::throw_invalid_argument(
+                "asyncio::semaphore: the initial value is negative; give 0 or more");
+    }
+    semaphore(const semaphore&) = delete;
+    semaphore& operator=(const semaphore&) = delete;
+
+    /// True when acquire() would have to wait.
+    bool locked() const noexcept { return value_ == 0 || !waiters_.empty(); }
+
+    /// Waits for a free slot and takes it; release() gives it back. Always gives
+    /// true.
+    ///
+    /// Cancellation: the task leaves the line and takes no slot.
+    acquire_awaiter acquire() noexcept;
+    detail::scoped_awaiter<semaphore, acquire_awaiter> scoped() noexcept;
+
+    void release() noexcept {
+        ++value_;
+        wake_next();
+    }
+
+    acquire_awaiter aenter() noexcept;
+    ASYNCIO_API coro<bool> aexit(std::exception_ptr);
+
+protected:
+    std::ptrdiff_t value_;
+
+private:
+    // A slot is taken for the woken task at once, so that nobody overtakes it.
+    bool wake_next() noexcept {
+        if (!waiters_.wake_next()) return false;
+        --value_;
+        return true;
+    }
+
+    detail::waiter_list waiters_;
+};
+
+class semaphore::acquire_awaiter
+    : public detail::list_waiter,
+      public detail::awaitable_base<semaphore::acquire_awaiter, bool> {
+public:
+    explicit acquire_awaiter(semaphore& owner) noexcept : owner_(&owner) {}
+    acquire_awaiter(acquire_awaiter&&) noexcept = default;
+    ~acquire_awaiter() {
+        // The frame goes before the task could use the slot it was given.
+        if (in_line() && woken()) give_back();
+    }
+
+    bool await_ready() noexcept {
+        if (owner_->locked()) return false;
+        --owner_->value_;
+        return true;
+    }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) join(owner_->waiters_);
+    }
+    bool await_resume() {
+        if (!task()) return true; // a slot was free
+        const bool granted = in_line();
+        if (interrupted()) {
+            if (granted) give_back();
+            throw_cancelled();
+        }
+        leave();
+        // While this one was in the line, newcomers queued although slots were free.
+        while (owner_->value_ > 0 && owner_->wake_next()) {}
+        return true;
+    }
+
+private:
+    void give_back() noexcept {
+        leave();
+        ++owner_->value_;
+        while (owner_->value_ > 0 && owner_->wake_next()) {}
+    }
+
+    semaphore* owner_;
+};
+
+inline semaphore::acquire_awaiter semaphore::acquire() noexcept { return acquire_awaiter(*this); }
+inline semaphore::acquire_awaiter semaphore::aenter() noexcept { return acquire_awaiter(*this); }
+inline detail::scoped_awaiter<semaphore, semaphore::acquire_awaiter> semaphore::scoped() noexcept {
+    return detail::scoped_awaiter<semaphore, acquire_awaiter>(*this);
+}
+
+/// A semaphore that refuses more releases than acquires. Python's
+/// asyncio.BoundedSemaphore.
+class bounded_semaphore : public semaphore {
+public:
+    explicit bounded_semaphore(std::ptrdiff_t value = 1) : semaphore(value), bound_(value) {}
+
+    detail::scoped_awaiter<bounded_semaphore, acquire_awaiter> scoped() noexcept {
+        return detail::scoped_awaiter<bounded_semaphore, acquire_awaiter>(*this);
+    }
+
+    /// Throws: std::invalid_argument when every slot is free already.
+    void release() {
+        if (value_ >= bound_)
+            detail::throw_invalid_argument("asyncio::bounded_semaphore::release: it was released "
+                                           "more often than acquired");
+        semaphore::release();
+    }
+
+    ASYNCIO_API coro<bool> aexit(std::exception_ptr);
+
+private:
+    std::ptrdiff_t bound_;
+};
+
+/// Lets a fixed number of tasks go on together, round after round. Python's
+/// asyncio.Barrier.
+class barrier {
+public:
+    /// Throws: std::invalid_argument when `parties` is below 1.
+    explicit barrier(std::ptrdiff_t parties) : parties_(parties) {
+        if (parties < 1)
+            detail::throw_invalid_argument("asyncio::barrier: it needs at least one party");
+    }
+    barrier(const barrier&) = delete;
+    barrier& operator=(const barrier&) = delete;
+
+    /// Waits until all parties have come; gives the place in the order of arrival.
+    ///
+    /// Throws: broken_barrier_error when the barrier is reset or aborted meanwhile.
+    ///
+    /// Cancellation: the place is free for another task.
+    ASYNCIO_API coro<std::size_t> wait();
+
+    /// Sends those that wait away with broken_barrier_error and mends the barrier.
+    ASYNCIO_API coro<> reset();
+
+    /// Breaks the barrier: all wait() throw broken_barrier_error until reset().
+    ASYNCIO_API coro<> abort();
+
+    std::size_t parties() const noexcept { return static_cast<std::size_t>(parties_); }
+    /// How many wait for the round to fill; 0 while a full round leaves.
+    std::size_t n_waiting() const noexcept {
+        return state_ == state::filling ? static_cast<std::size_t>(count_) : 0;
+    }
+    bool broken() const noexcept { return state_ == state::broken; }
+
+private:
+    enum class state { filling, draining, resetting, broken };
+
+    // Leaves the round when wait() ends, however it ends.
+    class leaving {
+    public:
+        explicit leaving(barrier& round) noexcept : round_(round) {}
+        leaving(const leaving&) = delete;
+        leaving& operator=(const leaving&) = delete;
+        ~leaving() { round_.leave_round(); }
+
+    private:
+        barrier& round_;
+    };
+
+    coro<> wait_in_round();
+    ASYNCIO_API void leave_round();
+
+    condition changed_;
+    std::ptrdiff_t parties_;
+    std::ptrdiff_t count_ = 0;
+    state state_ = state::filling;
+};
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] queues
+// uses: configuration, exceptions, support, events, futures, tasks, locks
+//
+// Items on their way from tasks to tasks.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// First in, first out, in one block that doubles when it is full.
+template <class T>
+class fifo_store {
+public:
+    std::size_t size() const noexcept { return size_; }
+    void push(T&& item) {
+        if (size_ == slots_.size()) grow();
+        slots_[(first_ + size_) & (slots_.size() - 1)].emplace(std::move(item));
+        ++size_;
+    }
+    T pop() {
+        std::optional<T>& slot = slots_[first_];
+        T item = std::move(*slot);
+        slot.reset();
+        first_ = (first_ + 1) & (slots_.size() - 1);
+        --size_;
+        return item;
+    }
+    void clear() noexcept { *this = fifo_store(); }
+
+private:
+    void grow() {
+        std::vector<std::optional<T>> larger(slots_.empty() ? 8 : slots_.size() * 2);
+        for (std::size_t i = 0; i < size_; ++i)
+            larger[i] = std::move(slots_[(first_ + i) & (slots_.size() - 1)]);
+        slots_ = std::move(larger);
+        first_ = 0;
+    }
+
+    std::vector<std::optional<T>> slots_; // their number is a power of two
+    std::size_t first_ = 0;
+    std::size_t size_ = 0;
+};
+
+template <class T>
+class lifo_store {
+public:
+    std::size_t size() const noexcept { return items_.size(); }
+    void push(T&& item) { items_.push_back(std::move(item)); }
+    T pop() {
+        T item = std::move(items_.back());
+        items_.pop_back();
+        return item;
+    }
+    void clear() noexcept { items_.clear(); }
+
+private:
+    std::vector<T> items_;
+};
+
+// The smallest first.
+template <class T, class Compare>
+class priority_store {
+public:
+    std::size_t size() const noexcept { return items_.size(); }
+    void push(T&& item) {
+        items_.push_back(std::move(item));
+        std::push_heap(items_.begin(), items_.end(), after);
+    }
+    T pop() {
+        std::pop_heap(items_.begin(), items_.end(), after);
+        T item = std::move(items_.back());
+        items_.pop_back();
+        return item;
+    }
+    void clear() noexcept { items_.clear(); }
+
+private:
+    static bool after(const T& a, const T& b) { return Compare()(b, a); }
+    std::vector<T> items_;
+};
+
+// Everything about a queue but its items: who waits for one, and what is still to
+// be done.
+class queue_base {
+public:
+    queue_base(const queue_base&) = delete;
+    queue_base& operator=(const queue_base&) = delete;
+
+    /// The bound; 0: none.
+    std::size_t maxsize() const noexcept { return maxsize_; }
+
+    /// Says that an item taken from the queue has been dealt with; see join().
+    ///
+    /// Throws: std::invalid_argument when called more often than items were put.
+    ASYNCIO_API void task_done();
+
+    /// Waits until task_done() has been called for every item that was put.
+    event::wait_awaiter join() noexcept { return finished_.wait(); }
+
+protected:
+    class line;
+
+    // A task in one of the two lines. It leaves the line when it is woken for an
+    // item, or a slot; should somebody else have taken that before its step comes,
+    // it is the first in the line again.
+    class line_waiter : public suspension {
+    public:
+        // At its step: false sends it back to the line.
+        bool confirm() noexcept final;
+
+    protected:
+        line_waiter(queue_base& queue, line& l) noexcept : queue_(&queue), line_(&l) {}
+        line_waiter(line_waiter&& other) noexcept : line_waiter(*other.queue_, *other.line_) {}
+        ~line_waiter();
+
+        void join() noexcept { line_->append(*this); }
+        // It was cancelled: what it may have been woken for is the next one's.
+        void pass_on() noexcept {
+            if (!line_) return; // the queue is gone
+            queue_->wake_getter();
+            queue_->wake_putter();
+        }
+        bool on_cancel() noexcept override;
+
+        queue_base* queue_;
+
+    private:
+        friend class line;
+        line* line_;
+        line_waiter* previous_ = nullptr;
+        line_waiter* following_ = nullptr;
+        bool linked_ = false;
+        bool promised_ = false; // woken, and counted in line::promised
+    };
+
+    class line {
+    public:
+        line() noexcept = default;
+        line(const line&) = delete;
+        line& operator=(const line&) = delete;
+        ASYNCIO_API ~line(); // those in it stay suspended
+
+        void append(line_waiter& w) noexcept {
+            w.previous_ = last_;
+            (last_ ? last_->following_ : first_) = &w;
+            last_ = &w;
+            w.linked_ = true;
+        }
+        void prepend(line_waiter& w) noexcept {
+            w.following_ = first_;
+            (first_ ? first_->previous_ : last_) = &w;
+            first_ = &w;
+            w.linked_ = true;
+        }
+        void remove(line_waiter& w) noexcept {
+            (w.previous_ ? w.previous_->following_ : first_) = w.following_;
+            (w.following_ ? w.following_->previous_ : last_) = w.previous_;
+            w.previous_ = w.following_ = nullptr;
+            w.linked_ = false;
+        }
+        // Wakes the oldest when there is more than the woken ones will take.
+        void wake_first(std::size_t available) noexcept {
+            if (first_ && available > promised) wake_one();
+        }
+        void wake_all() noexcept {
+            while (first_) wake_one();
+        }
+
+        std::size_t promised = 0;
+
+    private:
+        void wake_one() noexcept {
+            line_waiter& w = *first_;
+            remove(w);
+            w.promised_ = true;
+            ++promised;
+            w.wake_and_confirm();
+        }
+        line_waiter* first_ = nullptr;
+        line_waiter* last_ = nullptr;
+    };
+
+    explicit queue_base(std::ptrdiff_t maxsize) noexcept
+        : maxsize_(maxsize > 0 ? static_cast<std::size_t>(maxsize) : 0) {
+        finished_.set();
+    }
+    ~queue_base() = default;
+
+    static constexpr std::size_t unbounded = std::numeric_limits<std::size_t>::max();
+
+    std::size_t free_slots() const noexcept {
+        if (maxsize_ == 0) return unbounded;
+        return count_ < maxsize_ ? maxsize_ - count_ : 0;
+    }
+    void wake_getter() noexcept { getters_.wake_first(count_); }
+    void wake_putter() noexcept { putters_.wake_first(free_slots()); }
+    void item_added() noexcept {
+        ++count_;
+        if (unfinished_++ == 0) finished_.clear();
+        wake_getter();
+    }
+    void item_taken() noexcept {
+        --count_;
+        wake_putter();
+    }
+    // After discarding `dropped` items.
+    ASYNCIO_API void shut_down(std::size_t dropped) noexcept;
+
+    std::size_t maxsize_;
+    std::size_t count_ = 0; // items in the store
+    std::size_t unfinished_ = 0;
+    bool shut_down_ = false;
+    line getters_;
+    line putters_;
+    event finished_;
+};
+
+inline bool queue_base::line_waiter::confirm() noexcept {
+    promised_ = false;
+    if (!line_) return true;
+    --line_->promised;
+    const std::size_t available =
+        line_ == &queue_->getters_ ? queue_->count_ : queue_->free_slots();
+    if (available > 0 || queue_->shut_down_) return true;
+    wait_again();
+    line_->prepend(*this);
+    return false;
+}
+
+inline queue_base::line_waiter::~line_waiter() {
+    if (linked_) line_->remove(*this);
+    if (promised_ && line_) {
+        // The frame goes before its step: what it was woken for is the next one's.
+        --line_->promised;
+        pass_on();
+    }
+}
+
+template <class T, class Store>
+class basic_queue : public queue_base {
+public:
+    using value_type = T;
+
+    template <class Result>
+    class get_awaiter;
+    class put_awaiter;
+
+    std::size_t qsize() const noexcept { return count_; }
+    bool empty() const noexcept { return count_ == 0; }
+    bool full() const noexcept { return free_slots() == 0; }
+
+    /// Waits for a free slot and puts the item in.
+    ///
+    /// Throws: queue_shut_down after shutdown().
+    ///
+    /// Cancellation: an item given with std::move() is still the caller's.
+    put_awaiter put(T&& item) { return put_awaiter(*this, std::addressof(item)); }
+    put_awaiter put(const T& item) { return put_awaiter(*this, T(item)); }
+
+    /// Throws: queue_full; queue_shut_down after shutdown().
+    void put_nowait(T item) {
+        if (shut_down_) throw queue_shut_down();
+        if (full()) throw queue_full();
+        store(std::move(item));
+    }
+
+    /// Waits for an item and takes it.
+    ///
+    /// Throws: queue_shut_down once the queue is shut down and empty.
+    ///
+    /// Cancellation: no item is lost.
+    get_awaiter<T> get() noexcept { return get_awaiter<T>(*this); }
+
+    /// As get(), but gives nothing once the queue is shut down and empty:
+    /// `while (auto item = co_await q.next())`.
+    get_awaiter<std::optional<T>> next() noexcept { return get_awaiter<std::optional<T>>(*this); }
+
+    /// Throws: queue_empty; queue_shut_down when it is shut down and empty.
+    T get_nowait() {
+        if (empty()) {
+            if (shut_down_) throw queue_shut_down();
+            throw queue_empty();
+        }
+        return take();
+    }
+
+    /// No item can be put any more. Those inside can still be taken, unless
+    /// `immediate`, which drops them. Then get() throws queue_shut_down.
+    void shutdown(bool immediate = false) noexcept {
+        const std::size_t dropped = immediate ? count_ : 0;
+        if (immediate) items_.clear();
+        shut_down(dropped);
+    }
+
+protected:
+    explicit basic_queue(std::ptrdiff_t maxsize) noexcept : queue_base(maxsize) {}
+
+private:
+    void store(T&& item) {
+        items_.push(std::move(item));
+        item_added();
+    }
+    T take() {
+        T item = items_.pop();
+        item_taken();
+        return item;
+    }
+
+    Store items_;
+};
+
+template <class T, class Store>
+template <class Result>
+class basic_queue<T, Store>::get_awaiter
+    : public queue_base::line_waiter,
+      public awaitable_base<typename basic_queue<T, Store>::template get_awaiter<Result>, Result> {
+public:
+    explicit get_awaiter(basic_queue& queue) noexcept
+        : line_waiter(queue, queue.getters_) {}
+    get_awaiter(get_awaiter&&) noexcept = default;
+
+    bool await_ready() const noexcept {
+        const basic_queue& q = queue();
+        return q.count_ > q.getters_.promised || (q.shut_down_ && q.count_ == 0);
+    }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (this->suspend(h)) this->join();
+    }
+    Result await_resume() {
+        if (this->interrupted()) {
+            this->pass_on();
+            this->throw_cancelled();
+        }
+        if (queue().count_ == 0) {
+            if constexpr (std::is_same_v<Result, T>) throw queue_shut_down();
+            else return std::nullopt;
+        }
+        return queue().take();
+    }
+
+private:
+    basic_queue& queue() const noexcept { return static_cast<basic_queue&>(*this->queue_); }
+};
+
+template <class T, class Store>
+class basic_queue<T, Store>::put_awaiter
+    : public queue_base::line_waiter,
+      public awaitable_base<typename basic_queue<T, Store>::put_awaiter, void> {
+public:
+    // The item stays where it is until there is a slot; an awaiter that is moved,
+    // into a task say, takes it along.
+    put_awaiter(basic_queue& queue, T* item) noexcept
+        : line_waiter(queue, queue.putters_), item_(item) {}
+    put_awaiter(basic_queue& queue, T&& copy)
+        : line_waiter(queue, queue.putters_), own_(std::move(copy)), item_(&*own_) {}
+    put_awaiter(put_awaiter&& other)
+        : line_waiter(std::move(other)), own_(std::move(*other.item_)), item_(&*own_) {}
+
+    bool await_ready() const noexcept {
+        const basic_queue& q = queue();
+        return q.shut_down_ || q.free_slots() > q.putters_.promised;
+    }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (this->suspend(h)) this->join();
+    }
+    void await_resume() {
+        if (this->interrupted()) {
+            this->pass_on();
+            this->throw_cancelled();
+        }
+        if (queue().shut_down_) throw queue_shut_down();
+        queue().store(std::move(*item_));
+    }
+
+private:
+    basic_queue& queue() const noexcept { return static_cast<basic_queue&>(*this->queue_); }
+
+    std::optional<T> own_;
+    T* item_;
+};
+
+} // namespace detail
+
+/// Hands items from tasks to tasks, first in, first out. With a `maxsize` above 0,
+/// put() waits while it is full: the producers go no faster than the consumers.
+///
+///     asyncio::queue<job> jobs(20);
+///     co_await jobs.put(std::move(j));                        // the producers
+///     jobs.shutdown();                                        // no more
+///     while (auto j = co_await jobs.next()) work(*j);         // the consumers
+///
+/// Python's asyncio.Queue.
+template <class T>
+class queue : public detail::basic_queue<T, detail::fifo_store<T>> {
+public:
+    explicit queue(std::ptrdiff_t maxsize = 0) noexcept
+        : detail::basic_queue<T, detail::fifo_store<T>>(maxsize) {}
+};
+
+/// Gives the smallest item first. Python's asyncio.PriorityQueue.
+template <class T, class Compare = std::less<T>>
+class priority_queue : public detail::basic_queue<T, detail::priority_store<T, Compare>> {
+public:
+    explicit priority_queue(std::ptrdiff_t maxsize = 0) noexcept
+        : detail::basic_queue<T, detail::priority_store<T, Compare>>(maxsize) {}
+};
+
+/// Gives the item put last first. Python's asyncio.LifoQueue.
+template <class T>
+class lifo_queue : public detail::basic_queue<T, detail::lifo_store<T>> {
+public:
+    explicit lifo_queue(std::ptrdiff_t maxsize = 0) noexcept
+        : detail::basic_queue<T, detail::lifo_store<T>>(maxsize) {}
+};
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] executors
+// uses: configuration, exceptions, support, codec, events, futures, tasks,
+//       taskgroups
+//
+// Work that would block the loop runs elsewhere: on threads, or in processes of
+// its own where a crash, a leak or an endless loop costs only the job. A
+// concurrent_future stands for the job on every thread, and can be awaited.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+template <class T>
+class concurrent_future;
+
+namespace detail {
+
+// A mutex for a few pointer assignments, four bytes large.
+class job_lock {
+public:
+    void lock() noexcept {
+        int seen = free;
+        if (state_.compare_exchange_strong(seen, held, std::memory_order_acquire)) return;
+        while (state_.exchange(contended, std::memory_order_acquire) != free)
+            state_.wait(contended, std::memory_order_relaxed);
+    }
+    void unlock() noexcept {
+        if (state_.exchange(free, std::memory_order_release) == contended) state_.notify_one();
+    }
+
+private:
+    static constexpr int free = 0, held = 1, contended = 2;
+    std::atomic<int> state_{free};
+};
+
+class concurrent_base;
+
+// Somebody who wants to know that a concurrent future is done.
+struct done_node {
+    done_node* previous = nullptr;
+    done_node* following = nullptr;
+
+    // Called once, on the thread that completes it, in the order of registration.
+    virtual void done(concurrent_base& state) noexcept = 0;
+    // Called instead when the future goes away unfinished.
+    virtual void dropped() noexcept {}
+
+protected:
+    done_node() = default;
+    done_node(const done_node&) = delete;
+    ~done_node() = default;
+};
+
+// The shared state of a concurrent future, all but the value.
+class concurrent_base {
+public:
+    enum class status : std::uint8_t { pending, running, finished, cancelled };
+
+    concurrent_base() = default;
+    concurrent_base(const concurrent_base&) = delete;
+    concurrent_base& operator=(const concurrent_base&) = delete;
+
+    // Everybody who needs the object: its executor, those who wait.
+    void add_ref() noexcept { refs_.fetch_add(1, std::memory_order_relaxed); }
+    void release() noexcept {
+        if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+
+    // Those who can ask for the value. The last one may move it out, whether or
+    // not the executor has let go of the job already.
+    void add_handle() noexcept { handles_.fetch_add(1, std::memory_order_relaxed); }
+    void release_handle() noexcept { handles_.fetch_sub(1, std::memory_order_acq_rel); }
+    bool only_handle() const noexcept { return handles_.load(std::memory_order_acquire) == 1; }
+
+    status current() const noexcept { return status_.load(std::memory_order_acquire); }
+    bool done() const noexcept { return current() >= status::finished; }
+
+    // For the executor, before it runs the job. False: cancelled, do not run it.
+    ASYNCIO_API bool start() noexcept;
+
+    // False when it is running or finished.
+    ASYNCIO_API bool cancel() noexcept;
+
+    // The task that awaits it was cancelled. Stops the job where that is possible.
+    virtual void abort() noexcept { cancel(); }
+
+    // False when it is done already, and the node has not joined.
+    ASYNCIO_API bool watch(done_node& node) noexcept;
+
+    // False when the node is being called, or has been.
+    ASYNCIO_API bool unwatch(done_node& node) noexcept;
+
+    // Whoever sets the outcome says so first. False: there is one, or somebody else
+    // is setting it.
+    ASYNCIO_API bool claim() noexcept;
+
+    // Ends it with the outcome that has been stored since claim().
+    ASYNCIO_API void publish(status how) noexcept;
+
+    // Ends it with an error; false when it has an outcome.
+    ASYNCIO_API bool fail(std::exception_ptr why) noexcept;
+
+    // Ends it as cancelled, running or not; false when it has an outcome.
+    ASYNCIO_API bool cancel_anyway() noexcept;
+
+    // Blocks until it is done; false when the time passed first.
+    ASYNCIO_API bool wait(std::optional<duration> timeout) noexcept;
+
+    // Blocks, and throws what result() throws without a value.
+    ASYNCIO_API void require_value(std::optional<duration> timeout);
+
+    // Blocks, and gives what exception() gives.
+    ASYNCIO_API std::exception_ptr exception(std::optional<duration> timeout);
+
+    // claim(), or invalid_state_error.
+    ASYNCIO_API void require_claim();
+
+    std::exception_ptr error;
+
+protected:
+    ASYNCIO_API virtual ~concurrent_base();
+
+private:
+    std::atomic<std::size_t> refs_{0};
+    std::atomic<std::size_t> handles_{0};
+    std::atomic<status> status_{status::pending};
+    bool claimed_ = false;
+    job_lock lock_;
+    done_node* first_ = nullptr;
+    done_node* last_ = nullptr;
+};
+
+template <class T>
+class concurrent_state : public concurrent_base {
+public:
+    std::optional<stored<T>> value;
+
+    bool finish(stored<T> result) noexcept {
+        if (!claim()) return false;
+        finish_claimed(std::move(result));
+        return true;
+    }
+    void finish_claimed(stored<T> result) noexcept {
+        try {
+            value.emplace(std::move(result));
+        } catch (...) {
+            error = std::current_exception();
+        }
+        publish(status::finished);
+    }
+
+    // The value, moved out if nobody else can ask for it.
+    T take() {
+        if constexpr (!std::is_void_v<T>) {
+            if (only_handle()) return std::move(*value);
+            if constexpr (std::copy_constructible<T>) return *value;
+            else
+                throw_invalid_state(
+                    "asyncio::concurrent_future: the value cannot be copied, and other handles "
+                    "exist that could ask for it; keep one handle only, or take a reference");
+        }
+    }
+};
+
+// A done-callback of the user's. What it throws is printed, and the others run.
+template <class T, class F>
+struct concurrent_callback final : done_node {
+    explicit concurrent_callback(F f) : fn(std::move(f)) {}
+    void done(concurrent_base& state) noexcept override;
+    void dropped() noexcept override { delete this; }
+    F fn;
+};
+
+ASYNCIO_API void report_callback_error() noexcept;
+
+// What a loop does when a job is done: the part that lives on the loop's thread.
+class relay_target {
+public:
+    relay_target() noexcept = default;
+    relay_target(const relay_target&) = delete;
+    relay_target& operator=(const relay_target&) = delete;
+    virtual void job_done() noexcept = 0;
+
+protected:
+    // Joins; false when the job is done already.
+    ASYNCIO_API bool join(concurrent_base& job, loop_core& core);
+    // The loop has lost interest. On the loop's thread, like the destructor.
+    ASYNCIO_API void leave() noexcept;
+    ~relay_target() { leave(); }
+
+private:
+    friend struct loop_relay;
+    struct loop_relay* relay_ = nullptr;
+    ref_ptr<concurrent_base> job_;
+};
+
+// Waits in a task for a concurrent future.
+template <class T, bool Move>
+class concurrent_awaiter : suspension, relay_target {
+public:
+    using belongs_to_asyncio = void;
+
+    explicit concurrent_awaiter(concurrent_future<T> future) noexcept
+        : future_(std::move(future)) {}
+    concurrent_awaiter(const concurrent_awaiter&) = delete;
+
+    bool await_ready() const { return future_.state().done(); }
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> h) {
+        if (!suspend(h)) {
+            future_.state().abort();
+            return true;
+        }
+        hold_ = clock_hold(*core());
+        if (!join(future_.state(), *core())) wake();
+        return true;
+    }
+    decltype(auto) await_resume() {
+        if (interrupted()) throw_cancelled();
+        future_.state().require_value({});
+        if constexpr (Move) return future_.state().take();
+        else if constexpr (!std::is_void_v<T>) return static_cast<const T&>(*future_.state().value);
+    }
+
+private:
+    void job_done() noexcept override {
+        hold_.reset();
+        if (!woken()) wake();
+    }
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        leave();
+        hold_.reset();
+        future_.state().abort();
+        cancel_here();
+        return true;
+    }
+
+    concurrent_future<T> future_;
+    clock_hold hold_;
+};
+
+} // namespace detail
+
+/// The result of a job that runs elsewhere. Copyable handle; the job goes on when
+/// the handles are gone. Python's concurrent.futures.Future, and awaitable.
+///
+///     asyncio::concurrent_future<int> f = pool.submit(count_words, text);
+///     int n = co_await f; // in a coroutine; f.result() blocks the thread instead
+///
+/// Cancellation: a task that is cancelled while it awaits one cancels the job if
+/// it has not begun; one that runs in a process of its own is killed.
+/// Thread safety: everything may be called on any thread at any time.
+template <class T>
+class concurrent_future {
+public:
+    using value_type = T;
+
+    /// An empty handle.
+    concurrent_future() noexcept = default;
+    concurrent_future(const concurrent_future& other) noexcept : state_(other.state_) {
+        if (state_) state_->add_handle();
+    }
+    concurrent_future(concurrent_future&& other) noexcept : state_(std::move(other.state_)) {}
+    concurrent_future& operator=(concurrent_future other) noexcept {
+        std::swap(state_, other.state_);
+        return *this;
+    }
+    ~concurrent_future() {
+        if (state_) state_->release_handle();
+    }
+
+    /// A pending one, for executors and tests: whoever makes it sets its outcome.
+    static concurrent_future create() {
+        return concurrent_future(
+            detail::ref_ptr<detail::concurrent_state<T>>(new detail::concurrent_state<T>));
+    }
+
+    bool valid() const noexcept { return static_cast<bool>(state_); }
+
+    bool done() const { return state().done(); }
+    bool running() const { return state().current() == detail::concurrent_base::status::running; }
+    bool cancelled() const {
+        return state().current() == detail::concurrent_base::status::cancelled;
+    }
+
+    /// Takes the job back. False when it is running or finished.
+    bool cancel() const { return state().cancel(); }
+
+    /// The value; blocks this thread until it is there, or for `timeout`.
+    ///
+    /// Throws: what the job threw; cancelled_error; timeout_error, and then nothing
+    /// has changed.
+    decltype(auto) result() const& { return view({}); }
+    decltype(auto) result(duration timeout) const& { return view(timeout); }
+    T result() && {
+        state().require_value({});
+        return state().take();
+    }
+    T result(duration timeout) && {
+        state().require_value(timeout);
+        return state().take();
+    }
+
+    /// What the job threw, or null; blocks like result().
+    ///
+    /// Throws: cancelled_error, timeout_error.
+    std::exception_ptr exception() const { return state().exception({}); }
+    std::exception_ptr exception(duration timeout) const { return state().exception(timeout); }
+
+    /// Runs `fn`, which takes the future or nothing, on the thread that completes
+    /// it; at once when it is done already. Callbacks run in the order given, and
+    /// what one throws is printed to standard error.
+    template <class F>
+    void add_done_callback(F&& fn) const {
+        auto node = std::make_unique<detail::concurrent_callback<T, std::decay_t<F>>>(
+            std::forward<F>(fn));
+        if (state().watch(*node)) static_cast<void>(node.release());
+        else node.release()->done(state());
+    }
+
+    /// For executors: the job begins. False when it was cancelled; do not run it.
+    ///
+    /// Throws: invalid_state_error when it has begun already.
+    bool set_running() const {
+        if (state().start()) return true;
+        if (cancelled()) return false;
+        detail::throw_invalid_state(
+            "asyncio::concurrent_future: the job has begun already; start it once");
+    }
+
+    /// For executors: the outcome.
+    ///
+    /// Throws: invalid_state_error when there is one; the first is kept.
+    template <class U = T>
+        requires(!std::is_void_v<T>)
+    void set_result(U&& value) const {
+        T result(std::forward<U>(value));
+        state().require_claim();
+        state().finish_claimed(std::move(result));
+    }
+    void set_result() const
+        requires std::is_void_v<T>
+    {
+        state().require_claim();
+        state().finish_claimed({});
+    }
+    void set_exception(std::exception_ptr error) const {
+        state().require_claim();
+        state().error = std::move(error);
+        state().publish(detail::concurrent_base::status::finished);
+    }
+    template <class E>
+        requires(!std::same_as<std::remove_cvref_t<E>, std::exception_ptr>)
+    void set_exception(E&& error) const {
+        set_exception(std::make_exception_ptr(std::forward<E>(error)));
+    }
+
+    detail::concurrent_awaiter<T, false> operator co_await() const& {
+        return detail::concurrent_awaiter<T, false>(checked(*this));
+    }
+    detail::concurrent_awaiter<T, true> operator co_await() && {
+        return detail::concurrent_awaiter<T, true>(checked(std::move(*this)));
+    }
+
+    friend bool operator==(const concurrent_future& a, const concurrent_future& b) noexcept {
+        return a.state_ == b.state_;
+    }
+
+    // For the library's own functions.
+    explicit concurrent_future(detail::ref_ptr<detail::concurrent_state<T>> state) noexcept
+        : state_(std::move(state)) {
+        if (state_) state_->add_handle();
+    }
+    detail::concurrent_state<T>& state() const {
+        if (!state_)
+            detail::throw_invalid_state("asyncio::concurrent_future: the handle is empty; get one "
+                                        "from submit()");
+        return *state_;
+    }
+
+private:
+    template <class Self>
+    static Self&& checked(Self&& self) {
+        self.state();
+        return std::forward<Self>(self);
+    }
+    decltype(auto) view(std::optional<duration> timeout) const {
+        state().require_value(timeout);
+        if constexpr (!std::is_void_v<T>) return static_cast<const T&>(*state_->value);
+    }
+
+    detail::ref_ptr<detail::concurrent_state<T>> state_;
+};
+
+namespace detail {
+
+template <class T, class F>
+void concurrent_callback<T, F>::done(concurrent_base& state) noexcept {
+    const std::unique_ptr<concurrent_callback> own(this);
+    try {
+        if constexpr (std::invocable<F&, concurrent_future<T>>)
+            fn(concurrent_future<T>(
+                ref_ptr<concurrent_state<T>>(static_cast<concurrent_state<T>*>(&state))));
+        else fn();
+    } catch (...) {
+        report_callback_error();
+    }
+}
+
+// -- jobs that run in this process -------------------------------------------------
+
+// What a thread takes out of a queue and runs.
+class local_job {
+public:
+    local_job* next = nullptr;
+
+    // Runs it and keeps the outcome; the callable and its arguments are gone then.
+    virtual void run() noexcept = 0;
+    virtual concurrent_base& state() noexcept = 0;
+
+protected:
+    ~local_job() = default;
+};
+
+struct plain_call {
+    template <class Fn, class... Args>
+    static decltype(auto) call(Fn& fn, Args&... args) {
+        return std::invoke(fn, std::move(args)...);
+    }
+};
+
+template <class R, class Call, class Fn, class... Args>
+class local_job_of final : public concurrent_state<R>, public local_job {
+public:
+    template <class F, class... A>
+    explicit local_job_of(F&& fn, A&&... args)
+        : fn_(std::forward<F>(fn)), args_(std::in_place, std::forward<A>(args)...) {}
+
+    void run() noexcept override {
+        this->claim();
+        const auto work = [this](Args&... args) -> decltype(auto) {
+            return Call::call(*fn_, args...);
+        };
+        try {
+            if constexpr (std::is_void_v<R>) {
+                std::apply(work, *args_);
+                this->value.emplace();
+            } else {
+                this->value.emplace(std::apply(work, *args_));
+            }
+        } catch (...) {
+            this->error = std::current_exception();
+        }
+        args_.reset();
+        fn_.reset();
+    }
+    concurrent_base& state() noexcept override { return *this; }
+
+private:
+    std::optional<Fn> fn_;
+    std::optional<std::tuple<Args...>> args_;
+};
+
+// -- jobs that run in another process ----------------------------------------------
+
+using code_pointer = void (*)();
+using remote_entry = void (*)(decoder& in, encoder& out);
+
+// A function as the program file or library it is in, and its place there:
+// processes have the same program at different addresses.
+ASYNCIO_API void put_code(encoder& out, code_pointer code);
+ASYNCIO_API code_pointer get_code(decoder& in);
+
+// An encoded call on its way to a worker: bytes, or shared memory if they are many.
+class outgoing final : encoder_overflow {
+public:
+    ASYNCIO_API outgoing();
+    ASYNCIO_API ~outgoing();
+    outgoing(const outgoing&) = delete;
+    outgoing& operator=(const outgoing&) = delete;
+
+    // Nothing is put after this.
+    ASYNCIO_API void seal();
+
+    encoder out;
+    int shared = -1; // descriptor of the memory that holds all bytes; -1: they are in `out`
+
+private:
+    ASYNCIO_API void take(std::string& buffered, const char* data, std::size_t size) override;
+    void spill(const char* data, std::size_t size);
+};
+
+class executor_core;
+
+// What an isolated executor keeps while a worker runs the call.
+class remote_job {
+public:
+    virtual void decode_result(decoder& in) = 0;
+    virtual concurrent_base& state() noexcept = 0;
+
+    std::weak_ptr<executor_core> pool; // set once, before anybody else knows the job
+
+protected:
+    ~remote_job() = default;
+    // Takes the job back, or kills the worker that runs it.
+    ASYNCIO_API void stop() noexcept;
+};
+
+template <class R>
+class remote_job_of final : public concurrent_state<R>, public remote_job {
+public:
+    void abort() noexcept override { stop(); }
+    void decode_result(decoder& in) override {
+        if constexpr (std::is_void_v<R>) this->value.emplace();
+        else this->value.emplace(in.get<R>());
+        in.finish();
+    }
+    concurrent_base& state() noexcept override { return *this; }
+};
+
+template <class Fn>
+struct signature {
+    using parameters = void; // overloaded, or a template
+};
+template <class R, class... P>
+struct signature<R (*)(P...)> {
+    using parameters = type_list<P...>;
+};
+template <class R, class... P>
+struct signature<R (*)(P...) noexcept> : signature<R (*)(P...)> {};
+template <class C, class R, class... P>
+struct signature<R (C::*)(P...)> : signature<R (*)(P...)> {};
+template <class C, class R, class... P>
+struct signature<R (C::*)(P...) const> : signature<R (*)(P...)> {};
+template <class C, class R, class... P>
+struct signature<R (C::*)(P...) noexcept> : signature<R (*)(P...)> {};
+template <class C, class R, class... P>
+struct signature<R (C::*)(P...) const noexcept> : signature<R (*)(P...)> {};
+template <class Fn>
+    requires requires { &Fn::operator(); }
+struct signature<Fn> : signature<decltype(&Fn::operator())> {};
+
+template <class T>
+inline constexpr bool is_span = false;
+template <class T, std::size_t N>
+inline constexpr bool is_span<std::span<T, N>> = true;
+
+template <class T>
+concept reference_like = requires(const T& t) {
+    typename T::type;
+    { t.get() } -> std::same_as<typename T::type&>;
+};
+
+// What travels for a parameter P: the text instead of a view of it, and so on.
+template <class P>
+struct sent_for {
+    using type = std::remove_cvref_t<P>;
+};
+template <>
+struct sent_for<std::string_view> {
+    using type = std::string;
+};
+template <class T, std::size_t N>
+struct sent_for<std::span<T, N>> {
+    using type = std::vector<std::remove_cv_t<T>>;
+};
+
+// What travels for an argument when the parameter is unknown.
+template <class A>
+using sent_alone =
+    std::conditional_t<std::same_as<A, const char*> || std::same_as<A, char*>, std::string, A>;
+
+template <class Parameters, class... Args>
+struct sent_types {
+    using type = type_list<sent_alone<std::decay_t<Args>>...>;
+};
+template <class... P, class... Args>
+    requires(sizeof...(P) == sizeof...(Args))
+struct sent_types<type_list<P...>, Args...> {
+    using type = type_list<typename sent_for<std::remove_cvref_t<P>>::type...>;
+};
+
+// A callable that can be sent: a function, a type without state, or plain state.
+template <class Fn>
+concept sendable_callable =
+    (std::is_pointer_v<Fn> && std::is_function_v<std::remove_pointer_t<Fn>>) ||
+    (std::is_class_v<Fn> && ((std::is_empty_v<Fn> && std::default_initializable<Fn>) ||
+                             encodable<Fn>));
+
+template <sendable_callable Fn>
+void put_callable(encoder& out, const Fn& fn) {
+    if constexpr (std::is_pointer_v<Fn>) put_code(out, reinterpret_cast<code_pointer>(fn));
+    else if constexpr (!std::is_empty_v<Fn>) out.put(fn);
+}
+template <sendable_callable Fn>
+Fn get_callable(decoder& in) {
+    if constexpr (std::is_pointer_v<Fn>) return reinterpret_cast<Fn>(get_code(in));
+    else if constexpr (!std::is_empty_v<Fn>) return in.get<Fn>();
+    else return Fn();
+}
+
+template <class Fn, class Types>
+struct remote_call;
+template <class Fn, class... Sent>
+struct remote_call<Fn, type_list<Sent...>> {
+    // An argument that has arrived is moved into the function; but a span needs
+    // something that stays.
+    template <class P, class T>
+    static decltype(auto) hand_over(T& arg) {
+        if constexpr (is_span<std::remove_cvref_t<P>>) return std::remove_cvref_t<P>(arg);
+        else return std::move(arg);
+    }
+    template <class... P>
+    static decltype(auto) call_as(type_list<P...>, Fn& fn, Sent&... args) {
+        return fn(hand_over<P>(args)...);
+    }
+    static decltype(auto) call(Fn& fn, Sent&... args) {
+        using parameters = typename signature<Fn>::parameters;
+        if constexpr (std::is_void_v<parameters>) return fn(std::move(args)...);
+        else return call_as(parameters(), fn, args...);
+    }
+
+    // Runs in the worker. There is no format to agree on beyond the types: both
+    // sides are the same program.
+    static void run(decoder& in, encoder& out) {
+        Fn fn = get_callable<Fn>(in);
+        std::tuple<Sent...> arguments{in.get<Sent>()...};
+        in.finish();
+        const auto work = [&](Sent&... args) -> decltype(auto) { return call(fn, args...); };
+        using result = decltype(std::apply(work, arguments));
+        if constexpr (std::is_void_v<result>) std::apply(work, arguments);
+        else out.put<std::remove_cvref_t<result>>(std::apply(work, arguments));
+    }
+
+    template <class... Args>
+    static void encode(encoder& out, const Fn& fn, const Args&... args) {
+        put_code(out, reinterpret_cast<code_pointer>(static_cast<remote_entry>(&run)));
+        put_callable(out, fn);
+        (put_as<Sent>(out, args), ...);
+    }
+    // Without a copy where the argument is what travels.
+    template <class S, class A>
+    static void put_as(encoder& out, const A& arg) {
+        if constexpr (std::same_as<S, A>) out.put(arg);
+        else if constexpr (is_span<A>) out.put(S(arg.begin(), arg.end()));
+        else out.put(S(arg));
+    }
+};
+
+// What is known about a call before any of it is compiled.
+template <class P, class S>
+using handed = std::conditional_t<is_span<std::remove_cvref_t<P>>, std::remove_cvref_t<P>, S>;
+
+template <class Fn, class Parameters, class Sent>
+struct remote_result {
+    static constexpr bool callable = false;
+};
+template <class Fn, class... S>
+    requires std::invocable<Fn&, S...>
+struct remote_result<Fn, void, type_list<S...>> {
+    static constexpr bool callable = true;
+    using type = std::remove_cvref_t<std::invoke_result_t<Fn&, S...>>;
+};
+template <class Fn, class... P, class... S>
+    requires(sizeof...(P) == sizeof...(S) && std::invocable<Fn&, handed<P, S>...>)
+struct remote_result<Fn, type_list<P...>, type_list<S...>> {
+    static constexpr bool callable = true;
+    using type = std::remove_cvref_t<std::invoke_result_t<Fn&, handed<P, S>...>>;
+};
+
+template <class T>
+inline constexpr bool result_travels = encodable<T>;
+template <>
+inline constexpr bool result_travels<void> = true;
+
+template <class Fn, class... Args>
+struct call_traits {
+    using callable = std::decay_t<Fn>;
+    using parameters = typename signature<callable>::parameters;
+    using sent = typename sent_types<parameters, Args...>::type;
+    using remote = remote_result<callable, parameters, sent>;
+
+    template <class... S>
+    static constexpr bool sendable_arguments(type_list<S...>) {
+        if constexpr (sizeof...(S) == sizeof...(Args))
+            return ((encodable<S> && (std::same_as<S, std::remove_cvref_t<Args>> ||
+                                      is_span<std::remove_cvref_t<Args>> ||
+                                      std::constructible_from<S, const std::remove_cvref_t<Args>&>)) &&
+                    ...);
+        else return false;
+    }
+    static constexpr bool travels() {
+        if constexpr (sendable_callable<callable> && remote::callable)
+            return sendable_arguments(sent()) && result_travels<typename remote::type>;
+        else return false;
+    }
+};
+
+template <class Fn, class... Args>
+using job_result_t =
+    std::remove_cvref_t<std::invoke_result_t<std::decay_t<Fn>&, std::decay_t<Args>...>>;
+
+// -- executors ---------------------------------------------------------------------
+
+// What an executor object holds. Threads that work for it share it, so that it may
+// outlive the object.
+class executor_core : public std::enable_shared_from_this<executor_core> {
+public:
+    explicit executor_core(bool is_remote) noexcept : remote(is_remote) {}
+    executor_core(const executor_core&) = delete;
+    executor_core& operator=(const executor_core&) = delete;
+    virtual ~executor_core() = default;
+
+    const bool remote; // jobs are encoded calls
+
+    // Throws: std::runtime_error after shutdown, broken_executor.
+    virtual void submit(ref_ptr<concurrent_base> state, local_job& job);
+    virtual void submit(ref_ptr<concurrent_base> state, remote_job& job,
+                        std::unique_ptr<outgoing> call);
+
+    virtual void stop(remote_job& job) noexcept;
+    virtual void shutdown(bool wait, bool cancel_futures) = 0;
+    virtual void kill(int signal);
+    // What the executor's destructor does.
+    virtual void close() noexcept = 0;
+};
+
+template <class R, class Call, class... Stored, class Fn, class... Args>
+ref_ptr<concurrent_state<R>> submit_local(executor_core& core, type_list<Stored...>, Fn&& fn,
+                                          Args&&... args) {
+    using job = local_job_of<R, Call, std::decay_t<Fn>, Stored...>;
+    auto* made = new job(std::forward<Fn>(fn), std::forward<Args>(args)...);
+    const ref_ptr<concurrent_state<R>> state(made);
+    core.submit(state, *made);
+    return state;
+}
+
+template <class R, class Fn, class... Args>
+ref_ptr<concurrent_state<R>> submit_remote(executor_core& core, const Fn& fn,
+                                           const Args&... args) {
+    auto call = std::make_unique<outgoing>();
+    remote_call<std::decay_t<Fn>, typename call_traits<Fn, Args...>::sent>::encode(
+        call->out, fn, args...);
+    call->seal();
+    auto* made = new remote_job_of<R>;
+    const ref_ptr<concurrent_state<R>> state(made);
+    made->pool = core.weak_from_this();
+    core.submit(state, *made, std::move(call));
+    return state;
+}
+
+[[noreturn]] ASYNCIO_API void throw_cannot_travel(std::string_view callable);
+
+// For an executor whose kind is known only when the program runs.
+template <class Fn, class... Args>
+auto submit_any(executor_core& core, Fn&& fn, Args&&... args)
+    -> ref_ptr<concurrent_state<job_result_t<Fn, Args...>>> {
+    using result = job_result_t<Fn, Args...>;
+    using traits = call_traits<Fn, Args...>;
+    if (core.remote) {
+        if constexpr (traits::travels()) {
+            if constexpr (std::same_as<result, typename traits::remote::type>)
+                return submit_remote<result>(core, fn, args...);
+        }
+        throw_cannot_travel(type_name<std::decay_t<Fn>>());
+    }
+    return submit_local<result, plain_call>(core, type_list<std::decay_t<Args>...>(),
+                                            std::forward<Fn>(fn), std::forward<Args>(args)...);
+}
+
+// For thread pools: nothing is encoded.
+template <class Fn, class... Args>
+auto submit_to_threads(executor_core& core, Fn&& fn, Args&&... args)
+    -> ref_ptr<concurrent_state<job_result_t<Fn, Args...>>> {
+    return submit_local<job_result_t<Fn, Args...>, plain_call>(
+        core, type_list<std::decay_t<Args>...>(), std::forward<Fn>(fn),
+        std::forward<Args>(args)...);
+}
+
+template <class A>
+constexpr bool is_argument_pointer =
+    std::is_pointer_v<std::decay_t<A>> && !std::same_as<std::decay_t<A>, const char*> &&
+    !std::same_as<std::decay_t<A>, char*>;
+
+// Says at compile time why a call cannot go to a worker, and what to do.
+template <class Fn, class... Args>
+constexpr bool check_isolated() {
+    using traits = call_traits<Fn, Args...>;
+    using callable = typename traits::callable;
+    constexpr bool callable_travels = sendable_callable<callable>;
+    constexpr bool no_references = !(reference_like<std::decay_t<Args>> || ...);
+    constexpr bool no_pointers = !(is_argument_pointer<Args> || ...);
+    static_assert(callable_travels,
+                  "asyncio::isolated_executor: this callable has captures, or state that cannot "
+                  "travel to a worker; make it a function or a captureless lambda and pass what it "
+                  "needs as arguments, or use fork_job");
+    static_assert(no_references,
+                  "asyncio::isolated_executor: a reference (std::ref) means nothing to an isolated "
+                  "worker; pass the value and return the changed one");
+    static_assert(no_pointers,
+                  "asyncio::isolated_executor: a pointer means nothing to an isolated worker; pass "
+                  "the value it points to");
+    if constexpr (callable_travels && no_references && no_pointers) {
+        static_assert(traits::remote::callable,
+                      "asyncio::isolated_executor: the function cannot be called with these "
+                      "arguments, which come as copies; pass as many as it takes, and let it take "
+                      "values or const references");
+        static_assert(traits::sendable_arguments(typename traits::sent()),
+                      "asyncio::isolated_executor: an argument cannot travel to a worker; make it "
+                      "a plain struct of types that can, or specialise asyncio::codec for it");
+        if constexpr (traits::remote::callable)
+            static_assert(result_travels<typename traits::remote::type>,
+                          "asyncio::isolated_executor: the result cannot come back from a worker; "
+                          "return a value, not a pointer or a view, or specialise asyncio::codec");
+    }
+    return traits::travels();
+}
+
+// For isolated executors: in a process, or with copies of its own on a thread.
+template <class Fn, class... Args>
+auto submit_isolated(executor_core& core, Fn&& fn, Args&&... args) {
+    static_assert(check_isolated<Fn, Args...>());
+    using traits = call_traits<Fn, Args...>;
+    using result = typename traits::remote::type;
+    if (core.remote) return submit_remote<result>(core, fn, args...);
+    return submit_local<result, remote_call<typename traits::callable, typename traits::sent>>(
+        core, typename traits::sent(), std::forward<Fn>(fn), std::forward<Args>(args)...);
+}
+
+// -- map ---------------------------------------------------------------------------
+
+// The results of some elements, and what ended the chunk early.
+template <class R>
+struct map_chunk {
+    std::vector<R> values;
+    std::exception_ptr error;
+};
+
+template <class Fn, class In, class R>
+struct map_call {
+    Fn fn;
+
+    map_chunk<stored<R>> operator()(std::vector<In> items) {
+        map_chunk<stored<R>> done;
+        done.values.reserve(items.size());
+        try {
+            for (auto&& item : items) {
+                if constexpr (std::is_void_v<R>) {
+                    std::invoke(fn, static_cast<In>(std::move(item)));
+                    done.values.emplace_back();
+                } else {
+                    done.values.push_back(std::invoke(fn, static_cast<In>(std::move(item))));
+                }
+            }
+        } catch (...) {
+            done.error = std::current_exception();
+        }
+        return done;
+    }
+};
+
+} // namespace detail
+
+/// An exception travels as one of the same type where it is a standard one or one
+/// of this library's, else as a remote_error; nested ones and groups keep theirs.
+template <>
+struct codec<std::exception_ptr> {
+    ASYNCIO_API static void encode(const std::exception_ptr& error, encoder& out);
+    ASYNCIO_API static std::exception_ptr decode(decoder& in);
+};
+
+template <class Fn, class In, class R>
+    requires detail::sendable_callable<Fn>
+struct codec<detail::map_call<Fn, In, R>> {
+    static void encode(const detail::map_call<Fn, In, R>& call, encoder& out) {
+        out.put(false);
+        detail::put_callable(out, call.fn);
+    }
+    static detail::map_call<Fn, In, R> decode(decoder& in) {
+        in.get<bool>();
+        return {detail::get_callable<Fn>(in)};
+    }
+};
+
+/// Options of executor::map().
+struct map_options {
+    /// For everything, from the call of map() on.
+    std::optional<duration> timeout = {};
+    /// How many elements make one job: more for many short ones.
+    std::size_t chunksize = 1;
+    /// At most this many elements are handed out before their results are taken;
+    /// nothing given: all of them at once.
+    std::optional<std::size_t> buffersize = {};
+};
+
+/// The results of executor::map(), in the order of the elements:
+///
+///     for (int n : pool.map(count_words, texts)) total += n;
+///
+/// An element's error is thrown when its turn comes. Leaving early takes back the
+/// jobs that have not begun. Blocks; in coroutines await asyncio::map() instead.
+template <class R>
+class executor_map {
+public:
+    using value_type = detail::stored<R>;
+    class iterator;
+
+    executor_map(executor_map&&) noexcept = default;
+    executor_map& operator=(executor_map&&) = delete;
+    ~executor_map() { cancel_rest(); }
+
+    /// The next result; nothing after the last.
+    ///
+    /// Throws: what the element's job threw; timeout_error.
+    std::optional<value_type> next() {
+        try {
+            while (place_ == chunk_.values.size()) {
+                if (chunk_.error) std::rethrow_exception(std::exchange(chunk_.error, nullptr));
+                if (taken_ == jobs_.size()) return std::nullopt;
+                auto job = std::move(jobs_[taken_++]);
+                if (submit_next_) submit_next_(jobs_);
+                place_ = 0;
+                chunk_ = {};
+                chunk_ = deadline_ ? std::move(job).result(*deadline_ - std::chrono::steady_clock::now())
+                                   : std::move(job).result();
+            }
+        } catch (...) {
+            cancel_rest();
+            throw;
+        }
+        return std::optional<value_type>(std::move(chunk_.values[place_++]));
+    }
+
+    iterator begin() { return iterator(*this); }
+    std::default_sentinel_t end() const noexcept { return {}; }
+
+    // For executor::map(): appends jobs until `submit_next` adds none.
+    using job_list = std::vector<concurrent_future<detail::map_chunk<value_type>>>;
+    executor_map(const map_options& options, detail::function<bool(job_list&)> submit_next)
+        : submit_next_(std::move(submit_next)) {
+        if (options.timeout)
+            deadline_ = std::chrono::steady_clock::now() + std::chrono::nanoseconds(*options.timeout);
+        const std::size_t ahead = options.buffersize.value_or(0);
+        try {
+            while (!options.buffersize || jobs_.size() * options.chunksize < ahead)
+                if (!submit_next_(jobs_)) {
+                    submit_next_ = {};
+                    break;
+                }
+        } catch (...) {
+            cancel_rest();
+            throw;
+        }
+    }
+
+private:
+    void cancel_rest() noexcept {
+        while (taken_ < jobs_.size()) jobs_[taken_++].cancel();
+        submit_next_ = {};
+        chunk_ = {};
+        place_ = 0;
+    }
+
+    job_list jobs_;
+    std::size_t taken_ = 0;
+    detail::map_chunk<value_type> chunk_;
+    std::size_t place_ = 0;
+    detail::function<bool(job_list&)> submit_next_;
+    std::optional<std::chrono::steady_clock::time_point> deadline_;
+};
+
+template <class R>
+class executor_map<R>::iterator {
+public:
+    using value_type = detail::stored<R>;
+    using difference_type = std::ptrdiff_t;
+    using iterator_concept = std::input_iterator_tag;
+
+    explicit iterator(executor_map& of) : of_(&of), value_(of.next()) {}
+    iterator(iterator&&) noexcept = default;
+    iterator& operator=(iterator&&) noexcept = default;
+
+    value_type& operator*() const noexcept { return *value_; }
+    iterator& operator++() {
+        value_ = of_->next();
+        return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const iterator& i, std::default_sentinel_t) noexcept {
+        return !i.value_;
+    }
+
+private:
+    executor_map* of_;
+    mutable std::optional<value_type> value_;
+};
+
+/// Options of executor::shutdown().
+struct shutdown_options {
+    /// Blocks until all jobs have ended and the workers are gone.
+    bool wait = true;
+    /// Takes back the jobs that have not begun.
+    bool cancel_futures = false;
+};
+
+/// Runs calls somewhere else: the common part of thread_pool_executor and
+/// isolated_executor. Python's concurrent.futures.Executor.
+///
+///     asyncio::thread_pool_executor pool(4);
+///     auto words = co_await run_in_executor(pool, count_words, text);
+///
+/// `co_await with(pool, body)` shuts it down, with waiting, when the body ends.
+///
+/// Thread safety: everything may be called on any thread.
+class executor {
+public:
+    virtual ~executor() {
+        if (core_) core_->close();
+    }
+
+    /// Runs fn(args...) on a worker; callable and arguments are copied or moved.
+    ///
+    /// Throws: std::runtime_error after shutdown(); broken_executor; codec_error
+    /// when the executor is isolated and the call cannot travel.
+    template <class Fn, class... Args>
+        requires std::invocable<std::decay_t<Fn>&, std::decay_t<Args>...>
+    auto submit(Fn&& fn, Args&&... args) {
+        return concurrent_future<detail::job_result_t<Fn, Args...>>(
+            detail::submit_any(core(), std::forward<Fn>(fn), std::forward<Args>(args)...));
+    }
+
+    /// Runs `fn` for every element of `elements`, which are all handed out now.
+    ///
+    /// Lifetime: with a buffersize, an lvalue range is read while results are taken.
+    template <class Fn, class Range>
+    auto map(Fn fn, Range&& elements, map_options options = {}) {
+        return map_with<any_kind>(std::move(fn), std::forward<Range>(elements), options);
+    }
+
+    /// No more jobs after this. What was submitted still runs.
+    ASYNCIO_API void shutdown(shutdown_options options = {});
+
+    /// For with(): shuts down with waiting, on a thread that may block.
+    coro<> aenter();
+    ASYNCIO_API coro<bool> aexit(std::exception_ptr error);
+
+    // For the library's own functions.
+    detail::executor_core& core() const {
+        if (!core_)
+            detail::throw_runtime_error("asyncio::executor: it was moved from; use the one that "
+                                        "it was moved to");
+        return *core_;
+    }
+
+    // How jobs of a kind of executor are submitted.
+    struct any_kind {
+        template <class... A>
+        static auto submit(detail::executor_core& core, A&&... args) {
+            return detail::submit_any(core, std::forward<A>(args)...);
+        }
+    };
+
+protected:
+    explicit executor(std::shared_ptr<detail::executor_core> core) noexcept
+        : core_(std::move(core)) {}
+    executor(executor&& other) noexcept = default;
+    executor& operator=(executor&&) = delete;
+
+    template <class Kind, class Fn, class Range>
+    auto map_with(Fn fn, Range&& elements, const map_options& options);
+
+private:
+    std::shared_ptr<detail::executor_core> core_;
+};
+
+/// A callable that workers call before their first job. It is copied by the call
+/// that the options are given to.
+class worker_initializer {
+public:
+    constexpr worker_initializer() noexcept = default;
+    template <class F>
+        requires(!std::same_as<std::remove_cvref_t<F>, worker_initializer> &&
+                 std::invocable<std::decay_t<F>&>)
+    worker_initializer(F&& fn) noexcept {
+        if constexpr (std::is_function_v<std::remove_reference_t<F>>) {
+            code_ = reinterpret_cast<detail::code_pointer>(&fn);
+            copy_ = [](const worker_initializer& from) {
+                return detail::function<void()>(
+                    reinterpret_cast<std::remove_reference_t<F>*>(from.code_));
+            };
+        } else {
+            object_ = const_cast<void*>(static_cast<const void*>(std::addressof(fn)));
+            copy_ = [](const worker_initializer& from) {
+                return detail::function<void()>(static_cast<F&&>(
+                    *static_cast<std::remove_reference_t<F>*>(from.object_)));
+            };
+        }
+    }
+
+    // For the library's own functions.
+    detail::function<void()> copy() const {
+        return copy_ ? copy_(*this) : detail::function<void()>();
+    }
+
+private:
+    void* object_ = nullptr;
+    detail::code_pointer code_ = nullptr;
+    detail::function<void()> (*copy_)(const worker_initializer&) = nullptr;
+};
+
+/// Options of thread_pool_executor.
+struct thread_pool_options {
+    /// Threads are called this, _ and a number.
+    std::string_view thread_name_prefix = {};
+    /// Called by each thread before its first job. When it throws, the pool is
+    /// broken: every job fails with broken_executor.
+    worker_initializer initializer = {};
+};
+
+/// Runs jobs on threads of this process, for calls that block. Threads are started
+/// when needed and used again. Python's ThreadPoolExecutor.
+///
+/// Lifetime: the destructor waits for all jobs, as shutdown() does.
+class thread_pool_executor : public executor {
+public:
+    /// As many threads as usable processors and 4 more, at most 32.
+    explicit thread_pool_executor(thread_pool_options options = {})
+        : thread_pool_executor(0, options, true) {}
+
+    /// Throws: std::invalid_argument unless `workers` is positive.
+    explicit thread_pool_executor(std::ptrdiff_t workers, thread_pool_options options = {})
+        : thread_pool_executor(workers, options, false) {}
+
+    thread_pool_executor(thread_pool_executor&&) noexcept = default;
+
+    template <class Fn, class... Args>
+        requires std::invocable<std::decay_t<Fn>&, std::decay_t<Args>...>
+    auto submit(Fn&& fn, Args&&... args) {
+        return concurrent_future<detail::job_result_t<Fn, Args...>>(detail::submit_to_threads(
+            core(), std::forward<Fn>(fn), std::forward<Args>(args)...));
+    }
+    template <class Fn, class Range>
+    auto map(Fn fn, Range&& elements, map_options options = {}) {
+        return map_with<thread_kind>(std::move(fn), std::forward<Range>(elements), options);
+    }
+
+    // For the library's own functions.
+    struct thread_kind {
+        template <class... A>
+        static auto submit(detail::executor_core& core, A&&... args) {
+            return detail::submit_to_threads(core, std::forward<A>(args)...);
+        }
+    };
+
+private:
+    ASYNCIO_API thread_pool_executor(std::ptrdiff_t workers, const thread_pool_options& options,
+                                     bool automatic);
+};
+
+/// What keeps the jobs of an isolated_executor apart.
+enum class isolation {
+    process, ///< each worker is a process: whatever a job does, it does to itself
+    thread   ///< each worker is a thread; only the arguments and results are its own
+};
+
+/// How worker processes come into being.
+enum class start_method {
+    /// By a small process that forks them: the program started again where
+    /// worker_main() has run, else forked when the executor is made.
+    forkserver,
+    /// The same, but always forked when the executor is made: workers begin with
+    /// the program's memory as it is then.
+    fork,
+    /// Each worker is the program started again; needs worker_main().
+    spawn
+};
+
+/// Options of isolated_executor. All but initializer and max_tasks_per_child are
+/// for processes only.
+struct isolated_options {
+    asyncio::isolation isolation = asyncio::isolation::process;
+    start_method start = start_method::forkserver;
+    /// Called by each worker before its first job: a function or captureless lambda.
+    void (*initializer)() = nullptr;
+    /// A worker is replaced when it has run this many jobs.
+    std::optional<std::size_t> max_tasks_per_child = {};
+    /// Bytes that a worker may grow beyond its size at the start; best effort, and
+    /// not enforced under sanitizers. A job that wants more gets std::bad_alloc, or
+    /// its worker dies.
+    std::optional<std::size_t> memory_limit = {};
+    /// Processor time of one job; the worker that uses more dies.
+    std::optional<duration> cpu_time_limit = {};
+    /// Time for one job from its begin on; then its worker is killed, and the job
+    /// fails with timeout_error.
+    std::optional<duration> job_timeout = {};
+};
+
+/// Runs jobs in processes of their own: a crash, an exit() or an endless loop costs
+/// that job only, which fails with worker_crashed, and the worker is replaced.
+///
+///     int main() {
+///         asyncio::worker_main(); // workers are this program, and end in here
+///         return asyncio::run_main(async_main());
+///     }
+///     ...
+///     asyncio::isolated_executor pool(4, {.job_timeout = 30s});
+///     auto report = co_await run_in_executor(pool, render, document);
+///
+/// Jobs are functions, captureless lambdas and plain function objects; what they
+/// take and return must have a codec. With isolation::thread the same calls run on
+/// threads, and what they take and return is moved.
+///
+/// Cancellation: kills the worker that runs the job.
+/// Lifetime: the destructor takes back what has not begun, gives running jobs a
+/// second, then kills their workers.
+class isolated_executor : public executor {
+public:
+    /// `workers` 0: as many as usable processors.
+    ///
+    /// Throws: std::invalid_argument for options that do not fit together;
+    /// std::runtime_error when start_method::spawn lacks worker_main();
+    /// std::system_error when the system gives no process.
+    explicit isolated_executor(std::ptrdiff_t workers = 0, isolated_options options = {})
+        : isolated_executor("asyncio::isolated_executor", workers, options) {}
+
+    isolated_executor(isolated_executor&&) noexcept = default;
+
+    template <class Fn, class... Args>
+    auto submit(Fn&& fn, Args&&... args) {
+        auto state = detail::submit_isolated(core(), std::forward<Fn>(fn),
+                                             std::forward<Args>(args)...);
+        return future_of(std::move(state));
+    }
+    template <class Fn, class Range>
+    auto map(Fn fn, Range&& elements, map_options options = {}) {
+        return map_with<isolated_kind>(std::move(fn), std::forward<Range>(elements), options);
+    }
+
+    /// Ends all workers now (SIGKILL, SIGTERM), and the executor with them: running
+    /// jobs fail with worker_crashed, the others are cancelled.
+    ASYNCIO_API void kill_workers();
+    ASYNCIO_API void terminate_workers();
+
+    // For the library's own functions.
+    struct isolated_kind {
+        template <class... A>
+        static auto submit(detail::executor_core& core, A&&... args) {
+            return detail::submit_isolated(core, std::forward<A>(args)...);
+        }
+    };
+
+protected:
+    ASYNCIO_API isolated_executor(const char* who, std::ptrdiff_t workers,
+                                  const isolated_options& options);
+
+private:
+    template <class R>
+    static concurrent_future<R> future_of(detail::ref_ptr<detail::concurrent_state<R>> state) {
+        return concurrent_future<R>(std::move(state));
+    }
+};
+
+/// An isolated_executor of processes. Python's ProcessPoolExecutor.
+class process_pool_executor : public isolated_executor {
+public:
+    explicit process_pool_executor(std::ptrdiff_t workers = 0, isolated_options options = {})
+        : isolated_executor("asyncio::process_pool_executor", workers,
+                            with_isolation(options, isolation::process)) {}
+
+private:
+    static isolated_options with_isolation(isolated_options options, asyncio::isolation kind) {
+        options.isolation = kind;
+        return options;
+    }
+};
+
+/// An isolated_executor of threads. Python's InterpreterPoolExecutor.
+class interpreter_pool_executor : public isolated_executor {
+public:
+    explicit interpreter_pool_executor(std::ptrdiff_t workers = 0, isolated_options options = {})
+        : isolated_executor("asyncio::interpreter_pool_executor", workers,
+                            with_isolation(options, isolation::thread)) {}
+
+private:
+    static isolated_options with_isolation(isolated_options options, asyncio::isolation kind) {
+        options.isolation = kind;
+        return options;
+    }
+};
+
+/// The first line of main() in a program with worker processes. Returns at once in
+/// the program itself; a process that was started as a worker works in here, and
+/// leaves when its executor ends. Python's multiprocessing.freeze_support.
+ASYNCIO_API void worker_main();
+
+namespace detail {
+
+// Ends a process that was started as a worker and did not call worker_main(): it
+// would run the whole program, and start workers of its own.
+ASYNCIO_API void refuse_in_worker();
+
+} // namespace detail
+
+template <class Kind, class Fn, class Range>
+auto executor::map_with(Fn fn, Range&& elements, const map_options& options) {
+    using iterator = decltype(std::begin(elements));
+    using in = std::remove_cvref_t<decltype(*std::begin(elements))>;
+    using result = std::remove_cvref_t<std::invoke_result_t<Fn&, in>>;
+    using results = executor_map<result>;
+    using call = detail::map_call<Fn, in, result>;
+    if (options.chunksize == 0)
+        detail::throw_invalid_argument("asyncio::executor::map: chunksize is 0; give 1 or more");
+    if (options.buffersize == std::size_t{0})
+        detail::throw_invalid_argument("asyncio::executor::map: buffersize is 0; give 1 or more, "
+                                       "or none for no limit");
+    // An rvalue range is kept only if it is read later.
+    auto kept = std::make_unique<std::conditional_t<std::is_lvalue_reference_v<Range>,
+                                                    std::remove_reference_t<Range>*, Range>>(
+        [&]() -> decltype(auto) {
+            if constexpr (std::is_lvalue_reference_v<Range>) return std::addressof(elements);
+            else return std::move(elements);
+        }());
+    auto& range = [&]() -> auto& {
+        if constexpr (std::is_lvalue_reference_v<Range>) return **kept;
+        else return *kept;
+    }();
+    auto submit_next = [core = core_, kept = std::move(kept), at = iterator(std::begin(range)),
+                        end = std::end(range), fn = std::move(fn),
+                        size = options.chunksize](typename results::job_list& jobs) mutable {
+        std::vector<in> chunk;
+        for (; chunk.size() < size && at != end; ++at) {
+            if constexpr (std::is_lvalue_reference_v<Range>) chunk.push_back(*at);
+            else chunk.push_back(std::move(*at));
+        }
+        if (chunk.empty()) return false;
+        jobs.emplace_back(Kind::submit(*core, call{fn}, std::move(chunk)));
+        return true;
+    };
+    core();
+    return results(options, std::move(submit_next));
+}
+
+inline coro<> executor::aenter() { co_return; }
+
+// -- in a loop ---------------------------------------------------------------------
+
+namespace detail {
+
+// The future of a job, on a loop.
+template <class T>
+class job_future final : public value_state<T, state_base>, relay_target {
+public:
+    job_future(loop_core& owner, ref_ptr<concurrent_state<T>> job) noexcept
+        : value_state<T, state_base>(owner, false), hold_(owner), job_(std::move(job)) {}
+
+    void begin() {
+        if (!join(*job_, *this->core)) job_done();
+    }
+    bool cancel(std::string_view message) override {
+        if (!state_base::cancel(message)) return false;
+        leave();
+        hold_.reset();
+        std::exchange(job_, nullptr)->abort();
+        return true;
+    }
+
+private:
+    void job_done() noexcept override {
+        hold_.reset();
+        const auto job = std::exchange(job_, nullptr);
+        if (this->done()) return;
+        if (job->current() == concurrent_base::status::cancelled)
+            this->complete_cancelled(std::make_exception_ptr(cancelled_error()));
+        else if (job->error) this->fail(std::move(job->error));
+        else this->set(std::move(*job->value));
+    }
+
+    clock_hold hold_;
+    ref_ptr<concurrent_state<T>> job_;
+};
+
+template <class T>
+future<T> future_of_job(loop_core& loop, ref_ptr<concurrent_state<T>> job) {
+    auto* made = new job_future<T>(loop, std::move(job));
+    ref_ptr<state_base> state(made);
+    made->begin();
+    return future<T>(std::move(state));
+}
+
+// The loop's thread pool, made when first used.
+ASYNCIO_API executor& default_executor(loop_core& loop);
+ASYNCIO_API void shutdown_default_executor_blocking(event_loop& loop);
+
+template <class Executor>
+concept executor_type = std::derived_from<std::remove_cvref_t<Executor>, executor>;
+
+template <class Executor, class Fn, class... Args>
+auto submit_to(Executor& where, Fn&& fn, Args&&... args) {
+    if constexpr (std::derived_from<Executor, isolated_executor>)
+        return submit_isolated(where.core(), std::forward<Fn>(fn), std::forward<Args>(args)...);
+    else if constexpr (std::derived_from<Executor, thread_pool_executor>)
+        return submit_to_threads(where.core(), std::forward<Fn>(fn), std::forward<Args>(args)...);
+    else return submit_any(where.core(), std::forward<Fn>(fn), std::forward<Args>(args)...);
+}
+
+template <class Fn>
+constexpr void require_named_closure() {
+    static_assert(closure_survives<Fn>(),
+                  "asyncio::run_in_executor, to_thread: this compiler destroys a closure with such "
+                  "captures twice when it stands inside a co_await expression; name the lambda "
+                  "first and pass the name");
+}
+
+} // namespace detail
+
+/// Runs fn(args...) on an executor, and gives a future of the running loop. The job
+/// is submitted at once. Python's loop.run_in_executor.
+///
+/// Throws: std::runtime_error when no loop runs, or the executor was shut down.
+/// Cancellation: takes the job back; one that has begun on a thread runs to its end,
+/// and its result is dropped; one in a process is killed.
+template <detail::executor_type Executor, class Fn, class... Args>
+auto run_in_executor(Executor& where, Fn&& fn, Args&&... args) {
+    detail::require_named_closure<Fn>();
+    detail::loop_core& loop = detail::require_running("run_in_executor");
+    return detail::future_of_job(
+        loop, detail::submit_to(where, std::forward<Fn>(fn), std::forward<Args>(args)...));
+}
+template <detail::executor_type Executor, class Fn, class... Args>
+auto run_in_executor(Executor* where, Fn&& fn, Args&&... args) {
+    if (where) return run_in_executor(*where, std::forward<Fn>(fn), std::forward<Args>(args)...);
+    if constexpr (std::same_as<std::remove_cv_t<Executor>, executor>)
+        return run_in_executor(detail::default_executor(detail::require_running("run_in_executor")),
+                               std::forward<Fn>(fn), std::forward<Args>(args)...);
+    detail::throw_invalid_argument(
+        "asyncio::run_in_executor: the pointer to the executor is null; pass nullptr itself for "
+        "the default executor");
+}
+
+/// The same on the loop's default executor, a thread pool.
+template <class Fn, class... Args>
+auto run_in_executor(std::nullptr_t, Fn&& fn, Args&&... args) {
+    detail::require_named_closure<Fn>();
+    detail::loop_core& loop = detail::require_running("run_in_executor");
+    return detail::future_of_job(
+        loop, detail::submit_to_threads(detail::default_executor(loop).core(),
+                                        std::forward<Fn>(fn), std::forward<Args>(args)...));
+}
+
+template <class F, class... Args>
+auto event_loop::run_in_executor(executor* where, F&& fn, Args&&... args) {
+    if (!where) where = &detail::default_executor(*core_);
+    return detail::future_of_job(*core_, detail::submit_any(where->core(), std::forward<F>(fn),
+                                                            std::forward<Args>(args)...));
+}
+
+template <class Executor>
+void event_loop::set_default_executor(std::shared_ptr<Executor> pool) {
+    static_assert(std::derived_from<Executor, thread_pool_executor>,
+                  "asyncio::event_loop::set_default_executor: the default executor is a "
+                  "thread_pool_executor; pass another one to run_in_executor() where it is used");
+    if (!pool)
+        detail::throw_invalid_argument(
+            "asyncio::event_loop::set_default_executor: the pointer is null; give a pool");
+    default_executor = std::move(pool);
+}
+
+// -- from other threads ------------------------------------------------------------
+
+namespace detail {
+
+// Cancels a task when the thread that waits for it has cancelled the future.
+template <class T>
+class thread_link final : relay_target {
+public:
+    explicit thread_link(ref_ptr<concurrent_state<T>> result)
+        : result_(std::move(result)), task_(current_task()) {
+        if (!join(*result_, task_.state().core.operator*())) task_.cancel();
+    }
+    ~thread_link() {
+        leave();
+        result_->cancel_anyway(); // nobody waits for a task that was destroyed
+    }
+
+private:
+    void job_done() noexcept override { task_.cancel(); }
+
+    ref_ptr<concurrent_state<T>> result_;
+    any_task task_;
+};
+
+template <class T>
+coro<> run_for_thread(coro<T> work, ref_ptr<concurrent_state<T>> result) {
+    const auto link = std::make_unique<thread_link<T>>(result);
+    try {
+        if constexpr (std::is_void_v<T>) {
+            co_await std::move(work);
+            result->finish({});
+        } else {
+            auto value = co_await std::move(work);
+            result->finish(std::move(value));
+        }
+    } catch (const cancelled_error&) {
+        result->cancel_anyway();
+        throw;
+    } catch (...) {
+        result->fail(std::current_exception());
+    }
+}
+
+// Runs in the loop; when the loop closes before, the waiting thread is told.
+template <class T>
+class thread_start {
+public:
+    thread_start(coro<T> work, ref_ptr<concurrent_state<T>> result) noexcept
+        : work_(std::move(work)), result_(std::move(result)) {}
+    thread_start(thread_start&&) noexcept = default;
+    ~thread_start() {
+        if (result_) result_->cancel_anyway();
+    }
+    void operator()() {
+        create_task(run_for_thread<T>(std::move(work_), std::move(result_)));
+    }
+
+private:
+    coro<T> work_;
+    ref_ptr<concurrent_state<T>> result_;
+};
+
+} // namespace detail
+
+/// Runs something awaitable as a task of a loop that runs on another thread.
+/// Cancelling the future cancels the task. Python's asyncio.run_coroutine_threadsafe.
+///
+/// Throws: std::runtime_error when the loop is closed.
+/// Thread safety: for other threads than the loop's; result() on its own blocks it
+/// for ever.
+template <awaitable Awaitable>
+concurrent_future<await_result_t<Awaitable>> run_coroutine_threadsafe(Awaitable&& work,
+                                                                      event_loop& loop) {
+    using result = await_result_t<Awaitable>;
+    detail::ref_ptr<detail::concurrent_state<result>> state(new detail::concurrent_state<result>);
+    concurrent_future<result> future(state);
+    loop.call_soon_threadsafe(detail::thread_start<result>(
+        detail::as_coro(std::decay_t<Awaitable>(std::forward<Awaitable>(work))),
+        std::move(state)));
+    return future;
+}
+
+// -- blocking waits ----------------------------------------------------------------
+
+namespace detail {
+
+// Lets a thread wait for the first of several concurrent futures to be done.
+class completion_watch {
+public:
+    ASYNCIO_API completion_watch();
+    ASYNCIO_API ~completion_watch();
+    completion_watch(completion_watch&&) noexcept;
+    completion_watch& operator=(completion_watch&&) = delete;
+
+    ASYNCIO_API void add(concurrent_base& state);
+
+    // The index of one that is done: each once, in the order in which they ended.
+    // Nothing when `deadline` passed first.
+    ASYNCIO_API std::optional<std::size_t> next(
+        std::optional<std::chrono::steady_clock::time_point> deadline);
+
+private:
+    struct shared;
+    std::shared_ptr<shared> shared_;
+};
+
+inline std::optional<std::chrono::steady_clock::time_point> steady_deadline(
+    std::optional<duration> timeout) {
+    if (!timeout) return std::nullopt;
+    const std::int64_t now = std::chrono::steady_clock::now().time_since_epoch() /
+                             std::chrono::nanoseconds(1);
+    return std::chrono::steady_clock::time_point(
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+            std::chrono::nanoseconds(deadline_after(now, *timeout))));
+}
+
+// The futures of a range, each once.
+template <class Range>
+auto distinct_futures(Range&& range) {
+    using handle = std::remove_cvref_t<decltype(*std::begin(range))>;
+    std::vector<handle> all;
+    for (const handle& f : range)
+        if (std::find(all.begin(), all.end(), f) == all.end()) all.push_back(f);
+    return all;
+}
+
+} // namespace detail
+
+/// What concurrent.futures has beside its executors: waits that block a thread.
+namespace concurrent {
+
+/// Options of concurrent::as_completed().
+struct as_completed_options {
+    std::optional<duration> timeout = {};
+};
+
+/// The futures of a range in the order in which they end:
+///
+///     for (auto& f : asyncio::concurrent::as_completed(futures)) use(f.result());
+template <class T>
+class completed_futures {
+public:
+    class iterator {
+    public:
+        using value_type = concurrent_future<T>;
+        using difference_type = std::ptrdiff_t;
+        using iterator_concept = std::input_iterator_tag;
+
+        explicit iterator(completed_futures& of) : of_(&of), value_(of.next()) {}
+        concurrent_future<T>& operator*() const noexcept { return *value_; }
+        iterator& operator++() {
+            value_ = of_->next();
+            return *this;
+        }
+        void operator++(int) { ++*this; }
+        friend bool operator==(const iterator& i, std::default_sentinel_t) noexcept {
+            return !i.value_;
+        }
+
+    private:
+        completed_futures* of_;
+        mutable std::optional<concurrent_future<T>> value_;
+    };
+
+    completed_futures(std::vector<concurrent_future<T>> futures, std::optional<duration> timeout)
+        : futures_(std::move(futures)), left_(futures_.size()),
+          deadline_(detail::steady_deadline(timeout)) {
+        for (const auto& f : futures_) watch_.add(f.state());
+    }
+
+    /// The next one that is done; nothing after the last.
+    ///
+    /// Throws: timeout_error when the time for all of them passed first.
+    std::optional<concurrent_future<T>> next() {
+        if (left_ == 0) return std::nullopt;
+        const auto index = watch_.next(deadline_);
+        if (!index)
+            throw timeout_error("asyncio::concurrent::as_completed: the time limit passed before "
+                                "all were done");
+        --left_;
+        return std::move(futures_[*index]);
+    }
+
+    iterator begin() { return iterator(*this); }
+    std::default_sentinel_t end() const noexcept { return {}; }
+
+private:
+    std::vector<concurrent_future<T>> futures_;
+    std::size_t left_;
+    detail::completion_watch watch_;
+    std::optional<std::chrono::steady_clock::time_point> deadline_;
+};
+
+/// Gives the futures of a range as they end. Python's concurrent.futures.as_completed.
+template <class Range>
+auto as_completed(Range&& futures, as_completed_options options = {}) {
+    auto all = detail::distinct_futures(futures);
+    using handle = typename decltype(all)::value_type;
+    return completed_futures<typename handle::value_type>(std::move(all), options.timeout);
+}
+
+/// Blocks until some or all of the futures are done; those given twice count once.
+/// A timeout throws nothing. Python's concurrent.futures.wait.
+template <class Range>
+auto wait(Range&& futures, wait_options options = {}) {
+    auto all = detail::distinct_futures(futures);
+    wait_result<typename decltype(all)::value_type> result;
+    detail::completion_watch watch;
+    std::size_t left = 0;
+    bool enough = false;
+    const auto note = [&](const auto& f) {
+        if (options.return_when == return_when::first_completed) enough = true;
+        if (options.return_when == return_when::first_exception && !f.cancelled() && f.exception())
+            enough = true;
+    };
+    for (const auto& f : all) {
+        if (f.done()) note(f);
+        ++left;
+        watch.add(f.state());
+    }
+    const auto deadline = detail::steady_deadline(options.timeout);
+    while (left > 0 && !enough) {
+        const auto index = watch.next(deadline);
+        if (!index) break;
+        --left;
+        note(all[*index]);
+    }
+    for (auto& f : all) (f.done() ? result.done : result.pending).push_back(std::move(f));
+    return result;
+}
+
+} // namespace concurrent
+
+// -- to_thread ---------------------------------------------------------------------
+
+namespace detail {
+
+template <class Fn, class... Args>
+coro<job_result_t<Fn, Args...>> call_in_thread(Fn fn, Args... args) {
+    // The function sees the caller's context variables, in a copy.
+    auto call = [variables = context::current(), fn = std::move(fn)](Args&&... values) mutable {
+        return variables.run([&]() -> decltype(auto) { return plain_call::call(fn, values...); });
+    };
+    auto job = run_in_executor(nullptr, std::move(call), std::move(args)...);
+    co_return co_await std::move(job);
+}
+
+} // namespace detail
+
+/// Runs fn(args...) on a thread of the default executor when it is awaited. `fn`
+/// sees the caller's context variables. Python's asyncio.to_thread.
+///
+/// Cancellation: as that of run_in_executor().
+template <class Fn, class... Args>
+    requires std::invocable<std::decay_t<Fn>&, std::decay_t<Args>...>
+coro<detail::job_result_t<Fn, Args...>> to_thread(Fn&& fn, Args&&... args) {
+    detail::require_named_closure<Fn>();
+    return detail::call_in_thread<std::decay_t<Fn>, std::decay_t<Args>...>(
+        std::forward<Fn>(fn), std::forward<Args>(args)...);
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+// =============================================================================
+// [SECTION] sockets
+// uses: configuration, exceptions, support, tasks
+//
+// Addresses, and names turned into them. Connections themselves are in
+// [SECTION] streams.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+/// Where a socket is bound or connected to: an IPv4 or IPv6 address with a port,
+/// or the path of a Unix socket. A value; one made by the default constructor is
+/// no address.
+///
+///     asyncio::address here("127.0.0.1", 8080);
+///     asyncio::address there = asyncio::address::parse("[::1]:8080");
+class address {
+public:
+    enum class family_type : unsigned char { none, v4, v6, local };
+
+    address() = default;
+
+    /// A numeric address, such as "127.0.0.1", "::1" or "fe80::1%eth0". Names are
+    /// getaddrinfo()'s business.
+    ///
+    /// Throws: std::invalid_argument for anything else, and for no port number.
+    ASYNCIO_API address(std::string_view host, int port);
+
+    /// A Unix socket's path. One that begins with a zero byte is in Linux's
+    /// abstract namespace.
+    ASYNCIO_API static address local(std::string_view path);
+
+    /// Reads what to_string() writes.
+    ///
+    /// Throws: std::invalid_argument.
+    ASYNCIO_API static address parse(std::string_view text);
+
+    family_type family() const noexcept { return family_; }
+    bool is_v4() const noexcept { return family_ == family_type::v4; }
+    bool is_v6() const noexcept { return family_ == family_type::v6; }
+    bool is_local() const noexcept { return family_ == family_type::local; }
+    explicit operator bool() const noexcept { return family_ != family_type::none; }
+
+    /// The host's number without the port; empty for a Unix socket.
+    ASYNCIO_API std::string host() const;
+
+    /// 0 for a Unix socket.
+    int port() const noexcept { return port_; }
+
+    /// The same host with another port.
+    ///
+    /// Throws: std::invalid_argument for no port number.
+    ASYNCIO_API address with_port(int port) const;
+
+    /// Empty for Internet addresses and for a Unix socket without a name.
+    const std::string& path() const noexcept { return path_; }
+
+    /// "127.0.0.1:80", "[::1]:80" or "unix:/run/x.sock".
+    ASYNCIO_API std::string to_string() const;
+
+    friend bool operator==(const address&, const address&) = default;
+
+    // For the library: the numbers as the network has them.
+    struct numbers {
+        std::array<unsigned char, 16> bytes{}; // the first four for IPv4
+        std::uint32_t scope = 0;
+        friend bool operator==(const numbers&, const numbers&) = default;
+    };
+    address(family_type family, const numbers& n, std::uint16_t port) noexcept
+        : numbers_(n), port_(port), family_(family) {}
+    const numbers& raw() const noexcept { return numbers_; }
+
+private:
+    std::string path_;
+    numbers numbers_;
+    std::uint16_t port_ = 0;
+    family_type family_ = family_type::none;
+};
+
+ASYNCIO_API std::ostream& operator<<(std::ostream& out, const address& a);
+
+/// The category of a std::system_error about a name that does not resolve; its
+/// codes are the EAI_ numbers of <netdb.h>.
+ASYNCIO_API const std::error_category& getaddrinfo_category() noexcept;
+
+/// The addresses of a host for TCP, the system's preference first. `service` is a
+/// port number, a name such as "http", or empty for port 0; an empty `host` gives
+/// the addresses a server listens on to be reached from everywhere. Numeric
+/// addresses are answered at once, names are looked up on a helper thread. Python's
+/// loop.getaddrinfo().
+///
+/// Throws: std::system_error naming the host.
+/// Cancellation: at once; the look-up ends unheard.
+ASYNCIO_API coro<std::vector<address>> getaddrinfo(std::string host, std::string service = {});
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+template <>
+struct std::hash<asyncio::address> {
+    std::size_t operator()(const asyncio::address& a) const noexcept {
+        std::size_t h = std::hash<std::string>()(a.path()) + static_cast<std::size_t>(a.port());
+        for (unsigned char byte : a.raw().bytes) h = h * 31 + byte;
+        return h;
+    }
+};
+
+// =============================================================================
+// [SECTION] streams
+// uses: configuration, exceptions, support, events, tasks, sockets
+//
+// Connections as a pair of a reader and a writer, and servers that make such
+// pairs. Python's asyncio.streams.
+//
+//     auto [reader, writer] = co_await asyncio::open_connection("example.org", 80);
+//     writer.write("GET / HTTP/1.0\r\n\r\n");
+//     co_await writer.drain();
+//     std::string status = co_await reader.readline();
+//
+// Reading is done when somebody waits for it: what nobody reads stays in the
+// system's buffers, and the peer is held back. Writing is done at once as far as
+// the system takes it; the rest is kept, and drain() is where to wait for it.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+class stream_reader;
+class stream_writer;
+
+namespace detail {
+
+class stream_link;  // a connection: what its reader and its writer share
+class server_state; // what a server and its connections share
+
+// -- waiting for a condition of a connection or a server -----------------------
+
+class list_wait;
+
+// Awaiters that wait for the same thing, oldest first.
+class wait_list {
+public:
+    wait_list() noexcept = default;
+    wait_list(const wait_list&) = delete;
+    wait_list& operator=(const wait_list&) = delete;
+
+    bool empty() const noexcept { return first_ == nullptr; }
+
+    // Wakes all of them; `granted` is what each finds in its granted_.
+    void wake_all(bool granted) noexcept;
+
+private:
+    friend class list_wait;
+
+    list_wait* first_ = nullptr;
+    list_wait* last_ = nullptr;
+};
+
+class list_wait : public suspension {
+protected:
+    list_wait() noexcept = default;
+    list_wait(list_wait&&) noexcept {}
+    ~list_wait() { leave(); }
+
+    void join(wait_list& list) noexcept {
+        list_ = &list;
+        previous_ = list.last_;
+        (previous_ != nullptr ? previous_->next_ : list.first_) = this;
+        list.last_ = this;
+    }
+    void leave() noexcept {
+        if (list_ == nullptr) return;
+        (previous_ != nullptr ? previous_->next_ : list_->first_) = next_;
+        (next_ != nullptr ? next_->previous_ : list_->last_) = previous_;
+        list_ = nullptr;
+    }
+
+    bool granted_ = false;
+
+private:
+    friend class wait_list;
+
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        leave();
+        cancel_here();
+        return true;
+    }
+
+    wait_list* list_ = nullptr;
+    list_wait* next_ = nullptr;
+    list_wait* previous_ = nullptr;
+};
+
+inline void wait_list::wake_all(bool granted) noexcept {
+    while (list_wait* const w = first_) {
+        w->leave();
+        w->granted_ = granted;
+        w->wake();
+    }
+}
+
+// -- reading --------------------------------------------------------------------
+
+// A reader's wait. It holds what is wanted; the bytes themselves stay with the
+// connection until the task goes on, so that a cancellation in between loses none.
+class read_wait : public suspension {
+protected:
+    enum class goal : unsigned char { some, all, exactly, line, until, into };
+
+    read_wait(const ref_ptr<stream_link>& link, goal g, std::size_t n) noexcept;
+    read_wait(read_wait&& other) noexcept;
+    ~read_wait();
+
+    bool begin();
+    void wait() noexcept;
+    std::string finish();
+    std::size_t finish_into();
+
+    std::span<const std::string> separators_; // of line and until; set by begin()
+    std::span<std::byte> target_;             // of into
+
+private:
+    friend class stream_link;
+
+    bool on_cancel() noexcept override;
+
+    ref_ptr<stream_link> link_;
+    std::size_t n_;
+    std::size_t searched_ = 0; // bytes that begin no separator
+    std::size_t found_ = 0;    // where the separator begins, and its size
+    std::size_t found_size_ = 0;
+    std::size_t received_ = 0; // bytes put straight into target_
+    goal goal_;
+    bool overrun_ = false; // the limit was passed
+    bool reading_ = false; // it is the connection's reader now
+};
+
+class read_awaiter final : public read_wait, public awaitable_base<read_awaiter, std::string> {
+public:
+    using read_wait::goal;
+
+    read_awaiter(const ref_ptr<stream_link>& link, goal g, std::size_t n) noexcept
+        : read_wait(link, g, n) {}
+    read_awaiter(read_awaiter&&) noexcept = default;
+
+    bool await_ready() { return begin(); }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    std::string await_resume() { return finish(); }
+};
+
+class read_until_awaiter final : public read_wait,
+                                 public awaitable_base<read_until_awaiter, std::string> {
+public:
+    read_until_awaiter(const ref_ptr<stream_link>& link, std::string separator) noexcept
+        : read_wait(link, goal::until, 0), one_(std::move(separator)) {}
+    read_until_awaiter(const ref_ptr<stream_link>& link,
+                       std::vector<std::string> separators) noexcept
+        : read_wait(link, goal::until, 0), several_(std::move(separators)) {}
+    read_until_awaiter(read_until_awaiter&&) noexcept = default;
+
+    bool await_ready() {
+        separators_ = several_.empty() ? std::span<const std::string>(&one_, 1)
+                                       : std::span<const std::string>(several_);
+        return begin();
+    }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    std::string await_resume() { return finish(); }
+
+private:
+    std::string one_;
+    std::vector<std::string> several_;
+};
+
+class read_into_awaiter final : public read_wait,
+                                public awaitable_base<read_into_awaiter, std::size_t> {
+public:
+    read_into_awaiter(const ref_ptr<stream_link>& link, std::span<std::byte> target) noexcept
+        : read_wait(link, goal::into, 0) {
+        target_ = target;
+    }
+    read_into_awaiter(read_into_awaiter&&) noexcept = default;
+
+    bool await_ready() { return begin(); }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    std::size_t await_resume() { return finish_into(); }
+};
+
+// -- writing --------------------------------------------------------------------
+
+class drain_awaiter final : public list_wait, public awaitable_base<drain_awaiter, void> {
+public:
+    explicit drain_awaiter(const ref_ptr<stream_link>& link) noexcept;
+    drain_awaiter(drain_awaiter&& other) noexcept;
+    ~drain_awaiter();
+
+    bool await_ready() noexcept;
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    void await_resume();
+
+private:
+    void wait() noexcept;
+
+    ref_ptr<stream_link> link_;
+};
+
+class link_closed_awaiter final : public list_wait,
+                                  public awaitable_base<link_closed_awaiter, void> {
+public:
+    explicit link_closed_awaiter(const ref_ptr<stream_link>& link) noexcept;
+    link_closed_awaiter(link_closed_awaiter&& other) noexcept;
+    ~link_closed_awaiter();
+
+    bool await_ready() const noexcept;
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    void await_resume();
+
+private:
+    void wait() noexcept;
+
+    ref_ptr<stream_link> link_;
+};
+
+// Something that is text or bytes, as a piece of writelines().
+template <class R>
+concept range_of_text = requires(R& range) {
+    std::string_view(*std::begin(range));
+    std::end(range);
+};
+
+} // namespace detail
+
+/// The receiving side of a connection. Python's asyncio.StreamReader.
+///
+/// One task reads at a time; a second read meanwhile throws std::runtime_error.
+/// After an end of stream what had come before can still be read; after an error
+/// every read throws it.
+///
+/// Cancellation: of any read leaves what has come to the next one.
+class [[nodiscard]] stream_reader {
+public:
+    explicit stream_reader(detail::ref_ptr<detail::stream_link> link) noexcept;
+    stream_reader(stream_reader&& other) noexcept;
+    stream_reader& operator=(stream_reader&& other) noexcept;
+    ~stream_reader();
+
+    /// At least one byte and at most `n`, as soon as there is one; empty at the end
+    /// of the stream. Without `n`, everything up to the end.
+    detail::read_awaiter read(std::ptrdiff_t n = -1);
+
+    /// A line with its "\n"; what is left at the end of the stream, and then empty.
+    ///
+    /// Throws: std::invalid_argument for a line longer than the limit, which is
+    /// skipped as far as it has come.
+    detail::read_awaiter readline();
+
+    /// Exactly `n` bytes.
+    ///
+    /// Throws: incomplete_read_error with what there was, when the stream ends
+    /// first; std::invalid_argument for a negative `n`.
+    detail::read_awaiter readexactly(std::ptrdiff_t n);
+
+    /// Everything up to and including the separator, or that one of several which
+    /// ends first.
+    ///
+    /// Throws: incomplete_read_error with what there was, when the stream ends
+    /// first; limit_overrun_error when over the limit came without one, and then
+    /// leaves it all in place; std::invalid_argument for an empty separator.
+    detail::read_until_awaiter readuntil(std::string_view separator = "\n");
+    template <class Range>
+        requires(detail::range_of_text<Range> && !std::convertible_to<Range, std::string_view>)
+    detail::read_until_awaiter readuntil(const Range& separators) {
+        std::vector<std::string> list;
+        for (const auto& separator : separators) list.emplace_back(std::string_view(separator));
+        return read_until_any(std::move(list));
+    }
+
+    /// Receives straight into `target` and gives the number of bytes: at least one,
+    /// unless the stream has ended or `target` is empty. No copy, no allocation.
+    ///
+    /// Lifetime: `target` outlives the await.
+    detail::read_into_awaiter read_into(std::span<std::byte> target);
+    detail::read_into_awaiter read_into(std::span<char> target) {
+        return read_into(std::as_writable_bytes(target));
+    }
+
+    /// True once the end of the stream was met and all before it was read.
+    bool at_eof() const;
+
+private:
+    detail::read_until_awaiter read_until_any(std::vector<std::string> separators);
+    const detail::ref_ptr<detail::stream_link>& link() const;
+
+    detail::ref_ptr<detail::stream_link> link_;
+};
+
+/// The sending side of a connection. Python's asyncio.StreamWriter.
+///
+/// Lifetime: destroying it closes the connection as close() does.
+class [[nodiscard]] stream_writer {
+public:
+    explicit stream_writer(detail::ref_ptr<detail::stream_link> link) noexcept;
+    stream_writer(stream_writer&& other) noexcept;
+    stream_writer& operator=(stream_writer&& other) noexcept;
+    ~stream_writer();
+
+    /// Sends what the system takes at once and keeps a copy of the rest, which
+    /// follows by itself. Never waits: call drain() every now and then. On a
+    /// connection that is closed or lost it does nothing; drain() tells.
+    ///
+    /// Throws: std::runtime_error after write_eof().
+    void write(std::string_view data);
+    void write(std::span<const std::byte> data) {
+        write(std::string_view(reinterpret_cast<const char*>(data.data()), data.size()));
+    }
+
+    /// write() of each piece, with as few system calls as possible.
+    template <class Range>
+        requires detail::range_of_text<Range>
+    void writelines(Range&& pieces) {
+        if constexpr (std::is_reference_v<decltype(*std::begin(pieces))>) {
+            std::vector<std::string_view> views;
+            for (const auto& piece : pieces) views.emplace_back(piece);
+            write_pieces(views);
+        } else { // pieces that do not outlive the step to the next one
+            std::string joined;
+            for (auto&& piece : pieces) joined += std::string_view(piece);
+            write(joined);
+        }
+    }
+
+    /// Waits while too much is kept: from the high-water mark down to the low one.
+    ///
+    /// Throws: std::system_error once the connection is lost or closed.
+    detail::drain_awaiter drain();
+
+    /// Tells the peer that no more will come, after all that was written. Reading
+    /// goes on.
+    void write_eof();
+    bool can_write_eof() const { return true; }
+
+    /// Ends reading, sends what is kept, then closes the connection.
+    void close();
+    bool is_closing() const;
+
+    /// Waits until the connection is closed.
+    ///
+    /// Throws: std::system_error when it ended with an error.
+    detail::link_closed_awaiter wait_closed();
+
+    /// Closes the connection now; what is kept is dropped.
+    void abort();
+
+    /// Where the other side is, and where this one is.
+    address peername() const;
+    address sockname() const;
+
+    /// Whether small writes are sent without delay. They are, by default.
+    ///
+    /// Throws: std::system_error.
+    void set_nodelay(bool on);
+
+    /// How much may be kept before drain() waits (default 64 KiB), and how little
+    /// must be left before it goes on (default a quarter of that).
+    ///
+    /// Throws: std::invalid_argument unless 0 <= low <= high.
+    void set_write_buffer_limits(std::optional<std::ptrdiff_t> high = {},
+                                 std::optional<std::ptrdiff_t> low = {});
+
+    /// How much is kept.
+    std::size_t get_write_buffer_size() const;
+
+private:
+    void write_pieces(std::span<const std::string_view> pieces);
+    const detail::ref_ptr<detail::stream_link>& link() const;
+
+    detail::ref_ptr<detail::stream_link> link_;
+};
+
+/// What open_connection() gives: auto [reader, writer] = co_await ...
+using stream_pair = std::pair<stream_reader, stream_writer>;
+
+/// A numeric host and a port of this machine: "127.0.0.1", or {"127.0.0.1", 4000}.
+struct local_endpoint {
+    constexpr local_endpoint() noexcept = default;
+    constexpr local_endpoint(std::string_view h, int p = 0) noexcept : host(h), port(p) {}
+    constexpr local_endpoint(const char* h, int p = 0) noexcept : host(h), port(p) {}
+
+    std::string_view host = {};
+    int port = 0;
+};
+
+/// Options of open_connection().
+struct connect_options {
+    std::size_t limit = 64 * 1024; ///< of the reader: how long a line may be
+    local_endpoint local_addr = {}; ///< where to connect from; copied
+    /// When a host has several addresses: how long one is tried before the next is
+    /// tried beside it. Nothing: the next one only after the former has failed.
+    std::optional<duration> happy_eyeballs_delay = {};
+};
+
+/// Connects to a TCP server. A host with several addresses is tried at each of
+/// them in turn. Python's asyncio.open_connection().
+///
+/// Throws: std::system_error naming the address, or all of them when each failed
+/// in its own way.
+/// Cancellation: the attempt is given up, the socket is closed.
+ASYNCIO_API coro<stream_pair> open_connection(std::string host, int port,
+                                              connect_options options = {});
+
+/// The same for addresses that are known already, such as getaddrinfo()'s.
+///
+/// Throws: std::invalid_argument when there is none.
+ASYNCIO_API coro<stream_pair> open_connection(std::vector<address> where,
+                                              connect_options options = {});
+
+/// Connects to a server on a Unix socket.
+ASYNCIO_API coro<stream_pair> open_unix_connection(std::string path, connect_options options = {});
+
+/// Options of start_server().
+struct server_options {
+    std::size_t limit = 64 * 1024; ///< of each connection's reader
+    int backlog = 100;             ///< how many connections the system keeps waiting
+    bool reuse_port = false;       ///< other servers may listen on the same port
+    bool reuse_address = true;     ///< connections of a former server do not block the port
+    std::size_t max_connections = 0; ///< more of them wait in the backlog; 0: no limit
+    bool start_serving = true;       ///< false: start_serving() or serve_forever() does it
+};
+
+/// Options of start_unix_server().
+struct unix_server_options {
+    std::size_t limit = 64 * 1024;
+    int backlog = 100;
+    std::size_t max_connections = 0;
+    bool start_serving = true;
+    bool cleanup_socket = true; ///< close() removes the socket's file
+};
+
+namespace detail {
+
+class server_closed_awaiter final : public list_wait,
+                                    public awaitable_base<server_closed_awaiter, void> {
+public:
+    explicit server_closed_awaiter(const ref_ptr<server_state>& state) noexcept;
+    server_closed_awaiter(server_closed_awaiter&& other) noexcept;
+    ~server_closed_awaiter();
+
+    bool await_ready() const noexcept;
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    void await_resume() {
+        if (interrupted()) throw_cancelled();
+    }
+
+private:
+    void wait() noexcept;
+
+    ref_ptr<server_state> state_;
+};
+
+} // namespace detail
+
+/// A listening socket of a server. Python's asyncio.trsock.TransportSocket.
+class server_socket {
+public:
+    server_socket(int fd, address local) : local_(std::move(local)), fd_(fd) {}
+
+    const address& local_address() const noexcept { return local_; }
+    int fileno() const noexcept { return fd_; }
+
+private:
+    address local_;
+    int fd_;
+};
+
+/// A server that start_server() has made; a manager for with(), which closes it
+/// and waits for its connections. Python's asyncio.Server.
+///
+/// Lifetime: destroying it closes it as close() does; connections go on.
+class [[nodiscard]] server {
+public:
+    explicit server(detail::ref_ptr<detail::server_state> state) noexcept;
+    server(server&& other) noexcept;
+    server& operator=(server&& other) noexcept;
+    ~server();
+
+    /// Begins to accept connections; does nothing when it has begun.
+    ///
+    /// Throws: std::runtime_error when the server is closed.
+    coro<> start_serving();
+
+    /// Accepts connections until the task is cancelled or close() is called; then
+    /// closes the server, waits for its connections and ends with cancelled_error.
+    ///
+    /// Throws: std::runtime_error when the server is closed, or when another
+    /// serve_forever() is running.
+    coro<> serve_forever();
+
+    bool is_serving() const;
+
+    /// Stops listening. Connections go on.
+    void close();
+
+    /// Waits until the server is closed and its last connection has gone.
+    detail::server_closed_awaiter wait_closed();
+
+    /// close() of each connection; abort() of each.
+    void close_clients();
+    void abort_clients();
+
+    /// Stops listening, gives connections that long to end, then aborts the rest.
+    coro<> drain(duration grace);
+
+    /// The sockets it listens on; none after close().
+    std::vector<server_socket> sockets() const;
+
+    /// The first socket's port; 0 after close() and for Unix sockets.
+    int port() const;
+
+    coro<> aenter();
+    coro<bool> aexit(std::exception_ptr error);
+
+private:
+    detail::server_state& state() const;
+
+    detail::ref_ptr<detail::server_state> state_;
+};
+
+namespace detail {
+
+// Makes the task that serves one client; empty when the callback is no coroutine.
+using client_handler = function<any_task(stream_reader, stream_writer)>;
+
+template <class Handler>
+client_handler make_client_handler(Handler&& on_client) {
+    static_assert(closure_survives<Handler>(),
+                  "asyncio::start_server: g++ 12 destroys this closure twice; name the lambda "
+                  "first: auto on_client = [...](...) {...}; start_server(on_client, ...)");
+    return [fn = std::decay_t<Handler>(std::forward<Handler>(on_client))](
+               stream_reader reader, stream_writer writer) mutable -> any_task {
+        using result = decltype(fn(std::move(reader), std::move(writer)));
+        if constexpr (std::is_void_v<result>) {
+            fn(std::move(reader), std::move(writer));
+            return any_task();
+        } else {
+            return create_task(fn(std::move(reader), std::move(writer)));
+        }
+    };
+}
+
+ASYNCIO_API coro<server> start_server(client_handler on_client, std::string host, int port,
+                                      server_options options);
+ASYNCIO_API coro<server> start_unix_server(client_handler on_client, std::string path,
+                                           unix_server_options options);
+
+template <class Handler>
+concept handles_clients =
+    std::invocable<std::decay_t<Handler>&, stream_reader, stream_writer>;
+
+} // namespace detail
+
+/// Listens on `port` of the addresses that `host` has (empty: all of this machine)
+/// and calls `on_client(reader, writer)` for each connection, whose coroutine runs
+/// as a task. Port 0 takes a free one: server::port() tells. Python's
+/// asyncio.start_server().
+///
+/// A handler that throws is reported to the loop's exception handler, and its
+/// connection is closed; the others and the server go on.
+///
+/// Throws: std::system_error naming the address that is in use.
+template <class Handler>
+    requires detail::handles_clients<Handler>
+coro<server> start_server(Handler&& on_client, std::string host, int port,
+                          server_options options = {}) {
+    return detail::start_server(detail::make_client_handler(std::forward<Handler>(on_client)),
+                                std::move(host), port, options);
+}
+
+/// Listens on a Unix socket. A socket's file that is left at `path` is replaced.
+template <class Handler>
+    requires detail::handles_clients<Handler>
+coro<server> start_unix_server(Handler&& on_client, std::string path,
+                               unix_server_options options = {}) {
+    return detail::start_unix_server(
+        detail::make_client_handler(std::forward<Handler>(on_client)), std::move(path), options);
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] resilience
+// uses: configuration, exceptions, support, events, futures, tasks, timeouts, taskgroups, locks
+//
+// What keeps a program going when others fail: trying again, leaving a dead service
+// alone, going slowly, and working on many items with a limit. Python's asyncio has
+// none of these.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+/// What a function given to retry() may ask about its call.
+struct attempt {
+    int number = 1;                       ///< 1 for the first call
+    std::optional<error> last_error = {}; ///< of the call before
+    duration next_delay = {};             ///< the pause that follows if this call fails
+};
+
+/// Options of retry().
+struct retry_options {
+    int attempts = 3; ///< calls in all, the first one included
+    duration initial_delay = std::chrono::seconds(1);
+    duration max_delay = std::chrono::seconds(32);
+    double factor = 2;
+    double jitter = 0.1;                    ///< up to this share is added to each delay
+    std::optional<duration> timeout = {}; ///< of each call
+};
+
+namespace detail {
+
+template <class F>
+concept takes_attempt = std::invocable<F&, const attempt&>;
+
+template <class F>
+decltype(auto) call_attempt(F& fn, const attempt& now) {
+    if constexpr (takes_attempt<F>) return fn(now);
+    else return fn();
+}
+
+template <class F>
+using attempt_result_t =
+    await_result_t<decltype(call_attempt(std::declval<F&>(), std::declval<const attempt&>()))>;
+
+struct always {
+    bool operator()(const error&) const noexcept { return true; }
+};
+
+// The pause before call number `next`, with jitter, below the cap.
+ASYNCIO_API duration retry_delay(const retry_options& options, int next);
+
+// Throws std::invalid_argument for options that make no sense.
+ASYNCIO_API void check_retry(const retry_options& options);
+
+template <class F, class Predicate>
+coro<attempt_result_t<F>> run_retry(F fn, retry_options options, Predicate again) {
+    using R = attempt_result_t<F>;
+    attempt now;
+    for (;;) {
+        now.next_delay =
+            now.number < options.attempts ? retry_delay(options, now.number + 1) : duration();
+        std::exception_ptr failure;
+        try {
+            if constexpr (std::is_void_v<R>) {
+                co_await wait_for(call_attempt(fn, now), options.timeout);
+                co_return;
+            } else {
+                co_return co_await wait_for(call_attempt(fn, now), options.timeout);
+            }
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        if (kind_of(failure) != error_kind::ordinary || now.number >= options.attempts)
+            std::rethrow_exception(std::move(failure));
+        now.last_error.emplace(failure);
+        const bool repeat = again(std::as_const(*now.last_error));
+        if (!repeat) std::rethrow_exception(std::move(failure));
+        co_await sleep(now.next_delay);
+        ++now.number;
+    }
+}
+
+} // namespace detail
+
+/// Calls `fn` until it succeeds, at most options.attempts times, with growing pauses
+/// between the calls. `fn` returns an awaitable; it may take a const attempt&.
+/// `again` says for which errors another call makes sense.
+///
+/// Throws: the last call's error, std::invalid_argument for options that make no
+/// sense.
+///
+/// Cancellation: ends it; a cancellation is never tried again.
+template <class F, class Predicate = detail::always>
+auto retry(F&& fn, retry_options options = {}, Predicate&& again = {}) {
+    static_assert(detail::closure_survives<F>() && detail::closure_survives<Predicate>(),
+                  "asyncio::retry: g++ up to 12 destroys such a closure twice; name the lambda "
+                  "first: auto call = [...]...; co_await retry(call)");
+    detail::check_retry(options);
+    return detail::run_retry<std::decay_t<F>, std::decay_t<Predicate>>(
+        std::forward<F>(fn), options, std::forward<Predicate>(again));
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] debugging
+// uses: configuration, exceptions, support, events, futures, tasks
+//
+// Seeing what a program does: which tasks lived when, and which jobs ran for them.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+/// Records the tasks of a loop and the executor jobs that they await, while it lives.
+///
+///     asyncio::tracer trace(asyncio::get_running_loop());
+///     co_await work();
+///     trace.print_timeline(std::cout);
+///
+/// Thread safety: the loop's thread only. One tracer per loop at a time.
+class tracer : detail::trace_sink {
+public:
+    /// Throws: std::runtime_error when the loop is being traced already.
+    explicit tracer(event_loop& loop);
+    tracer(const tracer&) = delete;
+    tracer& operator=(const tracer&) = delete;
+    ~tracer();
+
+    /// Notes a moment.
+    void mark(std::string_view text);
+
+    /// Writes all spans as JSON for chrome://tracing and Perfetto.
+    void write_chrome_trace(std::ostream& out) const;
+
+    /// Draws a row for each task, in the order of their begin: `=` while it lives, `#`
+    /// while a job of it runs in an executor, `!` where it failed, `x` where it was
+    /// cancelled. `width` is the width of the time axis in columns.
+    void print_timeline(std::ostream& out, std::size_t width = 60) const;
+
+private:
+    struct job {
+        std::int64_t begin;
+        std::int64_t end;
+    };
+    struct span {
+        std::uint32_t id;
+        std::string name;
+        std::int64_t begin;
+        std::int64_t end = -1; // -1: still alive
+        detail::state_base::status status = detail::state_base::status::pending;
+        bool failed = false;
+        std::vector<job> jobs = {};
+    };
+    struct moment {
+        std::string text;
+        std::int64_t at;
+    };
+
+    void task_started(detail::task_base& task) override;
+    void task_ended(detail::task_base& task) override;
+    void job_ended(std::uint32_t task_id, std::int64_t begin, std::int64_t end) override;
+    span* find(std::uint32_t id) noexcept;
+    std::int64_t now() const noexcept { return core_->now_ns() - begin_; }
+
+    detail::ref_ptr<detail::loop_core> core_;
+    std::int64_t begin_;
+    std::vector<span> spans_;
+    std::vector<moment> moments_;
+};
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+#endif // ASYNCIO_HPP
+
+#if defined(ASYNCIO_IMPLEMENTATION) && !defined(ASYNCIO_IMPLEMENTATION_DONE)
+#define ASYNCIO_IMPLEMENTATION_DONE
+
+// =============================================================================
+// [SECTION] os
+// uses: configuration, exceptions
+//
+// The only place that includes headers of the operating system, and what every
+// section below asks of it.
+// =============================================================================
+
+#include <arpa/inet.h>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cxxabi.h>
+#include <fcntl.h>
+#include <mutex>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <ostream>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <thread>
+#include <time.h>
+#include <unistd.h>
+#include <unordered_map>
+
+namespace asyncio::inline ASYNCIO_ABI::detail {
+
+// Throws what errno says. `call` is the system call, or what it was made for.
+[[noreturn]] inline void throw_last_error(const char* call) { throw_system_error(errno, call); }
+
+// Owns a descriptor; -1 is none.
+class owned_fd {
+public:
+    owned_fd() noexcept = default;
+    explicit owned_fd(int fd) noexcept : fd_(fd) {}
+    owned_fd(owned_fd&& other) noexcept : fd_(other.release()) {}
+    owned_fd& operator=(owned_fd&& other) noexcept {
+        reset(other.release());
+        return *this;
+    }
+    ~owned_fd() { reset(); }
+
+    int get() const noexcept { return fd_; }
+    explicit operator bool() const noexcept { return fd_ >= 0; }
+    int release() noexcept { return std::exchange(fd_, -1); }
+
+    // Linux frees the number even when close() is interrupted: never again.
+    void reset(int fd = -1) noexcept {
+        if (fd_ >= 0) ::close(fd_);
+        fd_ = fd;
+    }
+
+private:
+    int fd_ = -1;
+};
+
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+
+// =============================================================================
+// [SECTION] backend
+// uses: os, events
+//
+// The contract between the loop and the system interface that it sleeps on. The
+// sections above speak completions: "receive into this buffer and tell me when
+// it is done". Whether the system completes operations itself (IOCP) or only
+// says that one could go on (epoll) stays below this line.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI::detail {
+
+// A piece of memory to send.
+struct io_buffer {
+    const void* data;
+    std::size_t size;
+};
+
+enum class io_kind : unsigned char { receive, send, accept, connect };
+
+struct io_descriptor; // what the backend knows of a descriptor; memory of the caller
+
+// One operation. It belongs to the caller, who keeps it and what it points to
+// alive and in place from a start() that gave false until done() or cancel(). A
+// backend whose system holds on to memory for longer works in memory of its own.
+struct io_operation {
+    using done_function = void (*)(io_operation&) noexcept;
+
+    io_operation(io_kind k, done_function d) noexcept : done(d), into(nullptr), kind(k) {}
+    io_operation(const io_operation&) = delete;
+    io_operation& operator=(const io_operation&) = delete;
+
+    // Called inside wait(), which does nothing else meanwhile: it may start,
+    // cancel, attach and detach, but runs no code of the user.
+    done_function done;
+
+    io_descriptor* on = nullptr;
+    union {
+        void* into;            // receive: the buffer; accept: a sockaddr_storage
+        const io_buffer* from; // send: the pieces, in order
+        const void* address;   // connect: a sockaddr
+    };
+    std::size_t size = 0;  // of the buffer or the address; send: how many pieces
+    std::size_t count = 0; // result: bytes moved; accept: size of the peer's address
+    int accepted = -1;     // result of accept: the new descriptor, non-blocking
+    int error = 0;         // result: 0, or the errno value of the failure
+    io_kind kind;
+    bool pending = false;
+    bool only_now = false; // start() gives up at once rather than wait
+};
+
+// A callback for a descriptor of the user (add_reader): called inside wait() as
+// often as the descriptor is found ready. Like done() it only schedules things.
+struct io_watch {
+    void (*ready)(io_watch&) noexcept = nullptr;
+};
+
+// Descriptors of sockets are attached once for all their operations; at most one
+// receive or accept, and one send or connect, is pending on each. Descriptors of
+// the user are watched instead; one descriptor is never both.
+//
+//     attach      registers d.fd. Throws std::system_error.
+//     detach      forgets it; nothing may be pending. Before the descriptor is closed.
+//     start       true: it is finished already, and done() is not called. False:
+//                 done() will be called (only_now: never, and nothing is pending).
+//     cancel      takes a pending operation back; done() will not be called. What
+//                 has come for it meanwhile stays with the system.
+//     wait        sleeps until something finished, wake() was called or `ns`
+//                 nanoseconds passed (negative: for ever; 0: does not sleep), then
+//                 calls done() and ready() of all that did. Never wakes early for
+//                 the time's sake.
+//     wake        any thread: wait() returns now, or the next one at once. Several
+//                 calls before that count as one.
+//     after_fork  in the child of a fork: the parent's registrations are left
+//                 alone, and all that is attached or watched is registered anew.
+//     watch       one callback per descriptor and direction; a second one replaces
+//                 the first. `call` is named in errors. Throws std::system_error.
+//     unwatch     false when there was none.
+//     native_handle  becomes readable when wait() has something to do.
+template <class B>
+concept backend_like = requires(B b, const B constant, io_descriptor& d, io_operation& op,
+                                io_watch& w, int fd, bool write, std::int64_t ns) {
+    b.attach(d);
+    { b.detach(d) } noexcept;
+    { b.start(op) } noexcept -> std::same_as<bool>;
+    { b.cancel(op) } noexcept;
+    b.wait(ns);
+    { b.wake() } noexcept;
+    b.after_fork();
+    b.watch(fd, write, w, "call");
+    { b.unwatch(fd, write) } noexcept -> std::same_as<bool>;
+    { constant.native_handle() } noexcept -> std::same_as<int>;
+};
+
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+
+// =============================================================================
+// [SECTION] backend: readiness operations
+// uses: os, backend
+//
+// Operations for systems that only say when a descriptor is ready: each is tried
+// at once, waits for readiness if it would block, and is tried again.
+//
+// The flags `readable` and `writable` remember the last news. They are what
+// makes a request and its answer cost one recv and one send: a receive that
+// filled less than its buffer has emptied the socket, so the next one waits
+// without asking in vain, and news comes by itself because registrations are
+// edge-triggered.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI::detail {
+
+struct io_descriptor {
+    int fd = -1;
+    bool attached = false;
+    bool watched = false; // the user's, with callbacks instead of operations
+    bool readable = false;
+    bool writable = false;
+    bool hung_up = false; // an end or an error waits behind the data
+    io_operation* reading = nullptr; // a pending receive or accept
+    io_operation* writing = nullptr; // a pending send or connect
+    io_descriptor* next = nullptr;   // all that are attached to one backend
+    io_descriptor* previous = nullptr;
+};
+
+// A descriptor of the user.
+struct watched_descriptor : io_descriptor {
+    io_watch* reader = nullptr;
+    io_watch* writer = nullptr;
+};
+
+class readiness_operations {
+public:
+    bool start(io_operation& op) noexcept;
+    void cancel(io_operation& op) noexcept;
+
+protected:
+    // Takes in news of a descriptor and finishes what can go on.
+    void report_readable(io_descriptor& d) noexcept { report(d.readable, d.reading); }
+    void report_writable(io_descriptor& d) noexcept { report(d.writable, d.writing); }
+
+    void link(io_descriptor& d) noexcept;
+    void unlink(io_descriptor& d) noexcept;
+
+    io_descriptor* attached_ = nullptr;
+
+private:
+    static bool reads(const io_operation& op) noexcept {
+        return op.kind == io_kind::receive || op.kind == io_kind::accept;
+    }
+
+    void report(bool& ready, io_operation*& waiting) noexcept;
+
+    // True when the operation has finished; false when it would have to wait.
+    static bool attempt(io_operation& op) noexcept;
+    static bool receive(io_operation& op, io_descriptor& d) noexcept;
+    static bool send(io_operation& op, io_descriptor& d) noexcept;
+    static bool accept(io_operation& op, io_descriptor& d) noexcept;
+    static bool connect(io_operation& op, io_descriptor& d) noexcept;
+    static bool failed(io_operation& op, int error) noexcept {
+        op.error = error;
+        return true;
+    }
+};
+
+bool readiness_operations::start(io_operation& op) noexcept {
+    io_descriptor& d = *op.on;
+    op.error = 0;
+    op.count = 0;
+    // A connect goes out at once: nothing can say that a socket is ready for it.
+    const bool ready = op.kind == io_kind::connect || (reads(op) ? d.readable : d.writable);
+    if (ready && attempt(op)) return true;
+    if (op.only_now) return false;
+    (reads(op) ? d.reading : d.writing) = &op;
+    op.pending = true;
+    return false;
+}
+
+void readiness_operations::cancel(io_operation& op) noexcept {
+    if (op.pending) (reads(op) ? op.on->reading : op.on->writing) = nullptr;
+    op.pending = false;
+}
+
+void readiness_operations::report(bool& ready, io_operation*& waiting) noexcept {
+    ready = true;
+    io_operation* const op = waiting;
+    if (op == nullptr || !attempt(*op)) return;
+    waiting = nullptr;
+    op->pending = false;
+    op->done(*op); // last: the descriptor may be gone afterwards
+}
+
+void readiness_operations::link(io_descriptor& d) noexcept {
+    d.previous = nullptr;
+    d.next = attached_;
+    if (attached_ != nullptr) attached_->previous = &d;
+    attached_ = &d;
+    d.attached = true;
+}
+
+void readiness_operations::unlink(io_descriptor& d) noexcept {
+    if (d.next != nullptr) d.next->previous = d.previous;
+    (d.previous != nullptr ? d.previous->next : attached_) = d.next;
+    d.attached = false;
+}
+
+bool readiness_operations::attempt(io_operation& op) noexcept {
+    io_descriptor& d = *op.on;
+    switch (op.kind) {
+    case io_kind::receive: return receive(op, d);
+    case io_kind::send: return send(op, d);
+    case io_kind::accept: return accept(op, d);
+    case io_kind::connect: return connect(op, d);
+    }
+    return true;
+}
+
+bool readiness_operations::receive(io_operation& op, io_descriptor& d) noexcept {
+    for (;;) {
+        const ssize_t n = ::recv(d.fd, op.into, op.size, 0);
+        if (n >= 0) {
+            op.count = static_cast<std::size_t>(n);
+            // Drained, unless the end is what comes next: it was reported
+            // together with the data and will not be reported again.
+            if (op.count < op.size && !d.hung_up) d.readable = false;
+            return true;
+        }
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN) return failed(op, errno);
+        d.readable = false;
+        return false;
+    }
+}
+
+bool readiness_operations::send(io_operation& op, io_descriptor& d) noexcept {
+    constexpr std::size_t most = 64;
+    for (;;) {
+        ssize_t n;
+        std::size_t offered = 0;
+        if (op.size == 1) {
+            offered = op.from->size;
+            n = ::send(d.fd, op.from->data, offered, MSG_NOSIGNAL);
+        } else {
+            iovec pieces[most];
+            const std::size_t count = std::min(op.size, most);
+            for (std::size_t i = 0; i < count; ++i) {
+                pieces[i].iov_base = const_cast<void*>(op.from[i].data);
+                pieces[i].iov_len = op.from[i].size;
+                offered += op.from[i].size;
+            }
+            msghdr message{};
+            message.msg_iov = pieces;
+            message.msg_iovlen = count;
+            n = ::sendmsg(d.fd, &message, MSG_NOSIGNAL);
+        }
+        if (n >= 0) {
+            op.count = static_cast<std::size_t>(n);
+            if (op.count < offered) d.writable = false; // the socket is full
+            return true;
+        }
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN) return failed(op, errno);
+        d.writable = false;
+        return false;
+    }
+}
+
+bool readiness_operations::accept(io_operation& op, io_descriptor& d) noexcept {
+    for (;;) {
+        socklen_t size = static_cast<socklen_t>(op.size);
+        op.accepted = ::accept4(d.fd, static_cast<sockaddr*>(op.into), &size,
+                                SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (op.accepted >= 0) {
+            op.count = std::min(op.size, static_cast<std::size_t>(size));
+            return true;
+        }
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN) return failed(op, errno);
+        d.readable = false;
+        return false;
+    }
+}
+
+bool readiness_operations::connect(io_operation& op, io_descriptor& d) noexcept {
+    if (op.pending) {
+        int error = 0;
+        socklen_t size = sizeof error;
+        if (::getsockopt(d.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) error = errno;
+        if (error != 0) return failed(op, error);
+        return true;
+    }
+    // What was reported of the unconnected socket (it counts as hung up) is void.
+    d.readable = d.writable = d.hung_up = false;
+    const auto* address = static_cast<const sockaddr*>(op.address);
+    if (::connect(d.fd, address, static_cast<socklen_t>(op.size)) == 0) {
+        d.writable = true;
+        return true;
+    }
+    // An interrupted connect goes on by itself; repeating it would fail.
+    if (errno == EINPROGRESS || errno == EINTR) return false;
+    return failed(op, errno);
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+
+// =============================================================================
+// [SECTION] backend: epoll
+// uses: os, events, backend, backend: readiness operations
+//
+// Facts about epoll that this code depends on:
+//   - Edge-triggered, a descriptor is reported once per piece of news, and
+//     epoll_wait looks again before it reports: news that somebody has consumed
+//     meanwhile is not reported, and registering reports what is there already.
+//   - End of stream that arrives together with data is no news of its own later;
+//     EPOLLRDHUP in the same report tells it apart.
+//   - Each write to an eventfd is news, even if nobody ever reads it: a wake-up
+//     costs no read. Its counter overflows after 2^64 wake-ups.
+//   - A registration belongs to the open file, not to the number. A copy in a
+//     forked child keeps it alive after close(), hence EPOLL_CTL_DEL before it;
+//     and a child that changes the inherited epoll changes its parent's.
+//   - epoll_wait counts in milliseconds, and a timeout of 0.4 ms given as 0 does
+//     not sleep at all: it is rounded up. epoll_pwait2 counts in nanoseconds, but
+//     kernels before 5.11, sandboxes and qemu do not have it.
+//   - EINTR is no error here: the loop turns once more and asks again.
+//   - Regular files and directories are refused with EPERM.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI::detail {
+
+class epoll_backend : public readiness_operations {
+public:
+    explicit epoll_backend(loop_core&) { open(); }
+    epoll_backend(const epoll_backend&) = delete;
+    epoll_backend& operator=(const epoll_backend&) = delete;
+    ~epoll_backend();
+
+    void attach(io_descriptor& d);
+    void detach(io_descriptor& d) noexcept;
+    void wait(std::int64_t ns);
+    void wake() noexcept;
+    void after_fork();
+    void watch(int fd, bool write, io_watch& w, const char* call);
+    bool unwatch(int fd, bool write) noexcept;
+    int native_handle() const noexcept { return epoll_.get(); }
+
+private:
+    // Taken from the kernel at a time. So few that what one turn receives is still
+    // in the processor's cache when the tasks get to it.
+    static constexpr int most_events = 32;
+    static constexpr std::uint32_t attached_events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+
+    void open();
+    int control(int what, int fd, std::uint32_t events, io_descriptor* d) noexcept;
+    int sleep(epoll_event* events, std::int64_t ns) noexcept;
+    void dispatch(const epoll_event& event) noexcept;
+    static std::uint32_t watched_events(const watched_descriptor& d) noexcept;
+
+    owned_fd epoll_;
+    owned_fd wake_;
+    std::atomic<bool> awake_{false}; // a wake-up is on its way
+    bool has_pwait2_ = true;
+    // What wait() is working through, so that detach() can strike out the rest of
+    // what was reported for a descriptor.
+    epoll_event* reported_ = nullptr;
+    int reported_count_ = 0;
+    std::unordered_map<int, watched_descriptor> watched_;
+};
+
+static_assert(backend_like<epoll_backend>);
+
+// What event_loop holds a pointer to.
+struct backend_state final : epoll_backend {
+    using epoll_backend::epoll_backend;
+};
+
+void epoll_backend::open() {
+    epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
+    if (!epoll_) throw_last_error("epoll_create1");
+    wake_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    if (!wake_) throw_last_error("eventfd");
+    if (control(EPOLL_CTL_ADD, wake_.get(), EPOLLIN | EPOLLET, nullptr) != 0)
+        throw_last_error("epoll_ctl");
+}
+
+// The loop is gone: whoever still waits learns it, and closes what is its own.
+epoll_backend::~epoll_backend() {
+    while (io_descriptor* const d = attached_) {
+        io_operation*& waiting = d->reading != nullptr ? d->reading : d->writing;
+        io_operation* const op = std::exchange(waiting, nullptr);
+        if (op == nullptr) {
+            detach(*d);
+            continue;
+        }
+        op->pending = false;
+        op->error = ECANCELED;
+        op->done(*op); // may take back the other one, or free the descriptor
+    }
+}
+
+void epoll_backend::attach(io_descriptor& d) {
+    if (control(EPOLL_CTL_ADD, d.fd, attached_events, &d) != 0) throw_last_error("epoll_ctl");
+    d.readable = d.hung_up = false; // the registration reports what is there
+    d.writable = true;
+    link(d);
+}
+
+void epoll_backend::detach(io_descriptor& d) noexcept {
+    if (!d.attached) return;
+    control(EPOLL_CTL_DEL, d.fd, 0, nullptr);
+    unlink(d);
+    for (int i = 0; i < reported_count_; ++i)
+        if (reported_[i].data.ptr == &d) reported_[i].data.ptr = this;
+}
+
+void epoll_backend::wait(std::int64_t ns) {
+    epoll_event events[most_events];
+    const int n = sleep(events, ns);
+    if (n < 0) {
+        if (errno != EINTR) throw_last_error("epoll_wait");
+        return;
+    }
+    reported_ = events;
+    reported_count_ = n;
+    for (int i = 0; i < n; ++i) dispatch(events[i]);
+    reported_count_ = 0;
+}
+
+int epoll_backend::sleep(epoll_event* events, std::int64_t ns) noexcept {
+    if (ns > 0 && has_pwait2_) {
+        // The kernel's own layout, the same on 32-bit processors.
+        const std::int64_t timeout[2] = {ns / 1'000'000'000, ns % 1'000'000'000};
+        constexpr long number = 441; // epoll_pwait2, everywhere; C libraries often lack it
+        const long n = ::syscall(number, epoll_.get(), events, most_events, timeout, nullptr, 0);
+        if (n >= 0 || (errno != ENOSYS && errno != EPERM)) return static_cast<int>(n);
+        has_pwait2_ = false;
+    }
+    int milliseconds = ns < 0 ? -1 : 0;
+    if (ns > 0) {
+        const std::int64_t up = (ns - 1) / 1'000'000 + 1;
+        milliseconds = static_cast<int>(std::min<std::int64_t>(up, 1'000'000'000));
+    }
+    return ::epoll_wait(epoll_.get(), events, most_events, milliseconds);
+}
+
+// One report. Done functions may detach any descriptor, this one too, so that
+// event.data is looked at anew before the second half.
+void epoll_backend::dispatch(const epoll_event& event) noexcept {
+    if (event.data.ptr == this) return; // struck out by detach()
+    if (event.data.ptr == nullptr) {
+        // Before the loop looks at what was posted: a later wake() writes again.
+        // An exchange, to see everything that the last waker had done.
+        awake_.exchange(false);
+        return;
+    }
+    auto& d = *static_cast<io_descriptor*>(event.data.ptr);
+    const std::uint32_t ends = event.events & (EPOLLERR | EPOLLHUP);
+    const bool readable = (event.events & (EPOLLIN | EPOLLRDHUP)) != 0 || ends != 0;
+    const bool writable = (event.events & EPOLLOUT) != 0 || ends != 0;
+    if (d.watched) {
+        auto& user = static_cast<watched_descriptor&>(d);
+        if (readable && user.reader != nullptr) user.reader->ready(*user.reader);
+        if (event.data.ptr != &d) return;
+        if (writable && user.writer != nullptr) user.writer->ready(*user.writer);
+        return;
+    }
+    if (ends != 0 || (event.events & EPOLLRDHUP) != 0) d.hung_up = true;
+    if (readable) report_readable(d);
+    if (writable && event.data.ptr == &d) report_writable(d);
+}
+
+void epoll_backend::wake() noexcept {
+    if (awake_.exchange(true)) return;
+    const std::uint64_t one = 1;
+    while (::write(wake_.get(), &one, sizeof one) < 0 && errno == EINTR) {}
+}
+
+void epoll_backend::after_fork() {
+    awake_.store(false);
+    open();
+    for (io_descriptor* d = attached_; d != nullptr; d = d->next)
+        if (control(EPOLL_CTL_ADD, d->fd, attached_events, d) != 0) throw_last_error("epoll_ctl");
+    for (auto& [fd, d] : watched_)
+        if (control(EPOLL_CTL_ADD, fd, watched_events(d), &d) != 0) throw_last_error("epoll_ctl");
+}
+
+// Level-triggered, as add_reader() promises: what a callback leaves unread is
+// reported again.
+void epoll_backend::watch(int fd, bool write, io_watch& w, const char* call) {
+    const auto [place, fresh] = watched_.try_emplace(fd);
+    watched_descriptor& d = place->second;
+    if (fresh) {
+        d.fd = fd;
+        d.watched = true;
+    }
+    io_watch* const before = std::exchange(write ? d.writer : d.reader, &w);
+    const int what = fresh ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    if (control(what, fd, watched_events(d), &d) == 0) return;
+    int error = errno;
+    // The user closed the descriptor without unwatching it, and the number is in
+    // use again: the system has forgotten the old registration.
+    if (error == ENOENT) error = control(EPOLL_CTL_ADD, fd, watched_events(d), &d) == 0 ? 0 : errno;
+    if (error == 0) return;
+    (write ? d.writer : d.reader) = before;
+    if (d.reader == nullptr && d.writer == nullptr) watched_.erase(place);
+    std::string text = std::string(call) + " of descriptor " + std::to_string(fd);
+    if (error == EPERM) text += " (a regular file is always ready; there is nothing to wait for)";
+    if (error == EEXIST) text += " (a stream or socket of this loop uses it)";
+    throw_system_error(error, text.c_str());
+}
+
+bool epoll_backend::unwatch(int fd, bool write) noexcept {
+    const auto place = watched_.find(fd);
+    if (place == watched_.end()) return false;
+    watched_descriptor& d = place->second;
+    if (std::exchange(write ? d.writer : d.reader, nullptr) == nullptr) return false;
+    if (d.reader != nullptr || d.writer != nullptr) {
+        control(EPOLL_CTL_MOD, fd, watched_events(d), &d);
+        return true;
+    }
+    control(EPOLL_CTL_DEL, fd, 0, nullptr);
+    for (int i = 0; i < reported_count_; ++i)
+        if (reported_[i].data.ptr == &d) reported_[i].data.ptr = this;
+    watched_.erase(place);
+    return true;
+}
+
+std::uint32_t epoll_backend::watched_events(const watched_descriptor& d) noexcept {
+    std::uint32_t events = 0;
+    if (d.reader != nullptr) events |= EPOLLIN | EPOLLRDHUP;
+    if (d.writer != nullptr) events |= EPOLLOUT;
+    return events;
+}
+
+int epoll_backend::control(int what, int fd, std::uint32_t events, io_descriptor* d) noexcept {
+    epoll_event event{};
+    event.events = events;
+    event.data.ptr = d;
+    return ::epoll_ctl(epoll_.get(), what, fd, &event);
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+
+// =============================================================================
+// [SECTION] implementation: exceptions and support
+// uses: os, exceptions, support
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// The linker names this function when the program has no implementation of this
+// version, or more than one: that is its only purpose.
+void define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file() {}
+
+error_kind kind_of(const std::exception_ptr& error) noexcept {
+    try {
+        std::rethrow_exception(error);
+    } catch (const cancelled_error&) {
+        return error_kind::cancelled;
+    } catch (const keyboard_interrupt&) {
+        return error_kind::interrupt;
+    } catch (const exception_group&) {
+        return error_kind::ordinary;
+    } catch (const base_exception_group&) {
+        return error_kind::base_group;
+    } catch (...) {
+        return error_kind::ordinary;
+    }
+}
+
+static std::string readable_name(const char* mangled) {
+    int status = 0;
+    std::unique_ptr<char, decltype(&std::free)> name(
+        abi::__cxa_demangle(mangled, nullptr, nullptr, &status), &std::free);
+    std::string text = status == 0 && name ? name.get() : mangled;
+    // The inline namespace is no part of the name that users write.
+    const std::string_view own = "asyncio::v";
+    if (text.starts_with(own)) {
+        const std::size_t end = text.find("::", own.size());
+        if (end != std::string::npos) text = "asyncio" + text.substr(end);
+    }
+    return text;
+}
+
+std::string describe(const std::exception_ptr& error) {
+    if (!error) return "no exception";
+    try {
+        std::rethrow_exception(error);
+    } catch (const base_exception_group& e) {
+        return readable_name(typeid(e).name()) + ": " + e.what();
+    } catch (const std::exception& e) {
+        return readable_name(typeid(e).name()) + ": " + e.what();
+    } catch (const cancelled_error& e) {
+        return std::string("asyncio::cancelled_error") + (*e.what() ? ": " : "") + e.what();
+    } catch (const keyboard_interrupt& e) {
+        return std::string("asyncio::keyboard_interrupt") + (*e.what() ? ": " : "") + e.what();
+    } catch (...) {
+        const std::type_info* type = abi::__cxa_current_exception_type();
+        return type ? readable_name(type->name()) : "unknown exception";
+    }
+}
+
+std::string group_text(const std::string& message, std::size_t count) {
+    return message + " (" + std::to_string(count) +
+           (count == 1 ? " sub-exception)" : " sub-exceptions)");
+}
+
+void throw_system_error(int code, const char* call) {
+    throw std::system_error(code, std::system_category(), call);
+}
+void throw_runtime_error(const char* message) { throw std::runtime_error(message); }
+void throw_invalid_argument(const char* message) { throw std::invalid_argument(message); }
+void throw_invalid_state(const char* message) { throw invalid_state_error(message); }
+
+void throw_group(const char* message, std::vector<std::exception_ptr> errors) {
+    const bool ordinary = std::all_of(errors.begin(), errors.end(), [](const auto& error) {
+        return kind_of(error) == error_kind::ordinary;
+    });
+    if (ordinary) throw exception_group(message, std::move(errors));
+    throw base_exception_group(message, std::move(errors));
+}
+
+static void print_tree(std::ostream& out, const base_exception_group& group,
+                       const std::string& indent) {
+    out << group.what() << '\n';
+    const std::vector<std::exception_ptr>& members = group.exceptions();
+    for (std::size_t i = 0; i < members.size(); ++i) {
+        const bool last = i + 1 == members.size();
+        out << indent << (last ? "`-- " : "|-- ");
+        if (const auto* inner = exception_cast<base_exception_group>(members[i]))
+            print_tree(out, *inner, indent + (last ? "    " : "|   "));
+        else
+            out << describe(members[i]) << '\n';
+    }
+}
+
+thread_local constinit frame_cache this_thread_frames{};
+
+namespace {
+
+void* raw_alloc(std::size_t size) {
+#if defined(ASYNCIO_ALLOC)
+    void* memory = ASYNCIO_ALLOC(size);
+    if (!memory) throw std::bad_alloc();
+    return memory;
+#else
+    return ::operator new(size);
+#endif
+}
+
+void raw_free(void* memory, std::size_t size) noexcept {
+#if defined(ASYNCIO_ALLOC)
+    ASYNCIO_FREE(memory, size);
+#else
+    ::operator delete(memory, size);
+#endif
+}
+
+// A block's size: what the caller asked for, rounded up to its class.
+std::size_t block_size(std::size_t size) noexcept {
+    if (size > frame_cache::most) return size;
+    return (size + frame_cache::granularity - 1) / frame_cache::granularity *
+           frame_cache::granularity;
+}
+
+// Gives the kept blocks back when the thread ends.
+struct frame_cache_keeper {
+    frame_cache_keeper() noexcept {
+        constexpr std::size_t bytes_per_class = std::size_t(1) << 20;
+        for (std::size_t i = 0; i < frame_cache::classes; ++i)
+            this_thread_frames.room[i] = static_cast<std::uint32_t>(
+                bytes_per_class / ((i + 1) * frame_cache::granularity));
+    }
+    ~frame_cache_keeper() {
+        ended = true;
+        for (std::size_t i = 0; i < frame_cache::classes; ++i) {
+            this_thread_frames.room[i] = 0;
+            while (frame_cache::block* block = this_thread_frames.free[i]) {
+                this_thread_frames.free[i] = block->next;
+                raw_free(block, (i + 1) * frame_cache::granularity);
+            }
+        }
+    }
+    static thread_local constinit bool ended;
+    static thread_local constinit bool begun;
+};
+thread_local constinit bool frame_cache_keeper::ended = false;
+thread_local constinit bool frame_cache_keeper::begun = false;
+
+} // namespace
+
+void* frame_alloc_slow(std::size_t size) { return raw_alloc(block_size(size)); }
+
+void frame_free_slow(void* memory, std::size_t size) noexcept {
+    if (!ASYNCIO_SANITIZED && !frame_cache_keeper::ended && !frame_cache_keeper::begun &&
+        size <= frame_cache::most) {
+        // The first block that this thread frees.
+        frame_cache_keeper::begun = true;
+        thread_local frame_cache_keeper keeper;
+        static_cast<void>(keeper);
+        frame_free(memory, size);
+        return;
+    }
+    raw_free(memory, block_size(size));
+}
+
+} // namespace detail
+
+std::ostream& operator<<(std::ostream& out, const base_exception_group& group) {
+    detail::print_tree(out, group, "");
+    return out;
+}
+
+error::error(std::exception_ptr exception) : exception_(std::move(exception)) {
+    try {
+        std::rethrow_exception(exception_);
+    } catch (const std::system_error& e) {
+        code_ = e.code();
+        what_ = e.what();
+    } catch (const timeout_error& e) {
+        code_ = std::make_error_code(std::errc::timed_out);
+        what_ = e.what();
+    } catch (const cancelled_error& e) {
+        code_ = std::make_error_code(std::errc::operation_canceled);
+        what_ = e.what();
+    } catch (const std::exception& e) {
+        what_ = e.what();
+    } catch (...) {
+        what_ = detail::describe(exception_);
+    }
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: events
+// uses: os, backend, events, futures, tasks, executors
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+thread_local constinit loop_core* this_thread_core = nullptr;
+thread_local constinit context_slot* this_thread_context = nullptr;
+
+context_slot& thread_context() noexcept {
+    static thread_local context_slot slot;
+    return slot;
+}
+
+const void* context_cell::find(std::uint64_t variable) const noexcept {
+    if (values)
+        for (const entry& e : *values)
+            if (e.variable == variable) return e.value.get();
+    return nullptr;
+}
+
+// Gives the value before; nothing, when there was none.
+std::shared_ptr<const void> context_cell::put(std::uint64_t variable,
+                                              std::shared_ptr<const void> value) {
+    auto changed = values ? std::make_shared<entries>(*values) : std::make_shared<entries>();
+    const auto found = std::find_if(changed->begin(), changed->end(), [&](const entry& e) {
+        return e.variable == variable;
+    });
+    std::shared_ptr<const void> before;
+    if (found != changed->end()) {
+        before = std::move(found->value);
+        if (value) found->value = std::move(value);
+        else changed->erase(found);
+    } else if (value) {
+        changed->push_back({variable, std::move(value)});
+    }
+    values = std::move(changed);
+    return before;
+}
+
+loop_core& require_running(const char* who) {
+    if (loop_core* core = this_thread_core) return *core;
+    throw std::runtime_error(std::string("asyncio::") + who +
+                             ": no running event loop; call it inside run(), or after "
+                             "event_loop::enter()");
+}
+
+// -- timers ----------------------------------------------------------------------
+
+void timer_heap::insert(timer_node& timer, std::int64_t when) {
+    timer.when = when;
+    timer.order = next_order_++;
+    entries_.push_back({when, &timer});
+    sift_up(entries_.size() - 1, {when, &timer});
+}
+
+void timer_heap::remove(timer_node& timer) noexcept {
+    const std::size_t place = timer.place;
+    const entry last = entries_.back();
+    entries_.pop_back();
+    timer.place = timer_node::unset;
+    if (place == entries_.size()) return;
+    if (place > 0 && before(last, entries_[(place - 1) / 4])) sift_up(place, last);
+    else sift_down(place, last);
+}
+
+void timer_heap::sift_up(std::size_t place, entry e) noexcept {
+    while (place > 0) {
+        const std::size_t parent = (place - 1) / 4;
+        if (!before(e, entries_[parent])) break;
+        put(place, entries_[parent]);
+        place = parent;
+    }
+    put(place, e);
+}
+
+void timer_heap::sift_down(std::size_t place, entry e) noexcept {
+    for (;;) {
+        const std::size_t first = place * 4 + 1;
+        if (first >= entries_.size()) break;
+        const std::size_t end = std::min(first + 4, entries_.size());
+        std::size_t least = first;
+        for (std::size_t child = first + 1; child < end; ++child)
+            if (before(entries_[child], entries_[least])) least = child;
+        if (!before(entries_[least], e)) break;
+        put(place, entries_[least]);
+        place = least;
+    }
+    put(place, e);
+}
+
+// -- callbacks -------------------------------------------------------------------
+
+callback_base::callback_base() noexcept {
+    run = [](ready_node* node) {
+        auto* self = static_cast<callback_base*>(node);
+        // Released also when the callable throws an interrupt out of the loop.
+        const auto own = ref_ptr<callback_base>::adopt(self);
+        loop_core* owner = self->shared ? self->posted_to : self->core.get();
+        if (owner->dropping) {
+            self->drop();
+            return;
+        }
+        state expected = state::pending;
+        if (!self->progress.compare_exchange_strong(expected, state::running)) return;
+        struct ending {
+            callback_base* self;
+            ~ending() {
+                self->drop();
+                self->progress.store(state::done);
+                if (self->shared) self->progress.notify_all();
+            }
+        } end{self};
+        try {
+            const context_scope scope(self->variables);
+            self->call();
+        } catch (const keyboard_interrupt&) {
+            throw;
+        } catch (...) {
+            if (owner->loop)
+                owner->loop->call_exception_handler(
+                    {"exception in a callback", std::current_exception()});
+        }
+    };
+    fire = [](timer_node* node) {
+        auto* self = static_cast<callback_base*>(node);
+        self->core->schedule(self);
+    };
+}
+
+void callback_base::cancel() noexcept {
+    state expected = state::pending;
+    if (progress.compare_exchange_strong(expected, state::cancelled)) {
+        // Who posts from another thread may not touch the loop: the callable goes
+        // when the loop comes across it.
+        if (shared) return;
+        drop();
+        if (is_set()) {
+            core->remove_timer(*this);
+            release();
+        }
+        return;
+    }
+    if (shared && expected == state::running && this_thread_core != posted_to)
+        progress.wait(state::running);
+}
+
+// -- what other threads may do -----------------------------------------------------
+
+// Stands at the inbox's end once the loop is closed.
+static ready_node closed_inbox;
+
+bool loop_core::post(ready_node* node) noexcept {
+    // close() waits until nobody is inside, before it destroys the backend.
+    posting.fetch_add(1);
+    ready_node* head = inbox.load(std::memory_order_relaxed);
+    bool accepted = false;
+    while (head != &closed_inbox && !accepted) {
+        node->next = head;
+        accepted = inbox.compare_exchange_weak(head, node, std::memory_order_acq_rel);
+    }
+    if (accepted && !head) loop->backend().wake();
+    posting.fetch_sub(1);
+    return accepted;
+}
+
+void loop_core::wake() noexcept {
+    posting.fetch_add(1);
+    if (inbox.load() != &closed_inbox) loop->backend().wake();
+    posting.fetch_sub(1);
+}
+
+// -- the clock -----------------------------------------------------------------------
+
+static std::int64_t system_now_ns() noexcept {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+std::int64_t loop_core::now_ns() const noexcept {
+    if (clock != clock_kind::real || time_fixed || paused) return stands_at;
+    const std::int64_t now = system_now_ns();
+    if (scale == 1.0 && scale_origin == scale_start) return now;
+    return scale_origin +
+           static_cast<std::int64_t>(static_cast<double>(now - scale_start) * scale);
+}
+
+// -- signals -------------------------------------------------------------------------
+//
+// The process has one disposition per signal, but any number of loops may want to
+// know. The handler itself only marks the signal in each loop's core and wakes it.
+
+struct signal_entry {
+    struct handler {
+        int number;
+        function<void()> fn;
+    };
+    std::vector<std::shared_ptr<handler>> handlers;
+};
+
+namespace {
+
+constexpr int most_signals = 64;
+
+struct signal_table {
+    static constexpr std::size_t most_loops = 64;
+
+    std::mutex mutex;
+    std::atomic<loop_core*> loops[most_loops] = {};
+    std::atomic<int> handling{0};
+    std::uint64_t wanted[most_loops] = {};
+    struct ::sigaction before[most_signals + 1] = {};
+    int users[most_signals + 1] = {};
+};
+signal_table signals;
+
+void on_signal(int number) noexcept {
+    const int saved = errno;
+    signals.handling.fetch_add(1);
+    for (std::atomic<loop_core*>& slot : signals.loops)
+        if (loop_core* core = slot.load()) {
+            core->pending_signals.fetch_or(std::uint64_t(1) << (number - 1));
+            core->wake();
+        }
+    signals.handling.fetch_sub(1);
+    errno = saved;
+}
+
+void want_signal(loop_core& core, int number) {
+    const std::lock_guard lock(signals.mutex);
+    std::size_t place = signal_table::most_loops;
+    for (std::size_t i = 0; i < signal_table::most_loops; ++i) {
+        if (signals.loops[i] == &core) {
+            place = i;
+            break;
+        }
+        if (!signals.loops[i].load() && place == signal_table::most_loops) place = i;
+    }
+    if (place == signal_table::most_loops)
+        throw std::runtime_error(
+            "asyncio::event_loop::add_signal_handler: over 64 loops handle signals");
+    if (signals.users[number] == 0) {
+        struct ::sigaction action = {};
+        action.sa_handler = on_signal;
+        action.sa_flags = SA_RESTART;
+        sigfillset(&action.sa_mask);
+        if (::sigaction(number, &action, &signals.before[number]) != 0)
+            throw_last_error("sigaction");
+    }
+    ++signals.users[number];
+    signals.loops[place] = &core;
+    signals.wanted[place] |= std::uint64_t(1) << (number - 1);
+}
+
+void unwant_signal(loop_core& core, int number) noexcept {
+    const std::lock_guard lock(signals.mutex);
+    for (std::size_t i = 0; i < signal_table::most_loops; ++i) {
+        if (signals.loops[i] != &core) continue;
+        signals.wanted[i] &= ~(std::uint64_t(1) << (number - 1));
+        if (signals.wanted[i] == 0) {
+            signals.loops[i] = nullptr;
+            // A handler on another thread may still hold the pointer.
+            while (signals.handling.load() != 0) std::this_thread::yield();
+        }
+        break;
+    }
+    if (--signals.users[number] == 0)
+        ::sigaction(number, &signals.before[number], nullptr);
+}
+
+} // namespace
+
+} // namespace detail
+
+void event_loop::add_signal_handler(int number, detail::function<void()> fn) {
+    if (number < 1 || number > detail::most_signals)
+        throw std::invalid_argument("asyncio::event_loop::add_signal_handler: no signal has the "
+                                    "number " + std::to_string(number));
+    if (number == SIGKILL || number == SIGSTOP)
+        detail::throw_runtime_error(
+            "asyncio::event_loop::add_signal_handler: SIGKILL and SIGSTOP cannot be caught");
+    core_->require_open("asyncio::event_loop::add_signal_handler: the loop is closed");
+    if (!signals_) signals_ = std::make_unique<detail::signal_entry>();
+    remove_signal_handler(number);
+    detail::want_signal(*core_, number);
+    signals_->handlers.push_back(std::make_shared<detail::signal_entry::handler>(
+        detail::signal_entry::handler{number, std::move(fn)}));
+}
+
+bool event_loop::remove_signal_handler(int number) {
+    if (!signals_) return false;
+    auto& handlers = signals_->handlers;
+    const auto found = std::find_if(handlers.begin(), handlers.end(),
+                                    [&](const auto& h) { return h->number == number; });
+    if (found == handlers.end()) return false;
+    handlers.erase(found);
+    detail::unwant_signal(*core_, number);
+    return true;
+}
+
+void event_loop::take_signals() {
+    const std::uint64_t pending = core_->pending_signals.exchange(0);
+    if (!pending || !signals_) return;
+    const auto handlers = signals_->handlers; // a handler may remove itself
+    for (const auto& handler : handlers)
+        if (pending & (std::uint64_t(1) << (handler->number - 1)))
+            call_soon([handler] { handler->fn(); });
+}
+
+// -- the loop ------------------------------------------------------------------------
+
+event_loop::event_loop(run_options options) : core_(new detail::loop_core) {
+    detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file();
+    detail::refuse_in_worker();
+    if (!(options.time_scale > 0) ||
+        options.time_scale > std::numeric_limits<double>::max())
+        detail::throw_invalid_argument(
+            "asyncio::run_options: time_scale must be a positive number");
+    core_->loop = this;
+    core_->clock = options.clock;
+    core_->debug = options.debug.value_or(ASYNCIO_DEBUG != 0 || [] {
+        const char* text = std::getenv("ASYNCIO_DEBUG");
+        return text && *text && std::strcmp(text, "0") != 0;
+    }());
+    if (options.clock == clock_kind::real && options.time_scale != 1.0)
+        rescale(options.time_scale, false);
+    shuffle_state_ = options.shuffle_seed;
+    backend_ = new detail::backend_state(*core_);
+}
+
+event_loop::~event_loop() {
+    running_ = false;
+    close();
+    core_->loop = nullptr;
+}
+
+void event_loop::close() {
+    if (running_)
+        detail::throw_runtime_error("asyncio::event_loop::close: the loop is running; stop() it "
+                                    "and close it after run_forever() has returned");
+    if (core_->closed) return;
+    destroy_pending();
+    if (signals_)
+        while (!signals_->handlers.empty())
+            remove_signal_handler(signals_->handlers.back()->number);
+    default_executor.reset();
+    watches_.clear();
+    // From here on nobody can post; wait for those who are about to have done so.
+    detail::ready_node* late = core_->inbox.exchange(&detail::closed_inbox);
+    while (core_->posting.load() != 0) std::this_thread::yield();
+    while (late) {
+        detail::ready_node* node = std::exchange(late, late->next);
+        core_->ready.push(node);
+    }
+    drop_queues();
+    core_->closed = true;
+    delete std::exchange(backend_, nullptr);
+}
+
+// Tasks that never ended, and callbacks that never ran. Destructors in the frames
+// may still cancel, wake and schedule: it all lands in queues that are dropped.
+void event_loop::destroy_pending() noexcept {
+    detail::loop_core* const before = std::exchange(detail::this_thread_core, core_.get());
+    core_->closing = true;
+    while (detail::task_base* task = core_->tasks) {
+        const detail::ref_ptr<detail::state_base> kept(task);
+        if (core_->debug)
+            call_exception_handler({"task was destroyed while it was pending", {}, task->name()});
+        task->destroy_frames();
+        task->reported = true;
+        task->complete_cancelled({});
+        task->leave_loop();
+    }
+    drop_queues();
+    detail::this_thread_core = before;
+}
+
+void event_loop::drop_queues() noexcept {
+    core_->dropping = true;
+    take_inbox();
+    core_->ready.append(core_->yielded);
+    do {
+        while (!core_->ready.empty()) {
+            detail::ready_node* node = core_->ready.pop();
+            node->run(node);
+        }
+        while (!core_->timers.empty()) {
+            detail::timer_node& timer = core_->timers.take_first();
+            timer.fire(&timer);
+        }
+    } while (!core_->ready.empty());
+    core_->dropping = false;
+}
+
+void event_loop::call_exception_handler(const exception_context& context) {
+    std::string also;
+    if (exception_handler_) {
+        try {
+            exception_handler_(*this, context);
+            return;
+        } catch (const keyboard_interrupt&) {
+            throw;
+        } catch (...) {
+            also = "\n  the exception handler itself failed with " +
+                   detail::describe(std::current_exception());
+        }
+    }
+    std::string text = "asyncio: " + context.message;
+    if (!context.task.empty()) text += " (task '" + context.task + "')";
+    if (context.exception) text += ": " + detail::describe(context.exception);
+    text += also + '\n';
+    std::fputs(text.c_str(), stderr);
+}
+
+void event_loop::check_call(const char* who) const {
+    if (core_->closed)
+        throw std::runtime_error(std::string(who) + ": the loop is closed");
+    if (core_->debug && running_ && detail::this_thread_core != core_.get())
+        throw std::runtime_error(std::string(who) + ": called from another thread; use "
+                                                    "call_soon_threadsafe()");
+}
+
+std::int64_t event_loop::after_ns(duration delay) const noexcept {
+    // Negative delays keep their order among each other.
+    const std::int64_t now = core_->now_ns();
+    return delay.count() < 0 ? now + delay.count() : detail::deadline_after(now, delay);
+}
+
+// -- descriptors of the user ---------------------------------------------------------
+
+struct event_loop::watch_entry final : detail::io_watch, detail::ready_node {
+    watch_entry(event_loop& owner, int descriptor, bool writing,
+            std::unique_ptr<detail::callback_base> callback)
+        : loop(owner), fd(descriptor), write(writing), fn(std::move(callback)) {
+        ready = [](detail::io_watch& self) noexcept {
+            auto& w = static_cast<watch_entry&>(self);
+            if (w.queued) return;
+            w.queued = true;
+            w.kept = w.shared;
+            w.loop.core().schedule(&w);
+        };
+        run = [](detail::ready_node* node) {
+            auto& w = *static_cast<watch_entry*>(node);
+            w.queued = false;
+            const std::shared_ptr<watch_entry> alive = std::move(w.kept);
+            if (w.removed || w.loop.core().dropping) return;
+            try {
+                w.fn->call();
+            } catch (const keyboard_interrupt&) {
+                throw;
+            } catch (...) {
+                w.loop.call_exception_handler({"exception in a reader's or writer's callback",
+                                               std::current_exception()});
+            }
+        };
+    }
+
+    event_loop& loop;
+    int fd;
+    bool write;
+    bool queued = false;
+    bool removed = false;
+    std::unique_ptr<detail::callback_base> fn;
+    std::shared_ptr<watch_entry> shared; // itself, while it is registered
+    std::shared_ptr<watch_entry> kept;   // itself, while it is in the ready queue
+};
+
+void event_loop::watch(int fd, bool write, std::unique_ptr<detail::callback_base> fn) {
+    const char* const who =
+        write ? "asyncio::event_loop::add_writer" : "asyncio::event_loop::add_reader";
+    check_call(who);
+    auto entry = std::make_shared<watch_entry>(*this, fd, write, std::move(fn));
+    unwatch(fd, write);
+    backend_->watch(fd, write, *entry, who);
+    entry->shared = entry;
+    watches_.push_back(std::move(entry));
+}
+
+bool event_loop::unwatch(int fd, bool write) {
+    const auto found = std::find_if(watches_.begin(), watches_.end(), [&](const auto& w) {
+        return w->fd == fd && w->write == write;
+    });
+    if (found == watches_.end()) return false;
+    backend_->unwatch(fd, write);
+    (*found)->removed = true;
+    (*found)->shared.reset();
+    watches_.erase(found);
+    return true;
+}
+
+// -- turns -----------------------------------------------------------------------------
+
+// Marks the loop as the one that runs on this thread.
+struct event_loop::running_guard {
+    running_guard(event_loop& l, const char* who, bool frame) : loop(l) {
+        loop.core_->require_open("asyncio::event_loop: the loop is closed; make another one");
+        if (loop.running_ || loop.in_turn_)
+            throw std::runtime_error(std::string(who) + ": the loop is running already; await "
+                                                        "the work instead");
+        before = detail::this_thread_core;
+        if (before && before != loop.core_.get() && before->loop &&
+            (before->loop->running_ || before->loop->in_turn_))
+            throw std::runtime_error(std::string(who) + ": another loop is running on this "
+                                                        "thread; await the work there");
+        detail::this_thread_core = loop.core_.get();
+        loop.running_ = true;
+        if (frame) loop.core_->polling = true;
+    }
+    running_guard(const running_guard&) = delete;
+    running_guard& operator=(const running_guard&) = delete;
+    ~running_guard() {
+        loop.running_ = false;
+        loop.core_->polling = false;
+        loop.core_->time_fixed = false;
+        detail::this_thread_core = before;
+    }
+    event_loop& loop;
+    detail::loop_core* before = nullptr;
+};
+
+event_loop::entered::entered(event_loop& loop) : before_(detail::this_thread_core) {
+    loop.core_->require_open("asyncio::event_loop::enter: the loop is closed");
+    detail::this_thread_core = loop.core_.get();
+}
+
+void event_loop::run_forever() {
+    const running_guard guard(*this, "asyncio::event_loop::run_forever", false);
+    struct clear {
+        bool& flag;
+        ~clear() { flag = false; }
+    } stopped{stopping_};
+    do turn(!stopping_);
+    while (!stopping_);
+}
+
+void event_loop::stop() noexcept { stopping_ = true; }
+
+std::size_t event_loop::turn(bool may_sleep) {
+    collect(may_sleep);
+    if (shuffle_state_) shuffle_ready();
+    return run_ready();
+}
+
+// Takes in what others posted, what the system finished, and due timers. Under
+// load the system is asked only now and then: asking costs more than a step.
+void event_loop::collect(bool may_sleep) {
+    detail::loop_core& core = *core_;
+    ++metrics_.turns;
+    if (core.inbox.load(std::memory_order_relaxed)) take_inbox();
+    if (!core.ready.empty() && turns_left_ > 0 && !core.ask_soon) {
+        --turns_left_;
+        return;
+    }
+    core.ask_soon = false;
+    std::int64_t timeout = 0;
+    if (core.ready.empty() && may_sleep) {
+        timeout = core.timers.empty() && core.clock == clock_kind::real
+                      ? -1
+                      : sleep_time(core.now_ns());
+        turns_between_ = 1;
+    }
+    backend_->wait(timeout);
+    take_inbox();
+    if (core.pending_signals.load(std::memory_order_relaxed)) take_signals();
+    if (core.clock != clock_kind::real && core.ready.empty() && timeout == 0 && may_sleep)
+        move_clock();
+
+    // Every clock but the real one wants each timer in its own turn.
+    if (core.clock == clock_kind::real && !shuffle_state_) {
+        const std::int64_t now = detail::system_now_ns();
+        if (timeout == 0 && now - asked_at_ < 50'000)
+            turns_between_ = std::min<std::uint32_t>(turns_between_ * 2, 64);
+        else if (turns_between_ > 1)
+            turns_between_ /= 2;
+        asked_at_ = now;
+        turns_left_ = turns_between_ - 1;
+    }
+    if (!core.timers.empty()) {
+        const std::int64_t now = core.now_ns();
+        core.last_now = now;
+        take_due_timers(now);
+    }
+}
+
+void event_loop::take_inbox() noexcept {
+    detail::ready_node* node = core_->inbox.load(std::memory_order_relaxed);
+    if (!node || node == &detail::closed_inbox) return;
+    node = core_->inbox.exchange(nullptr, std::memory_order_acquire);
+    detail::ready_node* in_order = nullptr;
+    while (node) {
+        detail::ready_node* next = node->next;
+        node->next = in_order;
+        in_order = node;
+        node = next;
+    }
+    while (in_order) {
+        node = in_order;
+        in_order = node->next;
+        core_->ready.push(node);
+    }
+}
+
+void event_loop::take_due_timers(std::int64_t now) noexcept {
+    detail::timer_heap& timers = core_->timers;
+    while (!timers.empty() && timers.first_when() <= now) {
+        detail::timer_node& timer = timers.take_first();
+        timer.fire(&timer);
+    }
+}
+
+// Nanoseconds that the system may sleep; negative: until something happens.
+std::int64_t event_loop::sleep_time(std::int64_t now) const noexcept {
+    const detail::loop_core& core = *core_;
+    if (core.clock == clock_kind::virtual_time)
+        return core.clock_holds > 0 || core.timers.empty() ? -1 : 0;
+    if (core.clock == clock_kind::manual) return core.stands_at < manual_target_ ? 0 : -1;
+    if (core.timers.empty() || core.paused) return -1;
+    const std::int64_t left = core.timers.first_when() - now;
+    if (left <= 0) return 0;
+    return core.scale == 1.0
+               ? left
+               : static_cast<std::int64_t>(static_cast<double>(left) / core.scale) + 1;
+}
+
+// Nothing is ready: a virtual clock jumps to the next timer, a manual one as far
+// as it was told to.
+void event_loop::move_clock() noexcept {
+    detail::loop_core& core = *core_;
+    const bool any = !core.timers.empty();
+    if (core.clock == clock_kind::virtual_time) {
+        if (any && core.clock_holds == 0)
+            core.stands_at = std::max(core.stands_at, core.timers.first_when());
+    } else if (any && core.timers.first_when() <= manual_target_) {
+        core.stands_at = std::max(core.stands_at, core.timers.first_when());
+    } else {
+        core.stands_at = std::max(core.stands_at, manual_target_);
+    }
+}
+
+void event_loop::shuffle_ready() {
+    shuffled_.clear();
+    while (!core_->ready.empty()) shuffled_.push_back(core_->ready.pop());
+    for (std::size_t i = shuffled_.size(); i > 1; --i) {
+        const std::uint64_t random = detail::splitmix64(*shuffle_state_);
+        std::swap(shuffled_[i - 1], shuffled_[random % i]);
+    }
+    for (detail::ready_node* node : shuffled_) core_->ready.push(node);
+}
+
+// Runs what is ready now; what that adds stays for the next turn. An interrupt that
+// is thrown out leaves the rest in the queue.
+std::size_t event_loop::run_ready() {
+    detail::loop_core& core = *core_;
+    detail::ready_node* const last = core.ready.last;
+    if (!last) return 0;
+    std::size_t ran = 0;
+    in_turn_ = true;
+    struct leave {
+        event_loop& loop;
+        std::size_t& count;
+        ~leave() {
+            loop.in_turn_ = false;
+            loop.metrics_.callbacks += count;
+        }
+    } at_end{*this, ran};
+    for (bool more = true; more;) {
+        detail::ready_node* const node = core.ready.pop();
+        more = node != last;
+        ++ran;
+        if (core.debug) run_watched(node);
+        else node->run(node);
+    }
+    return ran;
+}
+
+void event_loop::run_watched(detail::ready_node* node) {
+    std::string who = "a callback";
+    if (node->run == &detail::task_base::step)
+        who = "a step of task '" + static_cast<detail::task_base*>(node)->name() + "'";
+    const std::int64_t begin = detail::system_now_ns();
+    node->run(node);
+    const duration took = std::chrono::nanoseconds(detail::system_now_ns() - begin);
+    metrics_.longest_callback = std::max(metrics_.longest_callback, took);
+    if (took >= slow_callback_duration)
+        call_exception_handler({who + " took " + std::to_string(took.total_seconds()) +
+                                " s and blocked the loop; give such work to to_thread() or "
+                                "an executor"});
+}
+
+// -- embedding ---------------------------------------------------------------------------
+
+std::size_t event_loop::poll() {
+    const running_guard guard(*this, "asyncio::event_loop::poll", true);
+    core_->ready.append(core_->yielded);
+    fix_time();
+    std::size_t ran = 0;
+    for (int i = 0; i < 1000; ++i) {
+        core_->ask_soon = core_->ask_soon || i == 0;
+        const std::size_t now = turn(false);
+        ran += now;
+        if (now == 0 && core_->ready.empty() && !clock_can_move()) break;
+    }
+    return ran;
+}
+
+std::size_t event_loop::run_once() {
+    const running_guard guard(*this, "asyncio::event_loop::run_once", false);
+    core_->ask_soon = true;
+    return turn(false);
+}
+
+run_result event_loop::run_for(duration budget) {
+    const running_guard guard(*this, "asyncio::event_loop::run_for", true);
+    core_->ready.append(core_->yielded);
+    const std::int64_t end = detail::deadline_after(detail::system_now_ns(), budget);
+    std::size_t ran = 0;
+    do {
+        core_->ask_soon = true;
+        const std::size_t now = turn(false);
+        ran += now;
+        if (now == 0 && core_->ready.empty() && !clock_can_move()) break;
+    } while (detail::system_now_ns() < end);
+    return {ran, !core_->ready.empty()};
+}
+
+// One time for a whole frame, so that everything in it agrees.
+void event_loop::fix_time() noexcept {
+    if (core_->clock != clock_kind::real || core_->paused) return;
+    core_->stands_at = core_->now_ns();
+    core_->time_fixed = true;
+}
+
+// Lets a manual or virtual clock go on when nothing is ready; false when it stays.
+bool event_loop::clock_can_move() noexcept {
+    detail::loop_core& core = *core_;
+    if (core.clock == clock_kind::real) return false;
+    if (core.clock == clock_kind::manual && core.stands_at >= manual_target_) return false;
+    if (core.clock == clock_kind::virtual_time && (core.timers.empty() || core.clock_holds > 0))
+        return false;
+    move_clock();
+    take_due_timers(core.stands_at);
+    return !core.ready.empty();
+}
+
+std::optional<duration> event_loop::next_deadline() const noexcept {
+    const detail::loop_core& core = *core_;
+    if (!core.ready.empty() || !core.yielded.empty() || core.inbox.load() ||
+        core.pending_signals.load())
+        return duration();
+    if (core.timers.empty() || core.paused) return std::nullopt;
+    const std::int64_t left = core.timers.first_when() - core.now_ns();
+    if (left <= 0) return duration();
+    const double scale = core.clock == clock_kind::real ? core.scale : 1.0;
+    return duration(std::chrono::nanoseconds(
+        scale == 1.0 ? left : static_cast<std::int64_t>(static_cast<double>(left) / scale) + 1));
+}
+
+event_loop::native_handle_type event_loop::native_handle() const noexcept {
+    return backend_ ? backend_->native_handle() : -1;
+}
+
+void event_loop::advance(duration by) {
+    if (core_->clock != clock_kind::manual)
+        detail::throw_runtime_error("asyncio::event_loop::advance: only a manual clock moves by "
+                                    "hand; make the loop with clock_kind::manual");
+    manual_target_ = detail::deadline_after(std::max(manual_target_, core_->stands_at), by);
+    // Within a callback the running loop does the rest when nothing else is ready.
+    if (running_) return;
+    const running_guard guard(*this, "asyncio::event_loop::advance", false);
+    for (;;) {
+        core_->ask_soon = true;
+        if (turn(false) == 0 && core_->ready.empty() && !clock_can_move()) break;
+    }
+}
+
+void event_loop::set_time_scale(double scale) {
+    if (!(scale >= 0) || scale > std::numeric_limits<double>::max())
+        detail::throw_invalid_argument(
+            "asyncio::event_loop::set_time_scale: the scale must be zero or positive");
+    require_real_clock("asyncio::event_loop::set_time_scale");
+    if (scale == 0) pause();
+    else rescale(scale, core_->paused && core_->scale != 0);
+}
+void event_loop::pause() {
+    require_real_clock("asyncio::event_loop::pause");
+    rescale(core_->scale, true);
+}
+void event_loop::resume() {
+    require_real_clock("asyncio::event_loop::resume");
+    rescale(core_->scale, false);
+}
+void event_loop::require_real_clock(const char* who) const {
+    if (core_->clock != clock_kind::real)
+        throw std::runtime_error(std::string(who) + ": only the real clock has a scale; move a "
+                                                    "manual one with advance()");
+}
+
+void event_loop::rescale(double scale, bool paused) noexcept {
+    detail::loop_core& core = *core_;
+    const std::int64_t now = core.now_ns();
+    core.scale_origin = now;
+    core.scale_start = detail::system_now_ns();
+    core.scale = scale;
+    core.stands_at = now;
+    core.paused = paused;
+    core.ask_soon = true;
+}
+
+loop_metrics event_loop::metrics() const noexcept {
+    loop_metrics m = metrics_;
+    m.tasks = core_->task_count;
+    m.timers = core_->timers.size();
+    return m;
+}
+
+duration elapsed() {
+    const detail::loop_core& core = detail::require_running("elapsed");
+    return std::chrono::nanoseconds(core.now_ns() - core.started);
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: futures and tasks
+// uses: os, events, futures, tasks
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// -- futures -------------------------------------------------------------------------
+
+bool state_base::cancel(std::string_view message) {
+    if (done()) return false;
+    complete_cancelled(std::make_exception_ptr(cancelled_error(std::string(message))));
+    return true;
+}
+
+void state_base::complete(status how) noexcept {
+    current = how;
+    while (completion_node* node = waiters) {
+        unlink(*node);
+        node->completed(node, *this);
+    }
+}
+
+void state_base::complete_cancelled(std::exception_ptr error) noexcept {
+    exception = std::move(error);
+    complete(status::cancelled);
+}
+
+void state_base::throw_no_value() {
+    reported = true;
+    switch (current) {
+    case status::pending:
+        throw invalid_state_error("asyncio::future: the result is not there yet; await it, or "
+                                  "ask done() first");
+    case status::cancelled:
+        if (exception) std::rethrow_exception(exception);
+        throw cancelled_error();
+    case status::finished: break;
+    }
+    std::rethrow_exception(exception);
+}
+
+void state_base::last_handle_gone() noexcept {
+    event_loop* const loop = core->loop;
+    if (failed() && !reported && loop) {
+        reported = true;
+        ++refs; // the report must not end it a second time
+        exception_context context{is_task ? "a task failed and nobody looked at its error"
+                                          : "a future failed and nobody looked at its error",
+                                  exception};
+        if (is_task) context.task = static_cast<task_base*>(this)->name();
+        try {
+            loop->call_exception_handler(context);
+        } catch (...) {
+            // What the handler throws leaves the loop in the next turn, not here.
+            if (!core->closed)
+                loop->call_soon([error = std::current_exception()] {
+                    std::rethrow_exception(error);
+                });
+        }
+        --refs;
+    }
+    // Callbacks of a future that nobody can complete any more.
+    while (completion_node* node = waiters) {
+        unlink(*node);
+        if (node->completed == &done_callback::on_completed)
+            delete static_cast<done_callback*>(node);
+    }
+    delete this;
+}
+
+void done_callback::on_completed(completion_node* node, state_base& state) noexcept {
+    auto* self = static_cast<done_callback*>(node);
+    if (state.core->closed) {
+        delete self;
+        return;
+    }
+    self->subject = ref_ptr<state_base>(&state);
+    state.core->schedule(self);
+}
+
+void done_callback::run_and_delete(ready_node* node) {
+    const std::unique_ptr<done_callback> self(static_cast<done_callback*>(node));
+    const ref_ptr<loop_core> core = self->subject->core;
+    if (core->dropping) return;
+    try {
+        const context_scope scope(self->variables);
+        self->call();
+    } catch (const keyboard_interrupt&) {
+        throw;
+    } catch (...) {
+        if (core->loop)
+            core->loop->call_exception_handler(
+                {"exception in a done-callback", std::current_exception()});
+    }
+}
+
+std::uint64_t add_callback(state_base& state, std::unique_ptr<done_callback> callback) {
+    static thread_local constinit std::uint64_t last_id = 0;
+    state.core->require_open("asyncio::future::add_done_callback: the loop is closed");
+    const std::uint64_t id = callback->id = ++last_id;
+    if (state.done()) done_callback::on_completed(callback.release(), state);
+    else state.link(*callback.release());
+    return id;
+}
+
+bool remove_callback(state_base& state, std::uint64_t id) noexcept {
+    completion_node* node = state.waiters;
+    if (!node) return false;
+    do {
+        if (node->completed == &done_callback::on_completed &&
+            static_cast<done_callback*>(node)->id == id) {
+            state.unlink(*node);
+            delete static_cast<done_callback*>(node);
+            return true;
+        }
+        node = node->following;
+    } while (node != state.waiters);
+    return false;
+}
+
+std::exception_ptr future_handle::exception() const {
+    state_base& s = state();
+    if (s.current != state_base::status::finished) s.throw_no_value();
+    s.reported = true;
+    return s.exception;
+}
+
+event_loop& future_handle::get_loop() const {
+    event_loop* loop = state().core->loop;
+    if (!loop)
+        throw_runtime_error("asyncio::future::get_loop: its loop is gone; keep the loop alive as "
+                            "long as its futures are used");
+    return *loop;
+}
+
+// -- tasks ---------------------------------------------------------------------------
+
+void require_open_for_tasks(loop_core& core) {
+    core.require_open("asyncio::create_task: the loop is closed; make another one");
+}
+
+void require_awaitable(const task_base& waiter, const state_base& awaited) {
+    if (&waiter == &awaited)
+        throw_runtime_error("asyncio::task: it awaits itself and would wait for ever");
+    if (waiter.core != awaited.core) {
+        if (!awaited.core->loop || awaited.core->closed)
+            throw_runtime_error("asyncio::future: its loop is closed, so that it will never be "
+                                "done");
+        throw_runtime_error("asyncio::future: it belongs to another loop; use "
+                            "run_coroutine_threadsafe() between loops");
+    }
+}
+
+void task_base::start(promise_base& promise) noexcept {
+    enlist(promise);
+    core->schedule(this);
+}
+
+void task_base::enlist(promise_base& promise) noexcept {
+    root = at = &promise;
+    promise.owner = this;
+    id = ++core->last_task_id;
+    ++core->task_count;
+    following_task = core->tasks;
+    if (following_task) following_task->previous_task = this;
+    core->tasks = this;
+    add_ref(); // the loop's
+    if (core->tracing) core->tracing->task_started(*this);
+}
+
+void task_base::start_eagerly(promise_base& promise) {
+    enlist(promise);
+    step(this);
+}
+
+void task_base::leave_loop() noexcept {
+    if (core->tracing) core->tracing->task_ended(*this);
+    if (previous_task) previous_task->following_task = following_task;
+    else core->tasks = following_task;
+    if (following_task) following_task->previous_task = previous_task;
+    previous_task = following_task = nullptr;
+    --core->task_count;
+    release();
+}
+
+bool task_base::cancel(std::string_view message) {
+    if (done()) return false;
+    ++cancel_requests;
+    if (!message.empty() || extras) {
+        if (!extras) extras = std::make_unique<task_extras>();
+        extras->cancel_message = message;
+    }
+    if (waiting && waiting->on_cancel()) return true;
+    must_cancel = true;
+    return true;
+}
+
+void task_base::throw_cancelled() {
+    throw cancelled_error(extras ? extras->cancel_message : std::string());
+}
+
+void task_base::name(std::string_view text) {
+    if (!extras) extras = std::make_unique<task_extras>();
+    extras->name = text;
+}
+
+std::string task_base::name() const {
+    if (extras && !extras->name.empty()) return extras->name;
+    return "Task-" + std::to_string(id);
+}
+
+// One step: resumes where the task stands, and whatever is to go on after that,
+// until the task has to wait or has ended.
+void task_base::step(ready_node* node) {
+    task_base& self = *static_cast<task_base*>(node);
+    loop_core& loop = *self.core;
+    if (loop.dropping || !self.root) return;
+    if (self.must_confirm) {
+        self.must_confirm = false;
+        if (!self.waiting->confirm() && !self.must_cancel) return;
+    }
+    task_base* const before = std::exchange(loop.current, &self);
+    const context_scope scope(self.variables);
+    struct restore {
+        loop_core& loop;
+        task_base* before;
+        ~restore() { loop.current = before; }
+    } leave{loop, before};
+    if (self.must_cancel) {
+        self.must_cancel = false;
+        if (!self.started) {
+            const ref_ptr<state_base> kept(&self);
+            self.destroy_frames();
+            self.complete_cancelled(std::make_exception_ptr(cancelled_error(
+                self.extras ? self.extras->cancel_message : std::string())));
+            self.leave_loop();
+            return;
+        }
+        self.deliver = true;
+    }
+    self.started = true;
+    self.waiting = nullptr;
+    do {
+        self.more = false;
+        self.at->self.resume();
+    } while (self.more);
+    if (self.root->self.done()) self.finish();
+}
+
+void task_base::end_with(std::exception_ptr error) {
+    const ref_ptr<state_base> kept(this);
+    const error_kind kind = error ? kind_of(error) : error_kind::ordinary;
+    if (!error && must_cancel) {
+        // It cancelled itself and then returned: the cancellation wins.
+        complete_cancelled(std::make_exception_ptr(
+            cancelled_error(extras ? extras->cancel_message : std::string())));
+    } else if (!error) {
+        complete(status::finished);
+    } else if (kind == error_kind::cancelled) {
+        complete_cancelled(std::move(error));
+    } else {
+        fail(error);
+    }
+    leave_loop();
+    if (kind == error_kind::interrupt) {
+        reported = true;
+        std::rethrow_exception(std::move(error));
+    }
+}
+
+void task_base::destroy_frames() noexcept {
+    if (!root) return;
+    promise_base* const first = root;
+    // While the frames go, wake-ups of this task lead nowhere.
+    root = nullptr;
+    for (promise_base* p = at; p;) {
+        promise_base* const parent = p == first ? nullptr : p->parent;
+        if (p->held_by) *p->held_by = nullptr;
+        p->self.destroy();
+        p = parent;
+    }
+}
+
+} // namespace detail
+
+any_task current_task() {
+    detail::loop_core& core = detail::require_running("current_task");
+    return any_task(detail::ref_ptr<detail::state_base>(core.current));
+}
+
+std::vector<any_task> all_tasks(event_loop& loop) {
+    std::vector<any_task> tasks;
+    tasks.reserve(loop.core().task_count);
+    for (detail::task_base* t = loop.core().tasks; t; t = t->following_task)
+        tasks.emplace_back(detail::ref_ptr<detail::state_base>(t));
+    std::reverse(tasks.begin(), tasks.end());
+    return tasks;
+}
+
+std::vector<any_task> all_tasks() { return all_tasks(get_running_loop()); }
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: runners
+// uses: os, events, futures, tasks, runners, taskgroups
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+void detail::refuse_nested_run(const event_loop* loop, const char* who) {
+    const loop_core* running = this_thread_core;
+    const bool nested = running && running->loop && running->loop->is_running();
+    if (nested || (loop && loop->is_running()))
+        throw std::runtime_error(std::string(who) + ": a loop is running on this thread already; "
+                                                    "co_await the work instead");
+}
+
+void event_loop::run_until_done(detail::state_base& main) {
+    core_->require_open("asyncio::event_loop::run_until_complete: the loop is closed; make "
+                        "another one");
+    const future<void> watched{detail::ref_ptr<detail::state_base>(&main)};
+    const std::uint64_t id = watched.add_done_callback([this] { stop(); });
+    try {
+        run_forever();
+    } catch (...) {
+        watched.remove_done_callback(id);
+        if (main.done()) main.reported = true;
+        throw;
+    }
+    watched.remove_done_callback(id);
+    if (!main.done())
+        throw std::runtime_error("asyncio::event_loop::run_until_complete: stop() ended the run "
+                                 "before the work was done; run it again to go on");
+}
+
+// Ctrl-C while a runner's main task runs.
+class runner::interrupt_guard {
+public:
+    interrupt_guard(event_loop& loop, any_task main, bool wanted)
+        : loop_(loop), main_(std::move(main)) {
+        struct ::sigaction present = {};
+        // Only where nobody else has taken it over: as Python, the main thread and
+        // the default disposition.
+        active_ = wanted && ::syscall(SYS_gettid) == ::getpid() &&
+                  ::sigaction(SIGINT, nullptr, &present) == 0 && present.sa_handler == SIG_DFL;
+        if (active_) loop_.add_signal_handler(SIGINT, [this] { on_interrupt(); });
+    }
+    interrupt_guard(const interrupt_guard&) = delete;
+    interrupt_guard& operator=(const interrupt_guard&) = delete;
+    ~interrupt_guard() {
+        if (active_) loop_.remove_signal_handler(SIGINT);
+    }
+
+    int count() const noexcept { return count_; }
+
+private:
+    void on_interrupt() {
+        ++count_;
+        if (count_ == 1 && !main_.done()) {
+            main_.cancel();
+            return;
+        }
+        // A third one has the system's effect.
+        loop_.remove_signal_handler(SIGINT);
+        active_ = false;
+        throw keyboard_interrupt();
+    }
+
+    event_loop& loop_;
+    any_task main_;
+    int count_ = 0;
+    bool active_ = false;
+};
+
+runner::~runner() {
+    try {
+        close();
+    } catch (...) {
+        detail::report_uncaught();
+    }
+}
+
+event_loop& runner::get_loop() {
+    if (closed_)
+        detail::throw_runtime_error("asyncio::runner: it is closed; make another one");
+    if (!loop_) loop_ = std::make_unique<event_loop>(options_);
+    return *loop_;
+}
+
+void runner::run_until_done(detail::state_base& main) {
+    const any_task task{detail::ref_ptr<detail::state_base>(&main)};
+    const interrupt_guard guard(*loop_, task, options_.handle_sigint);
+    loop_->core().started = loop_->core().now_ns();
+    loop_->run_until_done(main);
+    if (task.cancelled() && guard.count() > 0 && task.uncancel() == 0) {
+        main.reported = true;
+        throw keyboard_interrupt();
+    }
+}
+
+namespace detail {
+
+// Cancels what is left until nothing is left. A task that does not listen is asked
+// again every second, and named after a while.
+static coro<> end_tasks(event_loop& loop, duration patience) {
+    const any_task self = current_task();
+    const time_point begin = loop.time();
+    bool printed = false;
+    for (;;) {
+        std::vector<any_task> left = all_tasks(loop);
+        std::erase(left, self);
+        if (left.empty()) co_return;
+        for (const any_task& task : left) task.cancel();
+        wait_options options;
+        options.timeout = std::chrono::seconds(1);
+        const wait_result<any_task> ended = co_await wait(left, options);
+        for (const any_task& task : ended.done) {
+            state_base& state = task.state();
+            if (!state.failed() || state.reported) continue;
+            state.reported = true;
+            loop.call_exception_handler({"a task failed while run() was ending it",
+                                         state.exception, task.get_name()});
+        }
+        if (!ended.pending.empty() && !printed && loop.time() - begin >= patience) {
+            printed = true;
+            std::string text =
+                "asyncio: run() waits for tasks that do not end after their cancellation:\n";
+            for (const any_task& task : ended.pending) {
+                const auto& base = static_cast<const task_base&>(task.state());
+                text += "  " + task.get_name();
+                if (base.at)
+                    text += std::string(" awaits in ") + base.at->place.function_name() + ", " +
+                            base.at->place.file_name() + ":" +
+                            std::to_string(base.at->place.line());
+                text += '\n';
+            }
+            std::fputs(text.c_str(), stderr);
+        }
+    }
+}
+
+} // namespace detail
+
+void runner::close() {
+    if (closed_) return;
+    closed_ = true;
+    if (!loop_) return;
+    // Whatever is thrown on the way, the loop gets closed.
+    struct closing {
+        std::unique_ptr<event_loop>& loop;
+        ~closing() { loop.reset(); }
+    } at_end{loop_};
+    if (loop_->core().tasks)
+        loop_->run_until_complete(detail::end_tasks(*loop_, options_.exit_report));
+    if (loop_->default_executor)
+        loop_->run_until_complete(
+            loop_->shutdown_default_executor(duration(std::chrono::minutes(5))));
+    loop_->close();
+}
+
+int detail::report_uncaught() noexcept {
+    try {
+        throw;
+    } catch (const keyboard_interrupt&) {
+        return 130;
+    } catch (const base_exception_group& group) {
+        std::ostringstream text;
+        text << "asyncio: uncaught " << group;
+        std::fputs(text.str().c_str(), stderr);
+    } catch (...) {
+        std::fprintf(stderr, "asyncio: uncaught %s\n",
+                     describe(std::current_exception()).c_str());
+    }
+    return 1;
+}
+
+void detail::signal_awaiter::begin() {
+    event_loop& loop = *core()->loop;
+    listening_ = &loop;
+    for (const int number : numbers_)
+        loop.add_signal_handler(number, [this, number] {
+            if (woken()) return;
+            received_ = number;
+            wake();
+        });
+}
+
+void detail::signal_awaiter::stop() noexcept {
+    if (!listening_) return;
+    for (const int number : numbers_) listening_->remove_signal_handler(number);
+    listening_ = nullptr;
+}
+
+bool detail::signal_awaiter::on_cancel() noexcept {
+    if (woken()) return false;
+    stop();
+    cancel_here();
+    return true;
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: timeouts and taskgroups
+// uses: events, futures, tasks, timeouts, taskgroups
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+// -- timeout -------------------------------------------------------------------------
+
+timeout::timeout(timeout&& other)
+    : delay_(other.delay_), when_(other.when_), state_(other.state_) {
+    if (state_ != state::created)
+        detail::throw_runtime_error("asyncio::timeout: it cannot move once its block has begun");
+}
+
+timeout timeout_at(std::optional<time_point> when) {
+    timeout t{std::nullopt};
+    t.when_ = when;
+    return t;
+}
+
+detail::ready_awaiter<void> timeout::aenter() {
+    if (state_ != state::created)
+        detail::throw_runtime_error(
+            "asyncio::timeout: it was used already; make one for each block");
+    task_ = current_task();
+    if (!task_)
+        detail::throw_runtime_error("asyncio::timeout: no task is running; use it in a coroutine");
+    state_ = state::entered;
+    cancelling_ = task_.cancelling();
+    if (delay_)
+        when_ = time_point(std::chrono::nanoseconds(detail::deadline_after(
+            task_.state().core->now_ns(), *delay_)));
+    set_timer();
+    return detail::ready_awaiter<void>();
+}
+
+void timeout::set_timer() {
+    timer_.cancel();
+    timer_ = handle();
+    if (!when_) return;
+    event_loop& loop = task_.get_loop();
+    if (*when_ <= loop.time()) timer_ = loop.call_soon([this] { on_timeout(); });
+    else timer_ = loop.call_at(*when_, [this] { on_timeout(); });
+}
+
+void timeout::on_timeout() {
+    state_ = state::expiring;
+    task_.cancel();
+}
+
+void timeout::reschedule(std::optional<time_point> when) {
+    switch (state_) {
+    case state::entered: break;
+    case state::created:
+        detail::throw_runtime_error("asyncio::timeout::reschedule: its block has not begun; give "
+                                    "the timeout to with() first");
+    case state::expiring:
+        detail::throw_runtime_error("asyncio::timeout::reschedule: it is expiring: the limit has "
+                                    "passed and the block is being cancelled");
+    case state::expired:
+        detail::throw_runtime_error("asyncio::timeout::reschedule: it has expired; make another "
+                                    "one");
+    case state::exited:
+        detail::throw_runtime_error("asyncio::timeout::reschedule: its block is finished");
+    }
+    when_ = when;
+    set_timer();
+}
+
+detail::ready_awaiter<bool> timeout::aexit(const std::exception_ptr& error) {
+    timer_.cancel();
+    timer_ = handle();
+    const any_task task = std::exchange(task_, any_task());
+    if (state_ == state::expiring) {
+        state_ = state::expired;
+        // Somebody else's cancellation goes on as what it is.
+        if (task.uncancel() <= cancelling_ && error &&
+            detail::kind_of(error) == detail::error_kind::cancelled)
+            throw timeout_error("asyncio::timeout: the time limit passed");
+    } else if (state_ == state::entered) {
+        state_ = state::exited;
+    }
+    return detail::ready_awaiter<bool>(false);
+}
+
+// -- task_group ------------------------------------------------------------------------
+
+// A child that has not been taken note of. Its end is noted in the turn after it.
+struct task_group::child : detail::frame_allocated, detail::completion_node, detail::ready_node {
+    child(task_group& g, detail::state_base& state) : group(&g), task(&state) {
+        completed = [](completion_node* node, detail::state_base& ended) noexcept {
+            ended.core->schedule(static_cast<child*>(node));
+        };
+        run = [](ready_node* node) {
+            auto* self = static_cast<child*>(node);
+            if (self->group && !self->task->core->dropping) self->group->on_child_done(*self);
+            else self->forget();
+        };
+    }
+    // Leaves its group's list.
+    void leave() noexcept {
+        if (!group) return;
+        (previous_child ? previous_child->next_child : group->children_) = next_child;
+        if (next_child) next_child->previous_child = previous_child;
+        group = nullptr;
+    }
+    void forget() noexcept {
+        leave();
+        delete this;
+    }
+
+    task_group* group;
+    detail::ref_ptr<detail::state_base> task;
+    child* previous_child = nullptr;
+    child* next_child = nullptr;
+};
+
+// Waits until the group has no children.
+class task_group::all_done : public detail::suspension {
+public:
+    explicit all_done(task_group& group) noexcept : group_(&group) {}
+    all_done(all_done&&) = delete;
+    ~all_done() {
+        if (group_->waiting_ == this) group_->waiting_ = nullptr;
+    }
+    bool await_ready() const noexcept { return group_->children_ == nullptr; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) group_->waiting_ = this;
+    }
+    void await_resume() {
+        if (group_->waiting_ == this) group_->waiting_ = nullptr;
+        if (interrupted()) throw_cancelled();
+    }
+    void children_gone() noexcept {
+        if (!woken()) wake();
+    }
+
+private:
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        group_->waiting_ = nullptr;
+        cancel_here();
+        return true;
+    }
+    task_group* group_;
+};
+
+task_group::task_group(task_group&& other) {
+    if (other.entered_)
+        detail::throw_runtime_error("asyncio::task_group: it cannot move once its block has begun");
+}
+
+task_group::~task_group() {
+    while (child* c = children_) {
+        if (c->is_linked()) {
+            c->task->unlink(*c);
+            c->forget();
+        } else {
+            c->leave(); // it is in the ready queue, and goes when its turn comes
+        }
+    }
+}
+
+void task_group::require_open() const {
+    if (!entered_)
+        detail::throw_runtime_error("asyncio::task_group::create_task: the group's block has not "
+                                    "begun; give the group to with() and use it in the body");
+    if (finished_ || (exiting_ && !children_))
+        detail::throw_runtime_error("asyncio::task_group::create_task: the group is finished");
+    if (aborting_)
+        detail::throw_runtime_error("asyncio::task_group::create_task: the group is shutting down "
+                                    "after an error or a cancellation");
+}
+
+void task_group::adopt(detail::state_base& task) {
+    auto* c = new child(*this, task);
+    c->next_child = children_;
+    if (children_) children_->previous_child = c;
+    children_ = c;
+    if (task.done()) c->completed(c, task);
+    else task.link(*c);
+}
+
+void task_group::abort() {
+    aborting_ = true;
+    // Oldest first: the list has the newest first.
+    std::vector<detail::ref_ptr<detail::state_base>> tasks;
+    for (child* c = children_; c; c = c->next_child) tasks.push_back(c->task);
+    for (auto it = tasks.rbegin(); it != tasks.rend(); ++it) (*it)->cancel({});
+}
+
+void task_group::cancel_parent() {
+    parent_cancel_requested_ = true;
+    parent_.cancel();
+}
+
+void task_group::cancel() {
+    if (!entered_ || finished_)
+        detail::throw_runtime_error("asyncio::task_group::cancel: the group's block is not "
+                                    "running");
+    if (aborting_) return;
+    abort();
+    if (!parent_cancel_requested_) cancel_parent();
+}
+
+void task_group::on_child_done(child& c) {
+    const detail::ref_ptr<detail::state_base> task = c.task;
+    c.forget();
+    if (!children_ && waiting_) waiting_->children_gone();
+    if (!task->failed()) return;
+    task->reported = true;
+    errors_.push_back(task->exception);
+    if (detail::kind_of(task->exception) == detail::error_kind::interrupt && !interrupt_)
+        interrupt_ = task->exception;
+    if (!aborting_ && !parent_cancel_requested_) {
+        abort();
+        cancel_parent();
+    }
+}
+
+detail::ready_awaiter<void> task_group::aenter() {
+    if (entered_)
+        detail::throw_runtime_error(
+            "asyncio::task_group: it was used already; make one for each block");
+    parent_ = current_task();
+    if (!parent_)
+        detail::throw_runtime_error(
+            "asyncio::task_group: no task is running; use it in a coroutine");
+    core_ = parent_.state().core;
+    entered_ = true;
+    return detail::ready_awaiter<void>();
+}
+
+coro<bool> task_group::aexit(std::exception_ptr error) {
+    using detail::error_kind;
+    exiting_ = true;
+    const error_kind kind = error ? detail::kind_of(error) : error_kind::ordinary;
+    if (error && kind == error_kind::interrupt && !interrupt_) interrupt_ = error;
+    std::exception_ptr cancellation;
+    if (error && kind == error_kind::cancelled) cancellation = error;
+    if (error && !aborting_) abort();
+
+    // The parent may be cancelled again and again while it waits here.
+    while (children_) {
+        std::exception_ptr cancelled;
+        try {
+            co_await all_done(*this);
+        } catch (const cancelled_error&) {
+            cancelled = std::current_exception();
+        }
+        if (cancelled && !aborting_) {
+            cancellation = std::move(cancelled);
+            abort();
+        }
+    }
+    finished_ = true;
+    const any_task parent = std::exchange(parent_, any_task());
+    const std::vector<std::exception_ptr> nothing;
+    std::vector<std::exception_ptr> errors = std::exchange(errors_, nothing);
+    if (interrupt_) std::rethrow_exception(std::exchange(interrupt_, nullptr));
+
+    bool own_cancellation = false; // the body's cancelled_error is this group's doing
+    if (parent_cancel_requested_ && parent.uncancel() == 0) {
+        own_cancellation = true;
+        cancellation = nullptr;
+    }
+    if (cancellation && errors.empty()) std::rethrow_exception(std::move(cancellation));
+    if (error && kind != error_kind::cancelled) errors.push_back(error);
+    if (!errors.empty()) {
+        // A cancellation from outside that has been delivered already is asked for
+        // again, so that the next await throws it.
+        if (parent.cancelling() > 0) {
+            parent.uncancel();
+            parent.cancel();
+        }
+        detail::throw_group("unhandled errors in a task group", std::move(errors));
+    }
+    co_return own_cancellation;
+}
+
+// -- wait, shield ------------------------------------------------------------------------
+
+namespace detail {
+
+some_done::some_done(std::vector<state_base*> states, return_when until,
+                     std::optional<duration> timeout)
+    : links_(states.size()), until_(until), timeout_(timeout) {
+    for (std::size_t i = 0; i < states.size(); ++i) links_[i].state = states[i];
+}
+
+some_done::~some_done() { leave(); }
+
+void some_done::leave() noexcept {
+    for (link& l : links_)
+        if (l.is_linked()) l.state->unlink(l);
+}
+
+bool some_done::enough(const state_base& ended) const noexcept {
+    return unfinished_ == 0 || until_ == return_when::first_completed ||
+           (until_ == return_when::first_exception && ended.failed());
+}
+
+bool some_done::await_ready() noexcept {
+    unfinished_ = 0;
+    for (const link& l : links_)
+        if (!l.state->done()) ++unfinished_;
+    for (const link& l : links_)
+        if (l.state->done() && enough(*l.state)) return true;
+    return unfinished_ == 0;
+}
+
+void some_done::begin() {
+    for (link& l : links_) {
+        l.owner = this;
+        l.completed = [](completion_node* node, state_base& ended) noexcept {
+            some_done& self = *static_cast<link*>(node)->owner;
+            --self.unfinished_;
+            if (self.enough(ended) && !self.woken()) {
+                self.core()->remove_timer(self);
+                self.wake();
+            }
+        };
+        if (!l.state->done()) l.state->link(l);
+    }
+    if (timeout_) wait_until(deadline_after(core()->now_ns(), *timeout_));
+}
+
+void some_done::await_resume() {
+    leave();
+    if (interrupted()) throw_cancelled();
+}
+
+bool some_done::on_cancel() noexcept {
+    if (woken()) return false;
+    leave();
+    core()->remove_timer(*this);
+    cancel_here();
+    return true;
+}
+
+void require_some(std::size_t count) {
+    if (count == 0)
+        throw_invalid_argument("asyncio::wait: there is nothing to wait for; give at least one "
+                               "task or future");
+}
+
+void report_if_failed(state_base& inner) {
+    if (!inner.failed()) return;
+    inner.reported = true;
+    if (inner.core->loop)
+        inner.core->loop->call_exception_handler(
+            {"a shielded future failed after what awaited it had been cancelled",
+             inner.exception});
+}
+
+} // namespace detail
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: locks and queues
+// uses: events, tasks, locks, queues
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+void detail::waiter_list::detach_all() noexcept {
+    while (first_) first_->leave();
+}
+
+coro<bool> lock::aexit(std::exception_ptr) {
+    release();
+    co_return false;
+}
+
+coro<bool> semaphore::aexit(std::exception_ptr) {
+    release();
+    co_return false;
+}
+
+coro<bool> bounded_semaphore::aexit(std::exception_ptr) {
+    release();
+    co_return false;
+}
+
+// -- condition -----------------------------------------------------------------------
+
+// Waits for a notification, without the lock.
+class condition::notified : public detail::list_waiter {
+public:
+    explicit notified(condition& owner) noexcept : owner_(&owner) {}
+
+    bool await_ready() const noexcept { return false; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) join(owner_->waiters_);
+    }
+    void await_resume() {
+        leave();
+        if (interrupted()) throw_cancelled();
+    }
+
+private:
+    condition* owner_;
+};
+
+coro<bool> condition::wait() {
+    if (!locked())
+        detail::throw_runtime_error("asyncio::condition::wait: the lock is not held; acquire() "
+                                    "it first");
+    lock_->release();
+    std::exception_ptr cancelled;
+    try {
+        co_await notified(*this);
+    } catch (const cancelled_error&) {
+        cancelled = std::current_exception();
+    }
+    // However often it is cancelled meanwhile, the task comes out with the lock.
+    for (bool held = false; !held;) {
+        try {
+            held = co_await lock_->acquire();
+        } catch (const cancelled_error&) {
+            cancelled = std::current_exception();
+        }
+    }
+    if (cancelled) {
+        // It may have been meant by a notification; another one shall have it.
+        notify(1);
+        std::rethrow_exception(std::move(cancelled));
+    }
+    co_return true;
+}
+
+void condition::notify(std::size_t count) {
+    if (!locked())
+        detail::throw_runtime_error("asyncio::condition::notify: the lock is not held; acquire() "
+                                    "it first");
+    while (count-- > 0 && waiters_.wake_next()) {}
+}
+
+// -- barrier -------------------------------------------------------------------------
+
+coro<> barrier::wait_in_round() {
+    while (state_ == state::filling) co_await changed_.wait();
+    if (state_ == state::broken || state_ == state::resetting) throw broken_barrier_error();
+}
+
+void barrier::leave_round() {
+    --count_;
+    if (count_ > 0) return;
+    if (state_ == state::resetting || state_ == state::draining) state_ = state::filling;
+    changed_.notify_all();
+}
+
+coro<std::size_t> barrier::wait() {
+    const auto held = co_await changed_.scoped();
+    // Those of the last round leave first.
+    while (state_ == state::draining || state_ == state::resetting) co_await changed_.wait();
+    if (state_ == state::broken) throw broken_barrier_error();
+
+    const std::size_t place = static_cast<std::size_t>(count_++);
+    const leaving at_end(*this);
+    if (count_ == parties_) {
+        state_ = state::draining;
+        changed_.notify_all();
+    } else {
+        co_await wait_in_round();
+    }
+    co_return place;
+}
+
+coro<> barrier::reset() {
+    const auto held = co_await changed_.scoped();
+    if (count_ > 0) {
+        state_ = state::resetting;
+        changed_.notify_all();
+    } else {
+        state_ = state::filling;
+    }
+}
+
+coro<> barrier::abort() {
+    const auto held = co_await changed_.scoped();
+    state_ = state::broken;
+    changed_.notify_all();
+}
+
+// -- queues --------------------------------------------------------------------------
+
+void detail::queue_base::task_done() {
+    if (unfinished_ == 0)
+        throw_invalid_argument("asyncio::queue::task_done: called more often than items were put");
+    if (--unfinished_ == 0) finished_.set();
+}
+
+void detail::queue_base::shut_down(std::size_t dropped) noexcept {
+    shut_down_ = true;
+    count_ -= dropped;
+    unfinished_ -= std::min(unfinished_, dropped);
+    if (unfinished_ == 0) finished_.set();
+    getters_.wake_all();
+    putters_.wake_all();
+}
+
+detail::queue_base::line::~line() {
+    while (line_waiter* w = first_) {
+        remove(*w);
+        w->line_ = nullptr;
+    }
+}
+
+bool detail::queue_base::line_waiter::on_cancel() noexcept {
+    if (woken()) return false;
+    if (linked_) line_->remove(*this);
+    cancel_here();
+    return true;
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: executors
+// uses: os, codec, events, futures, tasks, executors
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// -- concurrent futures ------------------------------------------------------------
+
+concurrent_base::~concurrent_base() {
+    while (first_) {
+        done_node* node = std::exchange(first_, first_->following);
+        node->dropped();
+    }
+}
+
+bool concurrent_base::start() noexcept {
+    const std::lock_guard guard(lock_);
+    if (claimed_ || status_.load(std::memory_order_relaxed) != status::pending) return false;
+    status_.store(status::running, std::memory_order_release);
+    return true;
+}
+
+bool concurrent_base::cancel() noexcept {
+    {
+        const std::lock_guard guard(lock_);
+        const status now = status_.load(std::memory_order_relaxed);
+        if (now == status::cancelled) return true;
+        if (claimed_ || now != status::pending) return false;
+        claimed_ = true;
+    }
+    publish(status::cancelled);
+    return true;
+}
+
+bool concurrent_base::claim() noexcept {
+    const std::lock_guard guard(lock_);
+    return !std::exchange(claimed_, true);
+}
+
+void concurrent_base::require_claim() {
+    if (!claim())
+        throw_invalid_state("asyncio::concurrent_future: it is done already; check done() before "
+                            "setting a result");
+}
+
+void concurrent_base::publish(status how) noexcept {
+    done_node* node = nullptr;
+    {
+        const std::lock_guard guard(lock_);
+        status_.store(how, std::memory_order_release);
+        node = std::exchange(first_, nullptr);
+        last_ = nullptr;
+    }
+    // A node may be gone as soon as it has been called.
+    while (node) std::exchange(node, node->following)->done(*this);
+}
+
+bool concurrent_base::fail(std::exception_ptr why) noexcept {
+    if (!claim()) return false;
+    error = std::move(why);
+    publish(status::finished);
+    return true;
+}
+
+bool concurrent_base::cancel_anyway() noexcept {
+    if (!claim()) return false;
+    publish(status::cancelled);
+    return true;
+}
+
+bool concurrent_base::watch(done_node& node) noexcept {
+    const std::lock_guard guard(lock_);
+    if (done()) return false;
+    node.previous = last_;
+    node.following = nullptr;
+    (last_ ? last_->following : first_) = &node;
+    last_ = &node;
+    return true;
+}
+
+bool concurrent_base::unwatch(done_node& node) noexcept {
+    const std::lock_guard guard(lock_);
+    if (done()) return false;
+    (node.previous ? node.previous->following : first_) = node.following;
+    (node.following ? node.following->previous : last_) = node.previous;
+    return true;
+}
+
+namespace {
+
+// A thread that waits for one future.
+struct blocked_thread final : done_node {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool ready = false;
+
+    void done(concurrent_base&) noexcept override {
+        // Under the mutex to the end: the thread's stack may be gone right after.
+        const std::lock_guard guard(mutex);
+        ready = true;
+        changed.notify_one();
+    }
+};
+
+} // namespace
+
+bool concurrent_base::wait(std::optional<duration> timeout) noexcept {
+    if (done()) return true;
+    blocked_thread self;
+    if (!watch(self)) return true;
+    std::unique_lock lock(self.mutex);
+    const auto ready = [&] { return self.ready; };
+    if (!timeout) {
+        self.changed.wait(lock, ready);
+        return true;
+    }
+    if (self.changed.wait_until(lock, *steady_deadline(timeout), ready)) return true;
+    lock.unlock();
+    if (unwatch(self)) return false;
+    // It has been done in this very moment.
+    lock.lock();
+    self.changed.wait(lock, ready);
+    return true;
+}
+
+std::exception_ptr concurrent_base::exception(std::optional<duration> timeout) {
+    if (!wait(timeout))
+        throw timeout_error("asyncio::concurrent_future: the time limit passed before the job was "
+                            "done; it goes on");
+    if (current() == status::cancelled) throw cancelled_error();
+    return error;
+}
+
+void concurrent_base::require_value(std::optional<duration> timeout) {
+    if (std::exception_ptr why = exception(timeout)) std::rethrow_exception(std::move(why));
+}
+
+void report_callback_error() noexcept {
+    try {
+        std::fprintf(stderr, "asyncio::concurrent_future: a done-callback threw %s\n",
+                     describe(std::current_exception()).c_str());
+    } catch (...) {
+        // There is no memory left to say it with.
+    }
+}
+
+// -- from a worker to a loop -------------------------------------------------------
+
+// Travels from the completing thread to the loop's. Counted by the future or the
+// loop's queue, and by the target, which only the loop's thread looks at.
+struct loop_relay final : callback_base, done_node {
+    loop_relay(relay_target& for_whom, loop_core& loop) : target(&for_whom), owner(share(loop)) {
+        shared = true;
+        posted_to = &loop;
+    }
+    void done(concurrent_base&) noexcept override {
+        if (!owner->post(this)) release();
+    }
+    void dropped() noexcept override { release(); }
+    void call() override {
+        relay_target* const whom = std::exchange(target, nullptr);
+        if (!whom) return;
+        whom->relay_ = nullptr;
+        release();
+        whom->job_ = nullptr;
+        whom->job_done();
+    }
+    void drop() noexcept override {}
+
+    relay_target* target;
+    shared_core owner;
+};
+
+bool relay_target::join(concurrent_base& job, loop_core& core) {
+    auto* relay = new loop_relay(*this, core);
+    relay->add_ref();
+    if (!job.watch(*relay)) {
+        relay->release();
+        relay->release();
+        return false;
+    }
+    relay_ = relay;
+    job_ = ref_ptr<concurrent_base>(&job);
+    return true;
+}
+
+void relay_target::leave() noexcept {
+    if (!relay_) return;
+    relay_->target = nullptr;
+    if (job_->unwatch(*relay_)) relay_->release();
+    std::exchange(relay_, nullptr)->release();
+    job_ = nullptr;
+}
+
+// -- a thread that waits for several futures ---------------------------------------
+
+struct completion_watch::shared {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::vector<std::size_t> ended; // in the order in which they ended
+    std::size_t taken = 0;
+
+    struct node final : done_node {
+        node(std::shared_ptr<shared> of, std::size_t i) : owner(std::move(of)), index(i) {}
+        void done(concurrent_base&) noexcept override {
+            const std::unique_ptr<node> own(this);
+            const std::lock_guard guard(owner->mutex);
+            owner->ended.push_back(index);
+            owner->changed.notify_one();
+        }
+        void dropped() noexcept override { delete this; }
+
+        std::shared_ptr<shared> owner;
+        std::size_t index;
+    };
+    // A node that has been called is gone: its state knows, and is asked first.
+    std::vector<std::pair<ref_ptr<concurrent_base>, node*>> nodes;
+};
+
+completion_watch::completion_watch() : shared_(std::make_shared<shared>()) {}
+completion_watch::completion_watch(completion_watch&&) noexcept = default;
+completion_watch::~completion_watch() {
+    if (!shared_) return;
+    for (auto& [state, node] : std::exchange(shared_->nodes, {}))
+        if (state->unwatch(*node)) delete node;
+}
+
+void completion_watch::add(concurrent_base& state) {
+    const std::size_t index = shared_->nodes.size();
+    auto node = std::make_unique<shared::node>(shared_, index);
+    {
+        // Room now: nothing may fail when it ends.
+        const std::lock_guard guard(shared_->mutex);
+        shared_->ended.reserve(index + 1);
+    }
+    shared_->nodes.emplace_back(ref_ptr<concurrent_base>(&state), node.get());
+    if (state.watch(*node)) static_cast<void>(node.release());
+    else node.release()->done(state);
+}
+
+std::optional<std::size_t> completion_watch::next(
+    std::optional<std::chrono::steady_clock::time_point> deadline) {
+    std::unique_lock lock(shared_->mutex);
+    const auto ready = [&] { return shared_->taken < shared_->ended.size(); };
+    if (!deadline) shared_->changed.wait(lock, ready);
+    else if (!shared_->changed.wait_until(lock, *deadline, ready)) return std::nullopt;
+    return shared_->ended[shared_->taken++];
+}
+
+// -- executors ---------------------------------------------------------------------
+
+void executor_core::submit(ref_ptr<concurrent_base>, local_job&) {
+    throw std::logic_error("asyncio::executor: it runs encoded calls only");
+}
+void executor_core::submit(ref_ptr<concurrent_base>, remote_job&, std::unique_ptr<outgoing>) {
+    throw std::logic_error("asyncio::executor: it runs no encoded calls");
+}
+void executor_core::stop(remote_job& job) noexcept { job.state().cancel(); }
+void executor_core::kill(int) {
+    throw_runtime_error("asyncio::isolated_executor::kill_workers: threads cannot be killed; use "
+                        "isolation::process");
+}
+
+void throw_cannot_travel(std::string_view callable) {
+    throw codec_error("asyncio::executor::submit: this call cannot travel to an isolated worker; "
+                      "give it a function or a captureless lambda, with arguments and a result "
+                      "that have a codec (" +
+                      std::string(callable) + ")");
+}
+
+// How many processors this process may use.
+static std::size_t usable_processors() noexcept {
+    cpu_set_t set;
+    if (::sched_getaffinity(0, sizeof set, &set) == 0)
+        return static_cast<std::size_t>(std::max(CPU_COUNT(&set), 1));
+    return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
+}
+
+static void name_this_thread(const std::string& name) noexcept {
+    ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str()); // the system's limit
+}
+
+// -- threads -----------------------------------------------------------------------
+
+// Threads that take jobs out of one queue.
+class thread_core final : public executor_core {
+public:
+    struct settings {
+        std::string who;
+        std::string prefix;
+        std::size_t most = 1;
+        std::optional<std::size_t> max_tasks;
+        function<void()> initializer;
+    };
+
+    explicit thread_core(settings how) : executor_core(false), how_(std::move(how)) {}
+
+    void submit(ref_ptr<concurrent_base> state, local_job& job) override;
+    void shutdown(bool wait, bool cancel_futures) override;
+    void close() noexcept override { shutdown(true, false); }
+
+private:
+    void start_thread();
+    void work(std::size_t number);
+    bool initialise();
+    void break_pool(const std::string& why) noexcept;
+    local_job* take_first() noexcept;
+    local_job* take_all() noexcept;
+    static void release(local_job& job) noexcept { job.state().release(); }
+
+    const settings how_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::condition_variable gone_;
+    local_job* first_ = nullptr; // each job in the queue holds a count of its state
+    local_job* last_ = nullptr;
+    std::size_t queued_ = 0;
+    std::size_t idle_ = 0;  // threads that wait, or will look into the queue next
+    std::size_t alive_ = 0; // threads that take jobs
+    std::size_t started_ = 0;
+    bool shut_down_ = false;
+    std::string broken_;
+    std::unordered_map<std::thread::id, std::thread> threads_;
+    std::vector<std::thread> ended_; // have left, and are to be joined
+};
+
+void thread_core::submit(ref_ptr<concurrent_base> state, local_job& job) {
+    std::unique_lock lock(mutex_);
+    if (!broken_.empty()) throw broken_executor(broken_);
+    if (shut_down_)
+        throw std::runtime_error(how_.who + "::submit: the executor was shut down; submit before "
+                                            "shutdown(), or make another one");
+    job.next = nullptr;
+    (last_ ? last_->next : first_) = &job;
+    local_job* const before = std::exchange(last_, &job);
+    static_cast<void>(state.detach());
+    ++queued_;
+    if (queued_ > idle_ && alive_ < how_.most) {
+        try {
+            start_thread();
+        } catch (...) {
+            // Other threads will come to it; with none, nobody would.
+            if (alive_ > 0) return;
+            last_ = before;
+            (before ? before->next : first_) = nullptr;
+            --queued_;
+            lock.unlock();
+            release(job);
+            throw;
+        }
+        return;
+    }
+    lock.unlock();
+    wake_.notify_one();
+}
+
+void thread_core::start_thread() {
+    for (std::thread& thread : std::exchange(ended_, {})) thread.join();
+    auto self = std::static_pointer_cast<thread_core>(shared_from_this());
+    std::thread thread([self = std::move(self), number = started_] { self->work(number); });
+    ++started_;
+    ++alive_;
+    const std::thread::id id = thread.get_id();
+    threads_.emplace(id, std::move(thread));
+}
+
+local_job* thread_core::take_first() noexcept {
+    local_job* const job = std::exchange(first_, first_->next);
+    if (!first_) last_ = nullptr;
+    --queued_;
+    return job;
+}
+
+local_job* thread_core::take_all() noexcept {
+    last_ = nullptr;
+    queued_ = 0;
+    return std::exchange(first_, nullptr);
+}
+
+bool thread_core::initialise() {
+    if (!how_.initializer) return true;
+    try {
+        how_.initializer();
+        return true;
+    } catch (...) {
+        break_pool(how_.who + ": the initializer threw " + describe(std::current_exception()) +
+                   "; no worker can run jobs");
+        return false;
+    }
+}
+
+void thread_core::break_pool(const std::string& why) noexcept {
+    std::unique_lock lock(mutex_);
+    if (broken_.empty()) broken_ = why;
+    local_job* job = take_all();
+    lock.unlock();
+    wake_.notify_all();
+    while (job) {
+        local_job* const next = job->next;
+        job->state().fail(std::make_exception_ptr(broken_executor(why)));
+        release(*std::exchange(job, next));
+    }
+}
+
+void thread_core::work(std::size_t number) {
+    name_this_thread(how_.prefix + "_" + std::to_string(number));
+    const bool ready = initialise();
+    std::size_t done = 0;
+    std::unique_lock lock(mutex_);
+    bool retired = false;
+    while (ready && !retired) {
+        ++idle_;
+        wake_.wait(lock, [this] { return first_ || shut_down_ || !broken_.empty(); });
+        --idle_;
+        if (!first_) break;
+        local_job* const job = take_first();
+        lock.unlock();
+        const bool begun = job->state().start();
+        if (begun) {
+            job->run();
+            ++done;
+        }
+        retired = how_.max_tasks && done == *how_.max_tasks;
+        // Whoever waits for this job and submits the next one finds this thread idle.
+        lock.lock();
+        if (!retired) ++idle_;
+        lock.unlock();
+        if (begun) job->state().publish(concurrent_base::status::finished);
+        release(*job);
+        lock.lock();
+        if (!retired) --idle_;
+    }
+    --alive_;
+    if (retired && first_ && queued_ > idle_) {
+        try {
+            start_thread();
+        } catch (...) {
+            if (alive_ == 0) {
+                lock.unlock();
+                break_pool(how_.who + ": no thread could be started for the next job");
+                lock.lock();
+            }
+        }
+    }
+    const auto self = threads_.find(std::this_thread::get_id());
+    if (self != threads_.end()) {
+        ended_.push_back(std::move(self->second));
+        threads_.erase(self);
+    }
+    gone_.notify_all();
+}
+
+void thread_core::shutdown(bool wait, bool cancel_futures) {
+    std::unique_lock lock(mutex_);
+    shut_down_ = true;
+    local_job* job = cancel_futures ? take_all() : nullptr;
+    lock.unlock();
+    wake_.notify_all();
+    while (job) {
+        local_job* const next = job->next;
+        job->state().cancel();
+        release(*std::exchange(job, next));
+    }
+    if (!wait) return;
+    // A job that shuts its own pool down cannot wait for itself.
+    lock.lock();
+    const auto self = threads_.find(std::this_thread::get_id());
+    std::thread own;
+    if (self != threads_.end()) {
+        own = std::move(self->second);
+        threads_.erase(self);
+    }
+    const std::size_t staying = own.joinable() ? 1 : 0;
+    gone_.wait(lock, [&] { return alive_ <= staying; });
+    std::vector<std::thread> ended = std::exchange(ended_, {});
+    lock.unlock();
+    for (std::thread& thread : ended) thread.join();
+    if (own.joinable()) own.detach();
+}
+
+} // namespace detail
+
+thread_pool_executor::thread_pool_executor(std::ptrdiff_t workers,
+                                           const thread_pool_options& options, bool automatic)
+    : executor([&] {
+          detail::refuse_in_worker();
+          if (!automatic && workers <= 0)
+              detail::throw_invalid_argument("asyncio::thread_pool_executor: the number of workers "
+                                             "must be positive; leave it out for a good one");
+          detail::thread_core::settings how;
+          how.who = "asyncio::thread_pool_executor";
+          how.prefix = options.thread_name_prefix.empty() ? std::string_view("asyncio")
+                                                          : options.thread_name_prefix;
+          how.most = automatic ? std::min<std::size_t>(detail::usable_processors() + 4, 32)
+                               : static_cast<std::size_t>(workers);
+          how.initializer = options.initializer.copy();
+          return std::make_shared<detail::thread_core>(std::move(how));
+      }()) {}
+
+void executor::shutdown(shutdown_options options) {
+    core().shutdown(options.wait, options.cancel_futures);
+}
+
+coro<bool> executor::aexit(std::exception_ptr) {
+    // The thread may outlive the executor object, when this wait is cancelled.
+    auto ended = concurrent_future<void>::create();
+    ended.set_running();
+    std::thread([core = core_, ended] {
+        core->shutdown(true, false);
+        ended.set_result();
+    }).detach();
+    co_await ended;
+    co_return false;
+}
+
+namespace detail {
+
+// -- the default executor ----------------------------------------------------------
+
+executor& default_executor(loop_core& core) {
+    event_loop& loop = *core.loop;
+    if (loop.default_executor_ended)
+        throw_runtime_error("asyncio::run_in_executor: the default executor was shut down; pass an "
+                            "executor of your own");
+    if (!loop.default_executor)
+        loop.default_executor = std::make_shared<thread_pool_executor>();
+    return *loop.default_executor;
+}
+
+void shutdown_default_executor_blocking(event_loop& loop) {
+    loop.default_executor_ended = true;
+    if (const auto pool = std::exchange(loop.default_executor, nullptr)) pool->shutdown();
+}
+
+} // namespace detail
+
+coro<> event_loop::shutdown_default_executor(std::optional<duration> timeout) {
+    default_executor_ended = true;
+    const auto pool = std::exchange(default_executor, nullptr);
+    if (!pool) co_return;
+    auto ended = concurrent_future<void>::create();
+    ended.set_running();
+    // The thread keeps the pool: its destructor must not block the loop.
+    std::thread([pool, ended] {
+        pool->shutdown();
+        ended.set_result();
+    }).detach();
+    if (!timeout) {
+        co_await ended;
+        co_return;
+    }
+    bool late = false;
+    try {
+        auto waiting = detail::as_coro(ended);
+        co_await wait_for(std::move(waiting), *timeout);
+    } catch (const timeout_error&) {
+        late = true;
+    }
+    if (late)
+        call_exception_handler({"the default executor did not end its jobs in time; their threads "
+                                "are left to themselves",
+                                {},
+                                {}});
+}
+
+namespace detail {
+
+// -- exceptions that travel --------------------------------------------------------
+
+namespace {
+
+enum class error_form : std::uint8_t { none, known, other, cancelled, interrupt, group, base_group };
+
+// How one exception type travels.
+struct error_type {
+    const std::type_info* plain;
+    const std::type_info& (*nested)(); // its type when thrown by throw_with_nested()
+    void (*put)(const std::exception& error, encoder& out);
+    std::exception_ptr (*make)(decoder& in, const std::exception_ptr& cause);
+};
+
+template <class E>
+std::exception_ptr with_cause(E error, const std::exception_ptr& cause) {
+    if (!cause) return std::make_exception_ptr(std::move(error));
+    try {
+        std::rethrow_exception(cause);
+    } catch (...) {
+        try {
+            std::throw_with_nested(std::move(error));
+        } catch (...) {
+            return std::current_exception();
+        }
+    }
+}
+
+// E as it is put and made: by its message, unless it has none or has more.
+template <class E>
+struct carried {
+    static E sample() {
+        if constexpr (std::default_initializable<E>) return E();
+        else return E("");
+    }
+    static void put(const std::exception& error, encoder& out) {
+        if constexpr (std::constructible_from<E, std::string>) out.put(std::string(error.what()));
+    }
+    static E make(decoder& in) {
+        if constexpr (std::constructible_from<E, std::string>) return E(in.get<std::string>());
+        else return E();
+    }
+};
+
+template <>
+struct carried<worker_crashed> {
+    static worker_crashed sample() { return worker_crashed("", 0, 0); }
+    static void put(const std::exception& error, encoder& out) {
+        const auto& crash = static_cast<const worker_crashed&>(error);
+        out.put(std::string(crash.what()));
+        out.put(crash.signal());
+        out.put(crash.exit_code());
+    }
+    static worker_crashed make(decoder& in) {
+        const auto what = in.get<std::string>();
+        const int signal = in.get<int>();
+        return worker_crashed(what, signal, in.get<int>());
+    }
+};
+
+template <>
+struct carried<remote_error> {
+    static remote_error sample() { return remote_error("", ""); }
+    static void put(const std::exception& error, encoder& out) {
+        out.put(static_cast<const remote_error&>(error).type_name());
+        out.put(std::string(error.what()));
+    }
+    static remote_error make(decoder& in) {
+        auto type = in.get<std::string>();
+        return remote_error(std::move(type), in.get<std::string>());
+    }
+};
+
+template <>
+struct carried<limit_overrun_error> {
+    static limit_overrun_error sample() { return limit_overrun_error("", 0); }
+    static void put(const std::exception& error, encoder& out) {
+        out.put(std::string(error.what()));
+        out.put(static_cast<const limit_overrun_error&>(error).consumed());
+    }
+    static limit_overrun_error make(decoder& in) {
+        const auto what = in.get<std::string>();
+        return limit_overrun_error(what, in.get<std::size_t>());
+    }
+};
+
+template <>
+struct carried<incomplete_read_error> {
+    static incomplete_read_error sample() { return incomplete_read_error("", std::nullopt); }
+    static void put(const std::exception& error, encoder& out) {
+        const auto& read = static_cast<const incomplete_read_error&>(error);
+        out.put(read.partial());
+        out.put(read.expected());
+    }
+    static incomplete_read_error make(decoder& in) {
+        auto partial = in.get<std::string>();
+        return incomplete_read_error(std::move(partial), in.get<std::optional<std::size_t>>());
+    }
+};
+
+// The categories that mean the same in every process.
+const std::error_category* portable_category(std::string_view name) noexcept {
+    if (name == std::generic_category().name()) return &std::generic_category();
+    if (name == std::system_category().name()) return &std::system_category();
+    if (name == std::iostream_category().name()) return &std::iostream_category();
+    return nullptr;
+}
+
+template <class E>
+    requires std::derived_from<E, std::system_error>
+struct carried<E> {
+    static E sample() { return E("", std::error_code()); }
+    static void put(const std::exception& error, encoder& out) {
+        const std::error_code code = static_cast<const std::system_error&>(error).code();
+        // what() is the text given, then ": " and the code's message.
+        std::string what = error.what();
+        const std::string tail = ": " + code.message();
+        if (what.ends_with(tail)) what.resize(what.size() - tail.size());
+        out.put(std::string(code.category().name()));
+        out.put(code.value());
+        out.put(what);
+    }
+    static E make(decoder& in) {
+        const std::error_category* const category = portable_category(in.get<std::string>());
+        const int value = in.get<int>();
+        const auto what = in.get<std::string>();
+        if (!category)
+            throw_codec_error("asyncio::codec: an error code of an unknown category; decode "
+                              "exactly what was encoded");
+        const std::error_code code(value, *category);
+        if constexpr (std::constructible_from<E, std::error_code, std::string>)
+            return E(code, what);
+        else return E(what, code);
+    }
+};
+template <>
+struct carried<std::system_error> {
+    using base = carried<std::ios_base::failure>;
+    static std::system_error sample() { return std::system_error(std::error_code(), ""); }
+    static void put(const std::exception& error, encoder& out) { base::put(error, out); }
+    static std::system_error make(decoder& in) {
+        const std::ios_base::failure same = base::make(in);
+        std::string what = same.what();
+        const std::string tail = ": " + same.code().message();
+        if (what.ends_with(tail)) what.resize(what.size() - tail.size());
+        return std::system_error(same.code(), what);
+    }
+};
+
+template <class E>
+error_type type_of() {
+    return {&typeid(E),
+            []() -> const std::type_info& {
+                static const std::type_info& type = []() -> const std::type_info& {
+                    try {
+                        std::throw_with_nested(carried<E>::sample());
+                    } catch (const std::exception& error) {
+                        return typeid(error);
+                    }
+                }();
+                return type;
+            },
+            &carried<E>::put,
+            [](decoder& in, const std::exception_ptr& cause) {
+                return with_cause<E>(carried<E>::make(in), cause);
+            }};
+}
+
+template <class... E>
+std::array<error_type, sizeof...(E)> types_of() {
+    return {type_of<E>()...};
+}
+
+// Both sides are the same program, so that a place in this table is a name.
+const auto& error_types() {
+    static const auto types =
+        types_of<std::exception, std::bad_alloc, std::bad_array_new_length, std::bad_cast,
+                 std::bad_typeid, std::bad_exception, std::bad_function_call, std::bad_weak_ptr,
+                 std::bad_optional_access, std::bad_variant_access, std::logic_error,
+                 std::invalid_argument, std::domain_error, std::length_error, std::out_of_range,
+                 std::runtime_error, std::range_error, std::overflow_error, std::underflow_error,
+                 std::system_error, std::ios_base::failure, timeout_error, invalid_state_error,
+                 queue_empty, queue_full, queue_shut_down, broken_barrier_error,
+                 incomplete_read_error, limit_overrun_error, broken_executor, worker_crashed,
+                 remote_error, codec_error>();
+    return types;
+}
+
+std::string current_exception_type() {
+    const std::type_info* const type = abi::__cxa_current_exception_type();
+    if (!type) return "unknown";
+    int status = 0;
+    const std::unique_ptr<char, decltype(&std::free)> name(
+        abi::__cxa_demangle(type->name(), nullptr, nullptr, &status), &std::free);
+    return name ? name.get() : type->name();
+}
+
+void put_group(encoder& out, error_form form, const base_exception_group& group) {
+    out.put(form);
+    out.put(group.message());
+    out.put(group.exceptions());
+}
+
+void put_standard(encoder& out, const std::exception& error) {
+    const auto* const nested = dynamic_cast<const std::nested_exception*>(&error);
+    const std::type_info& type = typeid(error);
+    const auto& types = error_types();
+    for (std::size_t i = 0; i < types.size(); ++i) {
+        if (nested ? types[i].nested() != type : *types[i].plain != type) continue;
+        if (const auto* const coded = dynamic_cast<const std::system_error*>(&error))
+            if (!portable_category(coded->code().category().name())) break;
+        out.put(error_form::known);
+        out.put(static_cast<std::uint8_t>(i));
+        out.put(nested ? nested->nested_ptr() : std::exception_ptr());
+        types[i].put(error, out);
+        return;
+    }
+    out.put(error_form::other);
+    out.put(current_exception_type());
+    out.put(std::string(error.what()));
+    out.put(nested ? nested->nested_ptr() : std::exception_ptr());
+}
+
+} // namespace
+
+void throw_codec_error(const char* message) { throw codec_error(message); }
+
+} // namespace detail
+
+void codec<std::exception_ptr>::encode(const std::exception_ptr& error, encoder& out) {
+    using detail::error_form;
+    if (!error) {
+        out.put(error_form::none);
+        return;
+    }
+    try {
+        std::rethrow_exception(error);
+    } catch (const cancelled_error& e) {
+        out.put(error_form::cancelled);
+        out.put(std::string(e.what()));
+    } catch (const keyboard_interrupt& e) {
+        out.put(error_form::interrupt);
+        out.put(std::string(e.what()));
+    } catch (const exception_group& e) {
+        detail::put_group(out, error_form::group, e);
+    } catch (const base_exception_group& e) {
+        detail::put_group(out, error_form::base_group, e);
+    } catch (const std::exception& e) {
+        detail::put_standard(out, e);
+    } catch (...) {
+        out.put(error_form::other);
+        out.put(detail::current_exception_type());
+        out.put(std::string("an exception that is no std::exception"));
+        out.put(std::exception_ptr());
+    }
+}
+
+std::exception_ptr codec<std::exception_ptr>::decode(decoder& in) {
+    using detail::error_form;
+    switch (in.get<error_form>()) {
+    case error_form::none: return nullptr;
+    case error_form::cancelled:
+        return std::make_exception_ptr(cancelled_error(in.get<std::string>()));
+    case error_form::interrupt:
+        return std::make_exception_ptr(keyboard_interrupt(in.get<std::string>()));
+    case error_form::group: {
+        auto message = in.get<std::string>();
+        auto errors = in.get<std::vector<std::exception_ptr>>();
+        return std::make_exception_ptr(exception_group(std::move(message), std::move(errors)));
+    }
+    case error_form::base_group: {
+        auto message = in.get<std::string>();
+        auto errors = in.get<std::vector<std::exception_ptr>>();
+        return std::make_exception_ptr(base_exception_group(std::move(message), std::move(errors)));
+    }
+    case error_form::known: {
+        const auto& types = detail::error_types();
+        const std::size_t index = in.get<std::uint8_t>();
+        if (index >= types.size()) break;
+        const auto cause = in.get<std::exception_ptr>();
+        return types[index].make(in, cause);
+    }
+    case error_form::other: {
+        auto type = in.get<std::string>();
+        auto what = in.get<std::string>();
+        const auto cause = in.get<std::exception_ptr>();
+        return detail::with_cause(remote_error(std::move(type), what), cause);
+    }
+    }
+    detail::throw_codec_error("asyncio::codec: no such exception; decode exactly what was encoded");
+}
+
+namespace detail {
+
+// -- functions that travel ---------------------------------------------------------
+//
+// The same program is at another address in another process, but each of its files
+// (the program, libraries) has an identity and a function its place in the file.
+
+namespace {
+
+// One loaded file that is looked for, by an address in it or by its identity.
+struct module_search {
+    std::uintptr_t address = 0;
+    std::string id; // wanted; found
+    bool by_id = false;
+    std::uintptr_t base = 0;
+    std::uintptr_t code_begin = 0, code_end = 0; // what may be called
+    bool found = false;
+};
+
+// The build-id that the linker wrote; without one, the file's read-only beginning,
+// which names all its parts, as a number.
+std::string module_identity(const dl_phdr_info& info) {
+    std::uint64_t hash = 14695981039346656037u;
+    const auto mix = [&](const void* data, std::size_t size) {
+        const auto* bytes = static_cast<const unsigned char*>(data);
+        for (std::size_t i = 0; i < size; ++i) hash = (hash ^ bytes[i]) * 1099511628211u;
+    };
+    for (int i = 0; i < info.dlpi_phnum; ++i) {
+        const auto& part = info.dlpi_phdr[i];
+        if (part.p_type != PT_NOTE) continue;
+        const char* at = reinterpret_cast<const char*>(info.dlpi_addr + part.p_vaddr);
+        const char* const end = at + part.p_memsz;
+        while (static_cast<std::size_t>(end - at) >= sizeof(ElfW(Nhdr))) {
+            ElfW(Nhdr) note;
+            std::memcpy(&note, at, sizeof note);
+            const char* const name = at + sizeof note;
+            const char* const desc = name + (note.n_namesz + 3) / 4 * 4;
+            if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 &&
+                std::memcmp(name, "GNU", 4) == 0)
+                return std::string(desc, note.n_descsz);
+            at = desc + (note.n_descsz + 3) / 4 * 4;
+        }
+    }
+    mix(info.dlpi_phdr, sizeof info.dlpi_phdr[0] * info.dlpi_phnum);
+    for (int i = 0; i < info.dlpi_phnum; ++i) {
+        const auto& part = info.dlpi_phdr[i];
+        if (part.p_type != PT_LOAD || (part.p_flags & PF_W) != 0) continue;
+        mix(reinterpret_cast<const char*>(info.dlpi_addr + part.p_vaddr),
+            std::min<std::size_t>(part.p_filesz, 65536));
+        break;
+    }
+    return std::string(reinterpret_cast<const char*>(&hash), sizeof hash);
+}
+
+int visit_module(dl_phdr_info* info, std::size_t, void* context) {
+    auto& search = *static_cast<module_search*>(context);
+    std::uintptr_t begin = 0, end = 0;
+    bool holds = false;
+    for (int i = 0; i < info->dlpi_phnum; ++i) {
+        const auto& part = info->dlpi_phdr[i];
+        if (part.p_type != PT_LOAD) continue;
+        const std::uintptr_t first = info->dlpi_addr + part.p_vaddr;
+        const std::uintptr_t last = first + part.p_memsz;
+        if (search.address >= first && search.address < last) holds = true;
+        // Where function pointers point to descriptors, those are data.
+#if defined(__powerpc64__) && defined(_CALL_ELF) && _CALL_ELF == 1
+        const bool callable = true;
+#else
+        const bool callable = (part.p_flags & PF_X) != 0;
+#endif
+        if (!callable) continue;
+        begin = begin == 0 ? first : std::min(begin, first);
+        end = std::max(end, last);
+    }
+    if (!search.by_id && !holds) return 0;
+    std::string id = module_identity(*info);
+    if (search.by_id && id != search.id) return 0;
+    search.id = std::move(id);
+    search.base = info->dlpi_addr;
+    search.code_begin = begin;
+    search.code_end = end;
+    search.found = true;
+    return 1;
+}
+
+} // namespace
+
+void put_code(encoder& out, code_pointer code) {
+    module_search search;
+    search.address = reinterpret_cast<std::uintptr_t>(code);
+    ::dl_iterate_phdr(visit_module, &search);
+    if (!search.found)
+        throw_codec_error("asyncio::isolated_executor: the job's function is in no file of this "
+                          "program; a function made at run time cannot travel");
+    out.put(search.id);
+    out.put(static_cast<std::uint64_t>(search.address - search.base));
+}
+
+code_pointer get_code(decoder& in) {
+    module_search search;
+    search.by_id = true;
+    search.id = in.get<std::string>();
+    const auto offset = in.get<std::uint64_t>();
+    ::dl_iterate_phdr(visit_module, &search);
+    if (!search.found)
+        throw_codec_error("asyncio::isolated_executor: the job's function is in a library that the "
+                          "worker has not loaded; link it to the program, or load it before the "
+                          "executor is made and use start_method::fork");
+    const std::uintptr_t address = search.base + static_cast<std::uintptr_t>(offset);
+    if (address < search.code_begin || address >= search.code_end)
+        throw_codec_error("asyncio::isolated_executor: the job's function is at no place of its "
+                          "file that holds code; decode exactly what was encoded");
+    return reinterpret_cast<code_pointer>(address);
+}
+
+} // namespace detail
+
+} // namespace asyncio::inline ASYNCIO_ABI
+// =============================================================================
+// [SECTION] implementation: sockets
+// uses: os, backend, events, tasks, sockets
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// An address as system calls take it.
+struct system_address {
+    system_address() noexcept = default;
+    explicit system_address(const address& a) noexcept;
+
+    address to_address() const;
+    sockaddr* get() noexcept { return reinterpret_cast<sockaddr*>(&storage); }
+    const sockaddr* get() const noexcept { return reinterpret_cast<const sockaddr*>(&storage); }
+
+    sockaddr_storage storage{};
+    socklen_t size = 0;
+};
+
+system_address::system_address(const address& a) noexcept {
+    const address::numbers& n = a.raw();
+    const auto port = htons(static_cast<std::uint16_t>(a.port()));
+    if (a.is_v4()) {
+        sockaddr_in in{};
+        in.sin_family = AF_INET;
+        in.sin_port = port;
+        std::memcpy(&in.sin_addr, n.bytes.data(), sizeof in.sin_addr);
+        std::memcpy(&storage, &in, size = sizeof in);
+    } else if (a.is_v6()) {
+        sockaddr_in6 in{};
+        in.sin6_family = AF_INET6;
+        in.sin6_port = port;
+        in.sin6_scope_id = n.scope;
+        std::memcpy(&in.sin6_addr, n.bytes.data(), sizeof in.sin6_addr);
+        std::memcpy(&storage, &in, size = sizeof in);
+    } else if (a.is_local()) {
+        sockaddr_un un{};
+        un.sun_family = AF_UNIX;
+        const std::string& path = a.path(); // address::local() has checked the length
+        std::memcpy(un.sun_path, path.data(), path.size());
+        const bool named = !path.empty() && path[0] != '\0'; // then a zero byte ends it
+        size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + named);
+        std::memcpy(&storage, &un, size);
+    }
+}
+
+address system_address::to_address() const {
+    address::numbers n;
+    if (storage.ss_family == AF_INET && size >= sizeof(sockaddr_in)) {
+        sockaddr_in in;
+        std::memcpy(&in, &storage, sizeof in);
+        std::memcpy(n.bytes.data(), &in.sin_addr, sizeof in.sin_addr);
+        return address(address::family_type::v4, n, ntohs(in.sin_port));
+    }
+    if (storage.ss_family == AF_INET6 && size >= sizeof(sockaddr_in6)) {
+        sockaddr_in6 in;
+        std::memcpy(&in, &storage, sizeof in);
+        std::memcpy(n.bytes.data(), &in.sin6_addr, sizeof in.sin6_addr);
+        n.scope = in.sin6_scope_id;
+        return address(address::family_type::v6, n, ntohs(in.sin6_port));
+    }
+    if (storage.ss_family == AF_UNIX) {
+        sockaddr_un un;
+        std::memcpy(&un, &storage, sizeof un);
+        constexpr std::size_t start = offsetof(sockaddr_un, sun_path);
+        std::size_t length = size > start ? size - start : 0;
+        if (length > 0 && un.sun_path[0] != '\0') length = ::strnlen(un.sun_path, length);
+        return address::local(std::string_view(un.sun_path, length));
+    }
+    return address();
+}
+
+static std::uint16_t checked_port(int port) {
+    if (port < 0 || port > 65535)
+        throw std::invalid_argument("asyncio::address: no port has the number " +
+                                    std::to_string(port) + "; ports are 0 to 65535");
+    return static_cast<std::uint16_t>(port);
+}
+
+static address parse_numeric(std::string_view host, std::uint16_t port) {
+    address::numbers n;
+    std::string text(host);
+    if (::inet_pton(AF_INET, text.c_str(), n.bytes.data()) == 1)
+        return address(address::family_type::v4, n, port);
+    const std::size_t percent = text.find('%');
+    if (percent != std::string::npos) {
+        const std::string zone = text.substr(percent + 1);
+        text.resize(percent);
+        n.scope = ::if_nametoindex(zone.c_str());
+        if (n.scope == 0) n.scope = static_cast<std::uint32_t>(std::strtoul(zone.c_str(), nullptr, 10));
+        if (n.scope == 0) return address();
+    }
+    if (::inet_pton(AF_INET6, text.c_str(), n.bytes.data()) == 1)
+        return address(address::family_type::v6, n, port);
+    return address();
+}
+
+} // namespace detail
+
+address::address(std::string_view host, int port) {
+    *this = detail::parse_numeric(host, detail::checked_port(port));
+    if (!*this)
+        throw std::invalid_argument("asyncio::address: '" + std::string(host) +
+                                    "' is no numeric address; look names up with getaddrinfo()");
+}
+
+address address::local(std::string_view path) {
+    if (path.size() >= sizeof(sockaddr_un::sun_path))
+        throw std::invalid_argument("asyncio::address: the path of a Unix socket has at most " +
+                                    std::to_string(sizeof(sockaddr_un::sun_path) - 1) +
+                                    " bytes: '" + std::string(path) + "'");
+    address a;
+    a.path_ = path;
+    a.family_ = family_type::local;
+    return a;
+}
+
+address address::parse(std::string_view text) {
+    if (text.starts_with("unix:@")) return local('\0' + std::string(text.substr(6)));
+    if (text.starts_with("unix:")) return local(text.substr(5));
+    const std::size_t colon = text.rfind(':');
+    std::string_view host = text.substr(0, colon);
+    if (host.size() >= 2 && host.front() == '[' && host.back() == ']')
+        host = host.substr(1, host.size() - 2);
+    else if (host.find(':') != std::string_view::npos) host = {}; // an IPv6 address needs brackets
+    int port = -1;
+    if (colon != std::string_view::npos && colon + 1 < text.size() && text.size() - colon <= 6) {
+        port = 0;
+        for (char c : text.substr(colon + 1)) {
+            if (c < '0' || c > '9') port = -1;
+            if (port >= 0) port = port * 10 + (c - '0');
+        }
+    }
+    const address a = port < 0 || port > 65535
+                          ? address()
+                          : detail::parse_numeric(host, static_cast<std::uint16_t>(port));
+    if (!a)
+        throw std::invalid_argument("asyncio::address: '" + std::string(text) +
+                                    "' is not of the form 127.0.0.1:80, [::1]:80 or unix:/path");
+    return a;
+}
+
+std::string address::host() const {
+    char text[INET6_ADDRSTRLEN] = "";
+    if (is_v4()) ::inet_ntop(AF_INET, numbers_.bytes.data(), text, sizeof text);
+    if (is_v6()) ::inet_ntop(AF_INET6, numbers_.bytes.data(), text, sizeof text);
+    std::string result = text;
+    if (numbers_.scope != 0) {
+        char name[IF_NAMESIZE];
+        const bool named = ::if_indextoname(numbers_.scope, name) != nullptr;
+        result += '%' + (named ? std::string(name) : std::to_string(numbers_.scope));
+    }
+    return result;
+}
+
+address address::with_port(int port) const {
+    address a = *this;
+    a.port_ = detail::checked_port(port);
+    return a;
+}
+
+std::string address::to_string() const {
+    switch (family_) {
+    case family_type::none: return "no address";
+    case family_type::v4: return host() + ':' + std::to_string(port_);
+    case family_type::v6: return '[' + host() + "]:" + std::to_string(port_);
+    case family_type::local: break;
+    }
+    return path_.empty() || path_[0] != '\0' ? "unix:" + path_ : "unix:@" + path_.substr(1);
+}
+
+std::ostream& operator<<(std::ostream& out, const address& a) { return out << a.to_string(); }
+
+const std::error_category& getaddrinfo_category() noexcept {
+    struct category final : std::error_category {
+        const char* name() const noexcept override { return "getaddrinfo"; }
+        std::string message(int code) const override { return ::gai_strerror(code); }
+    };
+    static const category instance;
+    return instance;
+}
+
+namespace detail {
+
+// -- name look-up -----------------------------------------------------------------
+
+class lookup_awaiter;
+
+// A name on its way through a helper thread. The thread and the awaiter hold a
+// count each; the count's last holder deletes it, whichever ends first.
+struct lookup_job final : ready_node {
+    lookup_job(std::string h, std::string s, shared_core c)
+        : host(std::move(h)), service(std::move(s)), core(std::move(c)) {
+        run = &lookup_job::arrive;
+    }
+    void release() noexcept {
+        if (count.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+    void look_up();
+    static void arrive(ready_node* node);
+
+    const std::string host;
+    const std::string service;
+    const shared_core core;
+    lookup_job* behind = nullptr;     // in the queue of names to look up
+    lookup_awaiter* waiter = nullptr; // the loop's thread alone looks at it
+    std::vector<address> found;
+    int failure = 0; // an EAI_ number
+    int system_failure = 0;
+    std::atomic<int> count{2};
+};
+
+void lookup_job::look_up() {
+    addrinfo hints{};
+    hints.ai_family = AF_UNSPEC;
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = host.empty() ? AI_PASSIVE : 0;
+    addrinfo* list = nullptr;
+    failure = ::getaddrinfo(host.empty() ? nullptr : host.c_str(),
+                            service.empty() ? nullptr : service.c_str(), &hints, &list);
+    if (failure == EAI_SYSTEM) system_failure = errno;
+    if (failure != 0) return;
+    for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
+        system_address a;
+        if (entry->ai_addrlen > sizeof a.storage) continue;
+        std::memcpy(&a.storage, entry->ai_addr, a.size = entry->ai_addrlen);
+        found.push_back(a.to_address());
+    }
+    ::freeaddrinfo(list);
+}
+
+// Threads that exist only while there are names to look up: a look-up cannot be
+// interrupted and may take half a minute, which no executor should wait for.
+class lookup_threads {
+public:
+    static lookup_threads& instance() {
+        static lookup_threads* const threads = new lookup_threads; // outlives exit()
+        return *threads;
+    }
+
+    // Takes over the thread's count of `job`.
+    void add(lookup_job* job) {
+        const std::lock_guard lock(mutex_);
+        if (running_ < most) {
+            try {
+                std::thread([this] { work(); }).detach();
+                ++running_;
+            } catch (const std::system_error&) {
+                if (running_ == 0) throw; // else one of the others will do it
+            }
+        }
+        (last_ != nullptr ? last_->behind : first_) = job;
+        last_ = job;
+    }
+
+private:
+    static constexpr int most = 16;
+
+    void work() noexcept {
+        for (;;) {
+            lookup_job* job;
+            {
+                const std::lock_guard lock(mutex_);
+                job = first_;
+                if (job == nullptr) {
+                    --running_;
+                    return;
+                }
+                first_ = job->behind;
+                if (first_ == nullptr) last_ = nullptr;
+            }
+            job->look_up();
+            if (!job->core->post(job)) job->release();
+        }
+    }
+
+    std::mutex mutex_;
+    lookup_job* first_ = nullptr;
+    lookup_job* last_ = nullptr;
+    int running_ = 0;
+};
+
+class lookup_awaiter final : public suspension {
+public:
+    lookup_awaiter(std::string host, std::string service)
+        : host_(std::move(host)), service_(std::move(service)) {}
+    lookup_awaiter(lookup_awaiter&& other) noexcept
+        : suspension(std::move(other)), host_(std::move(other.host_)),
+          service_(std::move(other.service_)) {}
+    ~lookup_awaiter() { forget(); }
+
+    bool await_ready() const noexcept { return false; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) {
+        job_ = new lookup_job(host_, service_, share(*h.promise().owner->core));
+        try {
+            lookup_threads::instance().add(job_);
+        } catch (...) {
+            job_->release();
+            throw;
+        }
+        if (!suspend(h)) return;
+        job_->waiter = this;
+        hold_ = clock_hold(*core());
+    }
+    std::vector<address> await_resume() {
+        if (interrupted()) throw_cancelled();
+        const std::string what = "look-up of " + (host_.empty() ? service_ : host_);
+        if (job_->failure == EAI_SYSTEM) throw_system_error(job_->system_failure, what.c_str());
+        if (job_->failure != 0)
+            throw std::system_error(job_->failure, getaddrinfo_category(), what);
+        return std::move(job_->found);
+    }
+
+    void arrived() noexcept {
+        hold_.reset();
+        wake();
+    }
+
+private:
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        forget();
+        cancel_here();
+        return true;
+    }
+    void forget() noexcept {
+        hold_.reset();
+        if (job_ == nullptr) return;
+        job_->waiter = nullptr;
+        std::exchange(job_, nullptr)->release();
+    }
+
+    std::string host_;
+    std::string service_;
+    lookup_job* job_ = nullptr;
+    clock_hold hold_;
+};
+
+// In the loop's thread, also when the loop is being emptied.
+void lookup_job::arrive(ready_node* node) {
+    auto* const job = static_cast<lookup_job*>(node);
+    if (lookup_awaiter* const waiter = std::exchange(job->waiter, nullptr)) waiter->arrived();
+    job->release();
+}
+
+// What needs no look-up: numeric hosts, or none, with numeric ports.
+static std::vector<address> numeric_addresses(const std::string& host, const std::string& service) {
+    int port = 0;
+    for (char c : service) {
+        if (c < '0' || c > '9' || port > 65535) return {};
+        port = port * 10 + (c - '0');
+    }
+    const std::uint16_t checked = checked_port(port);
+    if (host.empty()) return {parse_numeric("::", checked), parse_numeric("0.0.0.0", checked)};
+    const address a = parse_numeric(host, checked);
+    if (!a) return {};
+    return {a};
+}
+
+} // namespace detail
+
+coro<std::vector<address>> getaddrinfo(std::string host, std::string service) {
+    std::vector<address> found = detail::numeric_addresses(host, service);
+    if (found.empty())
+        found = co_await detail::lookup_awaiter(std::move(host), std::move(service));
+    co_return found;
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: streams
+// uses: os, backend, events, futures, tasks, sockets, streams, implementation: sockets
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// -- buffers ----------------------------------------------------------------------
+
+// What has been received and not been read: one contiguous piece, so that lines
+// are views of it.
+class receive_buffer {
+public:
+    std::string_view view() const noexcept { return {data_.get() + begin_, end_ - begin_}; }
+    std::size_t size() const noexcept { return end_ - begin_; }
+    bool empty() const noexcept { return begin_ == end_; }
+
+    void consume(std::size_t n) noexcept {
+        begin_ += n;
+        if (begin_ != end_) return;
+        begin_ = end_ = 0;
+        if (capacity_ > most_kept) {
+            data_.reset();
+            capacity_ = 0;
+        }
+    }
+    std::string take(std::size_t n) {
+        std::string result(view().substr(0, n));
+        consume(n);
+        return result;
+    }
+    void append(std::span<const std::byte> bytes) {
+        while (room().size() < bytes.size()) resize(capacity_ * 2);
+        std::memcpy(data_.get() + end_, bytes.data(), bytes.size());
+        end_ += bytes.size();
+    }
+
+    // Where to receive: at least half of what the buffer holds, and more if the
+    // last receive filled all that it was given.
+    std::span<char> room() {
+        if (capacity_ == 0 || (filled_ && capacity_ < most_kept)) {
+            resize(std::max(capacity_ * 2, least));
+        } else if (capacity_ - end_ < capacity_ / 2) {
+            if (size() > capacity_ / 2) resize(capacity_ * 2);
+            else compact();
+        }
+        return {data_.get() + end_, capacity_ - end_};
+    }
+    void commit(std::size_t n) noexcept {
+        end_ += n;
+        filled_ = end_ == capacity_;
+    }
+
+private:
+    static constexpr std::size_t least = 4096;
+    static constexpr std::size_t most_kept = 256 * 1024;
+
+    void compact() noexcept {
+        std::memmove(data_.get(), data_.get() + begin_, size());
+        end_ -= begin_;
+        begin_ = 0;
+    }
+    void resize(std::size_t capacity) {
+        std::unique_ptr<char[]> bigger(new char[capacity]);
+        if (!empty()) std::memcpy(bigger.get(), data_.get() + begin_, size());
+        data_ = std::move(bigger);
+        end_ -= begin_;
+        begin_ = 0;
+        capacity_ = capacity;
+        filled_ = false;
+    }
+
+    std::unique_ptr<char[]> data_;
+    std::size_t begin_ = 0;
+    std::size_t end_ = 0;
+    std::size_t capacity_ = 0;
+    bool filled_ = false;
+};
+
+// What was written and the system has not taken yet.
+class send_queue {
+public:
+    send_queue() noexcept = default;
+    send_queue(const send_queue&) = delete;
+    send_queue& operator=(const send_queue&) = delete;
+    ~send_queue() { clear(); }
+
+    std::size_t size() const noexcept { return size_; }
+    bool empty() const noexcept { return size_ == 0; }
+
+    void append(std::string_view data) {
+        size_ += data.size();
+        if (last_ != nullptr) {
+            const std::size_t n = std::min(data.size(), last_->capacity - last_->end);
+            std::memcpy(last_->bytes() + last_->end, data.data(), n);
+            last_->end += n;
+            data.remove_prefix(n);
+        }
+        if (data.empty()) return;
+        chunk* const fresh = make(std::max(data.size(), least));
+        std::memcpy(fresh->bytes(), data.data(), data.size());
+        fresh->end = data.size();
+        (last_ != nullptr ? last_->next : first_) = fresh;
+        last_ = fresh;
+    }
+
+    // The first pieces, for a vectored send; gives how many.
+    std::size_t pieces(std::span<io_buffer> out) const noexcept {
+        std::size_t count = 0;
+        for (chunk* c = first_; c != nullptr && count < out.size(); c = c->next)
+            out[count++] = {c->bytes() + c->begin, c->end - c->begin};
+        return count;
+    }
+    void consume(std::size_t n) noexcept {
+        size_ -= n;
+        while (n > 0) {
+            const std::size_t here = std::min(n, first_->end - first_->begin);
+            first_->begin += here;
+            n -= here;
+            if (first_->begin == first_->end) drop_first();
+        }
+    }
+    void clear() noexcept {
+        while (first_ != nullptr) drop_first();
+        size_ = 0;
+    }
+
+private:
+    static constexpr std::size_t least = 16 * 1024 - 64;
+
+    struct chunk {
+        chunk* next;
+        std::size_t begin;
+        std::size_t end;
+        std::size_t capacity;
+        char* bytes() noexcept { return reinterpret_cast<char*>(this + 1); }
+    };
+    static chunk* make(std::size_t capacity) {
+        void* const memory = ::operator new(sizeof(chunk) + capacity);
+        return ::new (memory) chunk{nullptr, 0, 0, capacity};
+    }
+    void drop_first() noexcept {
+        chunk* const gone = first_;
+        first_ = gone->next;
+        if (first_ == nullptr) last_ = nullptr;
+        ::operator delete(gone);
+    }
+
+    chunk* first_ = nullptr;
+    chunk* last_ = nullptr;
+    std::size_t size_ = 0;
+};
+
+// -- a connection -------------------------------------------------------------------
+
+// Tells the server that accepted the connection, if any, that it has gone.
+static void leave_server(stream_link& link) noexcept;
+
+class stream_link final : public frame_allocated {
+public:
+    // Takes a connected socket, or one that is about to be.
+    stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit);
+    stream_link(const stream_link&) = delete;
+    ~stream_link();
+
+    void add_ref() noexcept { ++count_; }
+    void release() noexcept {
+        if (--count_ == 0) delete this;
+    }
+
+    // Reading.
+    bool begin_read(read_wait& w);
+    void wait_for_data(read_wait& w) noexcept;
+    void forget(read_wait& w) noexcept;
+    std::string take(read_wait& w);
+    std::size_t take_into(read_wait& w);
+    bool at_eof() const noexcept { return eof_ && in_.empty(); }
+
+    // Writing.
+    void write(std::span<const io_buffer> data);
+    void write_eof();
+    void set_limits(std::size_t high, std::size_t low) noexcept;
+    bool paused() const noexcept { return paused_; }
+    std::size_t unsent() const noexcept { return out_.size(); }
+
+    // The end.
+    void close() noexcept;
+    void abort() noexcept;
+    void fail(int error, const char* call) noexcept;
+    bool closing() const noexcept { return closing_; }
+    bool closed() const noexcept { return closed_; }
+    bool failed() const noexcept { return error_ != 0; }
+    [[noreturn]] void throw_error() const { throw_system_error(error_, call_); }
+
+    io_descriptor& descriptor() noexcept { return descriptor_; }
+    backend_state& backend() noexcept { return *backend_; }
+    int fd() const noexcept { return fd_.get(); }
+    const address& peer() const noexcept { return peer_; }
+    void set_peer(address peer) { peer_ = std::move(peer); }
+    address local();
+
+    wait_list draining;
+    wait_list closed_waiters;
+
+    // Of the server that accepted it.
+    ref_ptr<server_state> server;
+    stream_link* next = nullptr;
+    stream_link* previous = nullptr;
+
+private:
+    struct operation : io_operation {
+        operation(io_kind k, done_function d, stream_link& l) noexcept
+            : io_operation(k, d), link(l) {}
+        stream_link& link;
+    };
+
+    // A task that reads without end from a fast peer lets others have their turn
+    // after so many receives.
+    static constexpr int most_receives = 16;
+
+    bool open() const noexcept { return descriptor_.attached; }
+    bool satisfied(read_wait& w) const;
+    bool search(read_wait& w) const;
+    bool pump(read_wait& w);
+    bool receive(read_wait& w);
+    void absorb() noexcept;
+    void go_on() noexcept;
+    void flush() noexcept;
+    void sent() noexcept;
+    void check_fill() noexcept;
+    void finish_close() noexcept;
+
+    std::size_t count_ = 0;
+    ref_ptr<loop_core> core_;
+    backend_state* backend_;
+    owned_fd fd_;
+    io_descriptor descriptor_;
+    operation receive_;
+    operation send_;
+    receive_buffer in_;
+    send_queue out_;
+    std::array<io_buffer, 16> pieces_;
+    read_wait* reader_ = nullptr; // who waits for data
+    read_wait* direct_ = nullptr; // into whose memory receive_ receives
+    std::size_t limit_;
+    std::size_t high_ = 64 * 1024;
+    std::size_t low_ = 16 * 1024;
+    const char* call_ = "";
+    int error_ = 0;
+    bool eof_ = false;
+    bool eof_wanted_ = false; // write_eof()
+    bool paused_ = false;
+    bool closing_ = false;
+    bool closed_ = false;
+    address peer_;
+    address local_;
+};
+
+stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit)
+    : core_(&core), backend_(&core.loop->backend()), fd_(std::move(fd)),
+      receive_(
+          io_kind::receive,
+          [](io_operation& op) noexcept {
+              auto& link = static_cast<operation&>(op).link;
+              link.absorb();
+              link.go_on();
+          },
+          *this),
+      send_(
+          io_kind::send,
+          [](io_operation& op) noexcept {
+              // The count that flush() took, so that closing may drop the rest.
+              const auto kept = ref_ptr<stream_link>::adopt(&static_cast<operation&>(op).link);
+              kept->sent();
+              kept->flush();
+          },
+          *this),
+      limit_(limit), peer_(std::move(peer)) {
+    descriptor_.fd = fd_.get();
+    backend_->attach(descriptor_);
+    receive_.on = send_.on = &descriptor_;
+}
+
+// Nothing is pending: whoever waits, and a send on its way, hold a count.
+stream_link::~stream_link() {
+    if (open()) backend_->detach(descriptor_);
+    leave_server(*this);
+}
+
+address stream_link::local() {
+    if (!local_ && fd_) {
+        system_address a;
+        a.size = sizeof a.storage;
+        if (::getsockname(fd_.get(), a.get(), &a.size) == 0) local_ = a.to_address();
+    }
+    return local_;
+}
+
+// -- reading ------------------------------------------------------------------------
+
+bool stream_link::begin_read(read_wait& w) {
+    if (reader_ != nullptr)
+        throw_runtime_error("asyncio::stream_reader: another task is waiting to read already; "
+                            "one task at a time reads from a connection");
+    return pump(w);
+}
+
+void stream_link::wait_for_data(read_wait& w) noexcept {
+    w.reading_ = true;
+    reader_ = &w;
+}
+
+// The wait is over, however it ended. What came for it and was not handed over
+// goes back to the buffer, which is empty: it was received past it.
+void stream_link::forget(read_wait& w) noexcept {
+    if ((w.reading_ || direct_ == &w) && receive_.pending) backend_->cancel(receive_);
+    if (direct_ == &w) direct_ = nullptr;
+    if (w.reading_) reader_ = nullptr;
+    w.reading_ = false;
+    if (w.received_ == 0) return;
+    try {
+        in_.append(w.target_.first(std::exchange(w.received_, 0)));
+    } catch (const std::bad_alloc&) {
+        fail(ENOMEM, "recv");
+    }
+}
+
+// Receives until the wait has what it wants. False: that will take a while.
+bool stream_link::pump(read_wait& w) {
+    for (int i = 0; i < most_receives; ++i) {
+        if (satisfied(w)) return true;
+        if (!open()) {
+            eof_ = true; // the loop is closed
+            return true;
+        }
+        if (receive_.pending || !receive(w)) return false;
+    }
+    if (satisfied(w)) return true;
+    core_->loop->call_soon([link = ref_ptr<stream_link>(this)] { link->go_on(); });
+    return false;
+}
+
+// True when something came at once.
+bool stream_link::receive(read_wait& w) {
+    if (w.goal_ == read_wait::goal::into && in_.empty()) {
+        direct_ = &w;
+        receive_.into = w.target_.data();
+        receive_.size = w.target_.size();
+    } else {
+        const std::span<char> room = in_.room();
+        receive_.into = room.data();
+        receive_.size = room.size();
+    }
+    if (!backend_->start(receive_)) return false;
+    absorb();
+    return true;
+}
+
+// Takes in what receive_ brought.
+void stream_link::absorb() noexcept {
+    read_wait* const direct = std::exchange(direct_, nullptr);
+    if (receive_.error != 0) fail(receive_.error, "recv");
+    else if (receive_.count == 0) eof_ = true;
+    else if (direct != nullptr) direct->received_ = receive_.count;
+    else in_.commit(receive_.count);
+}
+
+void stream_link::go_on() noexcept {
+    if (reader_ == nullptr || reader_->woken()) return;
+    bool ready = true;
+    try {
+        ready = pump(*reader_);
+    } catch (const std::bad_alloc&) {
+        fail(ENOMEM, "recv"); // wakes the reader
+        return;
+    }
+    if (ready) reader_->wake();
+}
+
+bool stream_link::satisfied(read_wait& w) const {
+    if (failed()) return true;
+    switch (w.goal_) {
+    case read_wait::goal::some: return w.n_ == 0 || !in_.empty() || eof_;
+    case read_wait::goal::all: return eof_;
+    case read_wait::goal::exactly: return in_.size() >= w.n_ || eof_;
+    case read_wait::goal::line:
+    case read_wait::goal::until: return search(w) || eof_;
+    case read_wait::goal::into:
+        return w.received_ != 0 || w.target_.empty() || !in_.empty() || eof_;
+    }
+    return true;
+}
+
+// Looks for the separator that ends first. Bytes that can begin none are not
+// looked at again when more has come.
+bool stream_link::search(read_wait& w) const {
+    const std::string_view data = in_.view();
+    std::size_t shortest = static_cast<std::size_t>(-1);
+    std::size_t longest = 0;
+    for (const std::string& separator : w.separators_) {
+        shortest = std::min(shortest, separator.size());
+        longest = std::max(longest, separator.size());
+    }
+    if (data.size() < w.searched_ + shortest) return false;
+    std::size_t end = static_cast<std::size_t>(-1);
+    for (const std::string& separator : w.separators_) {
+        const std::size_t at = data.find(separator, w.searched_);
+        if (at == std::string_view::npos || at + separator.size() >= end) continue;
+        end = at + separator.size();
+        w.found_ = at;
+        w.found_size_ = separator.size();
+    }
+    if (w.found_size_ != 0) {
+        w.overrun_ = w.found_ > limit_;
+        return true;
+    }
+    w.searched_ = data.size() + 1 > longest ? data.size() + 1 - longest : 0;
+    w.overrun_ = w.searched_ > limit_;
+    return w.overrun_;
+}
+
+std::string stream_link::take(read_wait& w) {
+    if (failed()) throw_error();
+    switch (w.goal_) {
+    case read_wait::goal::some: return in_.take(std::min(w.n_, in_.size()));
+    case read_wait::goal::exactly:
+        if (in_.size() < w.n_) throw incomplete_read_error(in_.take(in_.size()), w.n_);
+        return in_.take(w.n_);
+    case read_wait::goal::line:
+    case read_wait::goal::until: break;
+    default: return in_.take(in_.size());
+    }
+    const bool line = w.goal_ == read_wait::goal::line;
+    if (w.overrun_) {
+        const bool found = w.found_size_ != 0;
+        if (line) {
+            in_.consume(found ? w.found_ + w.found_size_ : in_.size());
+            throw_invalid_argument("asyncio::stream_reader::readline: the line is longer than "
+                                   "the limit; raise it with {.limit = ...}");
+        }
+        throw limit_overrun_error(
+            found ? "asyncio::stream_reader::readuntil: the separator comes after more bytes "
+                    "than the limit; raise it with {.limit = ...}"
+                  : "asyncio::stream_reader::readuntil: no separator within the limit; raise it "
+                    "with {.limit = ...}",
+            found ? w.found_ : w.searched_);
+    }
+    if (w.found_size_ != 0) return in_.take(w.found_ + w.found_size_);
+    std::string rest = in_.take(in_.size());
+    if (!line) throw incomplete_read_error(std::move(rest), std::nullopt);
+    return rest;
+}
+
+std::size_t stream_link::take_into(read_wait& w) {
+    if (failed()) throw_error();
+    const std::size_t n = std::min(w.target_.size(), in_.size());
+    if (n == 0) return 0;
+    std::memcpy(w.target_.data(), in_.view().data(), n);
+    in_.consume(n);
+    return n;
+}
+
+// -- writing ------------------------------------------------------------------------
+
+void stream_link::write(std::span<const io_buffer> data) {
+    if (eof_wanted_)
+        throw_runtime_error("asyncio::stream_writer::write: write_eof() has been called");
+    if (closing_ || !open()) return;
+    std::size_t done = 0;
+    if (out_.empty()) {
+        send_.from = data.data();
+        send_.size = data.size();
+        send_.only_now = true;
+        if (backend_->start(send_)) {
+            if (send_.error != 0) return fail(send_.error, "send");
+            done = send_.count;
+        }
+    }
+    for (const io_buffer& piece : data) {
+        const std::size_t skip = std::min(done, piece.size);
+        done -= skip;
+        if (skip < piece.size)
+            out_.append({static_cast<const char*>(piece.data) + skip, piece.size - skip});
+    }
+    if (out_.empty()) return;
+    flush();
+    check_fill();
+}
+
+// Sends what is kept, as far as the system takes it.
+void stream_link::flush() noexcept {
+    while (open() && !out_.empty() && !send_.pending) {
+        send_.from = pieces_.data();
+        send_.size = out_.pieces(pieces_);
+        send_.only_now = false;
+        if (!backend_->start(send_)) {
+            add_ref(); // the rest is sent even if nobody else holds the connection
+            return;
+        }
+        sent();
+    }
+}
+
+void stream_link::sent() noexcept {
+    if (send_.error != 0) return fail(send_.error, "send");
+    out_.consume(send_.count);
+    if (paused_ && out_.size() <= low_) {
+        paused_ = false;
+        draining.wake_all(true);
+    }
+    if (!out_.empty()) return;
+    if (closing_) finish_close();
+    else if (eof_wanted_) ::shutdown(fd_.get(), SHUT_WR);
+}
+
+void stream_link::write_eof() {
+    if (closing_ || eof_wanted_ || !open()) return;
+    eof_wanted_ = true;
+    if (out_.empty()) ::shutdown(fd_.get(), SHUT_WR);
+}
+
+void stream_link::set_limits(std::size_t high, std::size_t low) noexcept {
+    high_ = high;
+    low_ = low;
+    check_fill();
+}
+
+void stream_link::check_fill() noexcept {
+    if (out_.size() > high_) paused_ = true;
+}
+
+// -- the end ------------------------------------------------------------------------
+
+void stream_link::close() noexcept {
+    if (closing_) return;
+    closing_ = true;
+    eof_ = true;
+    if (reader_ != nullptr && !reader_->woken()) reader_->wake();
+    if (!open() || out_.empty()) finish_close();
+}
+
+void stream_link::abort() noexcept {
+    if (closed_) return;
+    closing_ = true;
+    eof_ = true;
+    finish_close();
+}
+
+void stream_link::fail(int error, const char* call) noexcept {
+    if (closed_) return;
+    error_ = error;
+    call_ = call;
+    closing_ = true;
+    finish_close();
+}
+
+void stream_link::finish_close() noexcept {
+    const ref_ptr<stream_link> kept(this);
+    closed_ = true;
+    if (open()) {
+        if (send_.pending) {
+            backend_->cancel(send_);
+            release(); // the count that flush() took
+        }
+        backend_->cancel(receive_);
+        backend_->detach(descriptor_);
+    }
+    out_.clear();
+    fd_.reset();
+    if (reader_ != nullptr && !reader_->woken()) reader_->wake();
+    paused_ = false;
+    draining.wake_all(false);
+    closed_waiters.wake_all(true);
+    leave_server(*this);
+}
+
+// -- the awaiters -------------------------------------------------------------------
+
+read_wait::read_wait(const ref_ptr<stream_link>& link, goal g, std::size_t n) noexcept
+    : link_(link), n_(n), goal_(g) {}
+read_wait::read_wait(read_wait&& other) noexcept
+    : suspension(std::move(other)), target_(other.target_), link_(std::move(other.link_)),
+      n_(other.n_), goal_(other.goal_) {}
+
+read_wait::~read_wait() {
+    if (link_) link_->forget(*this);
+}
+
+bool read_wait::begin() {
+    static const std::string newline = "\n";
+    if (goal_ == goal::line) separators_ = std::span<const std::string>(&newline, 1);
+    return link_->begin_read(*this);
+}
+
+void read_wait::wait() noexcept { link_->wait_for_data(*this); }
+
+bool read_wait::on_cancel() noexcept {
+    if (woken()) return false;
+    link_->forget(*this);
+    cancel_here();
+    return true;
+}
+
+std::string read_wait::finish() {
+    const bool cancelled = interrupted();
+    link_->forget(*this);
+    if (cancelled) throw_cancelled();
+    return link_->take(*this);
+}
+
+std::size_t read_wait::finish_into() {
+    const bool cancelled = interrupted();
+    const std::size_t received = cancelled ? 0 : std::exchange(received_, 0);
+    link_->forget(*this);
+    if (cancelled) throw_cancelled();
+    return received != 0 ? received : link_->take_into(*this);
+}
+
+drain_awaiter::drain_awaiter(const ref_ptr<stream_link>& link) noexcept : link_(link) {}
+drain_awaiter::drain_awaiter(drain_awaiter&& other) noexcept
+    : list_wait(std::move(other)), link_(std::move(other.link_)) {}
+drain_awaiter::~drain_awaiter() = default;
+
+bool drain_awaiter::await_ready() noexcept {
+    if (link_->failed()) return true;
+    granted_ = !link_->closing() && !link_->paused();
+    return granted_;
+}
+
+void drain_awaiter::wait() noexcept {
+    if (link_->paused()) join(link_->draining);
+    else wake(); // closing: others get a turn, so that the end can come
+}
+
+void drain_awaiter::await_resume() {
+    if (interrupted()) throw_cancelled();
+    if (granted_) return;
+    if (link_->failed()) link_->throw_error();
+    if (link_->closed())
+        throw_system_error(ECONNRESET, "asyncio::stream_writer::drain: the connection is closed");
+}
+
+link_closed_awaiter::link_closed_awaiter(const ref_ptr<stream_link>& link) noexcept
+    : link_(link) {}
+link_closed_awaiter::link_closed_awaiter(link_closed_awaiter&& other) noexcept
+    : list_wait(std::move(other)), link_(std::move(other.link_)) {}
+link_closed_awaiter::~link_closed_awaiter() = default;
+
+bool link_closed_awaiter::await_ready() const noexcept { return link_->closed(); }
+
+void link_closed_awaiter::wait() noexcept { join(link_->closed_waiters); }
+
+void link_closed_awaiter::await_resume() {
+    if (interrupted()) throw_cancelled();
+    if (link_->failed()) link_->throw_error();
+}
+
+} // namespace detail
+
+// -- stream_reader and stream_writer --------------------------------------------------
+
+stream_reader::stream_reader(detail::ref_ptr<detail::stream_link> link) noexcept
+    : link_(std::move(link)) {}
+stream_reader::stream_reader(stream_reader&& other) noexcept = default;
+stream_reader& stream_reader::operator=(stream_reader&& other) noexcept = default;
+stream_reader::~stream_reader() = default;
+
+const detail::ref_ptr<detail::stream_link>& stream_reader::link() const {
+    if (!link_)
+        detail::throw_runtime_error("asyncio::stream_reader: it was moved from; use the one that "
+                                    "it was moved to");
+    return link_;
+}
+
+detail::read_awaiter stream_reader::read(std::ptrdiff_t n) {
+    using goal = detail::read_awaiter::goal;
+    return {link(), n < 0 ? goal::all : goal::some, static_cast<std::size_t>(n)};
+}
+
+detail::read_awaiter stream_reader::readline() {
+    return {link(), detail::read_awaiter::goal::line, 0};
+}
+
+detail::read_awaiter stream_reader::readexactly(std::ptrdiff_t n) {
+    if (n < 0)
+        detail::throw_invalid_argument("asyncio::stream_reader::readexactly: the size is negative");
+    return {link(), detail::read_awaiter::goal::exactly, static_cast<std::size_t>(n)};
+}
+
+detail::read_until_awaiter stream_reader::readuntil(std::string_view separator) {
+    if (separator.empty())
+        detail::throw_invalid_argument("asyncio::stream_reader::readuntil: the separator is empty");
+    return {link(), std::string(separator)};
+}
+
+detail::read_until_awaiter stream_reader::read_until_any(std::vector<std::string> separators) {
+    if (separators.empty())
+        detail::throw_invalid_argument("asyncio::stream_reader::readuntil: no separators given");
+    for (const std::string& separator : separators)
+        if (separator.empty())
+            detail::throw_invalid_argument(
+                "asyncio::stream_reader::readuntil: a separator is empty");
+    return {link(), std::move(separators)};
+}
+
+detail::read_into_awaiter stream_reader::read_into(std::span<std::byte> target) {
+    return {link(), target};
+}
+
+bool stream_reader::at_eof() const { return link()->at_eof(); }
+
+stream_writer::stream_writer(detail::ref_ptr<detail::stream_link> link) noexcept
+    : link_(std::move(link)) {}
+stream_writer::stream_writer(stream_writer&& other) noexcept = default;
+stream_writer& stream_writer::operator=(stream_writer&& other) noexcept {
+    std::swap(link_, other.link_);
+    return *this;
+}
+stream_writer::~stream_writer() {
+    if (link_) link_->close();
+}
+
+const detail::ref_ptr<detail::stream_link>& stream_writer::link() const {
+    if (!link_)
+        detail::throw_runtime_error("asyncio::stream_writer: it was moved from; use the one that "
+                                    "it was moved to");
+    return link_;
+}
+
+void stream_writer::write(std::string_view data) {
+    const detail::io_buffer piece{data.data(), data.size()};
+    link()->write({&piece, data.empty() ? std::size_t(0) : std::size_t(1)});
+}
+
+void stream_writer::write_pieces(std::span<const std::string_view> pieces) {
+    std::vector<detail::io_buffer> list;
+    list.reserve(pieces.size());
+    for (std::string_view piece : pieces)
+        if (!piece.empty()) list.push_back({piece.data(), piece.size()});
+    link()->write(list);
+}
+
+detail::drain_awaiter stream_writer::drain() { return detail::drain_awaiter(link()); }
+void stream_writer::write_eof() { link()->write_eof(); }
+void stream_writer::close() { link()->close(); }
+bool stream_writer::is_closing() const { return link()->closing(); }
+detail::link_closed_awaiter stream_writer::wait_closed() {
+    return detail::link_closed_awaiter(link());
+}
+void stream_writer::abort() { link()->abort(); }
+address stream_writer::peername() const { return link()->peer(); }
+address stream_writer::sockname() const { return link()->local(); }
+std::size_t stream_writer::get_write_buffer_size() const { return link()->unsent(); }
+
+void stream_writer::set_nodelay(bool on) {
+    if (link()->peer().is_local() || link()->closed()) return;
+    const int value = on ? 1 : 0;
+    if (::setsockopt(link()->fd(), IPPROTO_TCP, TCP_NODELAY, &value, sizeof value) != 0)
+        detail::throw_last_error("setsockopt(TCP_NODELAY)");
+}
+
+void stream_writer::set_write_buffer_limits(std::optional<std::ptrdiff_t> high,
+                                            std::optional<std::ptrdiff_t> low) {
+    constexpr std::ptrdiff_t usual = 64 * 1024;
+    const std::ptrdiff_t most = high ? *high : low ? 4 * *low : usual;
+    const std::ptrdiff_t least = low ? *low : most / 4;
+    if (least < 0 || most < least)
+        detail::throw_invalid_argument("asyncio::stream_writer::set_write_buffer_limits: give "
+                                       "0 <= low <= high");
+    link()->set_limits(static_cast<std::size_t>(most), static_cast<std::size_t>(least));
+}
+
+namespace detail {
+
+static stream_pair make_pair_of(const ref_ptr<stream_link>& link) {
+    return {stream_reader(link), stream_writer(link)};
+}
+
+// -- connecting -------------------------------------------------------------------
+
+// Gives 0 or the errno value. A look at the clock finds it standing meanwhile.
+class connect_awaiter final : public suspension {
+public:
+    connect_awaiter(ref_ptr<stream_link> link, const address& to)
+        : link_(std::move(link)), to_(to), operation_(*this) {}
+    connect_awaiter(connect_awaiter&& other) noexcept
+        : suspension(std::move(other)), link_(std::move(other.link_)), to_(other.to_),
+          operation_(*this) {}
+    ~connect_awaiter() {
+        if (operation_.pending) link_->backend().cancel(operation_);
+    }
+
+    bool await_ready() noexcept {
+        operation_.on = &link_->descriptor();
+        operation_.address = to_.get();
+        operation_.size = to_.size;
+        return link_->backend().start(operation_);
+    }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) hold_ = clock_hold(*core());
+    }
+    int await_resume() {
+        if (interrupted()) throw_cancelled();
+        return operation_.error;
+    }
+
+private:
+    struct operation final : io_operation {
+        explicit operation(connect_awaiter& a) noexcept
+            : io_operation(io_kind::connect,
+                           [](io_operation& op) noexcept {
+                               auto& self = static_cast<operation&>(op).awaiter;
+                               self.hold_.reset();
+                               if (!self.woken()) self.wake();
+                           }),
+              awaiter(a) {}
+        connect_awaiter& awaiter;
+    };
+
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        link_->backend().cancel(operation_);
+        hold_.reset();
+        cancel_here();
+        return true;
+    }
+
+    ref_ptr<stream_link> link_;
+    system_address to_;
+    operation operation_;
+    clock_hold hold_;
+};
+
+// A connection, or why there is none.
+struct connect_result {
+    connect_result() = default;
+    connect_result(int e, std::string c) : error(e), call(std::move(c)) {}
+
+    ref_ptr<stream_link> link;
+    int error = 0;
+    std::string call;
+};
+
+static owned_fd make_socket(const address& a) noexcept {
+    const int family = a.is_v4() ? AF_INET : a.is_v6() ? AF_INET6 : AF_UNIX;
+    owned_fd fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    const int on = 1;
+    if (fd && family != AF_UNIX)
+        ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    return fd;
+}
+
+static coro<connect_result> connect_to(address to, address from, std::size_t limit) {
+    owned_fd fd = make_socket(to);
+    if (!fd) co_return connect_result(errno, "socket");
+    if (from) {
+        const system_address local(from);
+        if (::bind(fd.get(), local.get(), local.size) != 0)
+            co_return connect_result(errno, "bind to " + from.to_string());
+    }
+    connect_result result;
+    result.link = ref_ptr<stream_link>(
+        new stream_link(require_running("open_connection"), std::move(fd), to, limit));
+    result.error = co_await connect_awaiter(result.link, to);
+    if (result.error != 0) {
+        result.link = nullptr;
+        result.call = "connect to " + to.to_string();
+    }
+    co_return result;
+}
+
+// Each failure's own words, as one error when they differ.
+[[noreturn]] static void throw_connect_errors(const std::vector<connect_result>& failures) {
+    const connect_result& first = failures.front();
+    const bool alike = std::all_of(failures.begin(), failures.end(),
+                                   [&](const auto& f) { return f.error == first.error; });
+    std::string text = first.call;
+    for (std::size_t i = 1; i < failures.size(); ++i) {
+        if (!alike) text += ": " + std::system_category().message(failures[i - 1].error);
+        text += "; " + failures[i].call;
+    }
+    const int error = failures.back().error;
+    throw_system_error(error, text.c_str());
+}
+
+static coro<stream_pair> connect_to_any(std::vector<address> to, address from, std::size_t limit) {
+    std::vector<connect_result> failures;
+    for (const address& a : to) {
+        connect_result result = co_await connect_to(a, from, limit);
+        if (result.link) co_return make_pair_of(result.link);
+        failures.push_back(std::move(result));
+    }
+    throw_connect_errors(failures);
+}
+
+// Takes a timer back at the end of a block.
+struct timer_guard {
+    explicit timer_guard(handle t) noexcept : timer(std::move(t)) {}
+    ~timer_guard() { timer.cancel(); }
+    handle timer;
+};
+
+// Attempts that run beside each other, and what the race waits for: that one of
+// them ends, or that it is time for the next.
+struct connect_race {
+    connect_race() = default;
+    void tell() const {
+        if (!news.done()) news.set_result();
+    }
+
+    future<void> news;
+    std::vector<task<connect_result>> running;
+};
+
+// Whatever ends the race ends the attempts.
+struct connect_race_guard {
+    explicit connect_race_guard(connect_race& r) noexcept : race(r) {}
+    ~connect_race_guard() {
+        for (const auto& attempt : race.running) attempt.cancel();
+    }
+    connect_race& race;
+};
+
+// IPv6 and IPv4 take turns, so that one that is broken delays only one step.
+static std::vector<address> interleaved(const std::vector<address>& list) {
+    std::vector<address> result;
+    std::vector<address> others;
+    for (const address& a : list)
+        (a.family() == list.front().family() ? result : others).push_back(a);
+    for (std::size_t i = 0; i < others.size(); ++i)
+        result.insert(result.begin() + static_cast<std::ptrdiff_t>(
+                                           std::min(2 * i + 1, result.size())),
+                      others[i]);
+    return result;
+}
+
+// "Happy eyeballs": the next attempt begins when the former has failed or `delay`
+// has passed; the first that succeeds wins.
+static coro<stream_pair> connect_to_fastest(std::vector<address> to, address from,
+                                            std::size_t limit, duration delay) {
+    event_loop& loop = get_running_loop();
+    to = interleaved(to);
+    const auto race = std::make_shared<connect_race>();
+    const connect_race_guard guard(*race);
+    std::vector<connect_result> failures;
+    std::size_t next = 0;
+    while (failures.size() < to.size()) {
+        race->news = loop.create_future<void>();
+        handle timer;
+        if (next < to.size()) {
+            auto attempt = loop.create_task(connect_to(to[next++], from, limit));
+            attempt.add_done_callback([race] { race->tell(); });
+            race->running.push_back(std::move(attempt));
+            if (next < to.size()) timer = loop.call_later(delay, [race] { race->tell(); });
+        }
+        const timer_guard stop(timer);
+        future<void> news = race->news;
+        co_await news;
+        for (std::size_t i = 0; i < race->running.size();) {
+            if (!race->running[i].done()) {
+                ++i;
+                continue;
+            }
+            task<connect_result> ended = std::move(race->running[i]);
+            race->running.erase(race->running.begin() + static_cast<std::ptrdiff_t>(i));
+            connect_result result = ended.result();
+            if (result.link) co_return make_pair_of(result.link);
+            failures.push_back(std::move(result));
+        }
+    }
+    throw_connect_errors(failures);
+}
+
+static coro<stream_pair> connect_to_one(std::vector<address> to, address from,
+                                        std::size_t limit, std::optional<duration> delay) {
+    if (to.empty()) throw_invalid_argument("asyncio::open_connection: no address given");
+    if (delay && to.size() > 1)
+        return connect_to_fastest(std::move(to), std::move(from), limit, *delay);
+    return connect_to_any(std::move(to), std::move(from), limit);
+}
+
+static coro<stream_pair> connect_to_host(std::string host, int port, address from,
+                                         std::size_t limit, std::optional<duration> delay) {
+    std::vector<address> found = co_await getaddrinfo(std::move(host), std::to_string(port));
+    co_return co_await connect_to_one(std::move(found), std::move(from), limit, delay);
+}
+
+// The options' strings are looked at before the coroutine begins.
+static address local_address(const local_endpoint& from) {
+    if (from.host.empty() && from.port == 0) return address();
+    return address(from.host.empty() ? "0.0.0.0" : from.host, from.port);
+}
+
+} // namespace detail
+
+coro<stream_pair> open_connection(std::string host, int port, connect_options options) {
+    detail::checked_port(port);
+    return detail::connect_to_host(std::move(host), port,
+                                   detail::local_address(options.local_addr), options.limit,
+                                   options.happy_eyeballs_delay);
+}
+
+coro<stream_pair> open_connection(std::vector<address> where, connect_options options) {
+    return detail::connect_to_one(std::move(where), detail::local_address(options.local_addr),
+                                  options.limit, options.happy_eyeballs_delay);
+}
+
+coro<stream_pair> open_unix_connection(std::string path, connect_options options) {
+    std::vector<address> to(1, address::local(path));
+    return detail::connect_to_any(std::move(to), address(), options.limit);
+}
+
+namespace detail {
+
+// -- servers ------------------------------------------------------------------------
+
+// A listening socket. It stays in the server's list after it was closed, because
+// callbacks that are on their way point to it.
+struct listener {
+    listener(owned_fd f, address a, server_state& s, io_operation::done_function done) noexcept
+        : fd(std::move(f)), local(std::move(a)), accept(*this, s, done) {
+        descriptor.fd = fd.get();
+        accept.on = &descriptor;
+    }
+
+    struct operation final : io_operation {
+        operation(listener& l, server_state& s, done_function d) noexcept
+            : io_operation(io_kind::accept, d), from(l), server(s) {}
+        listener& from;
+        server_state& server;
+        system_address peer;
+    };
+
+    owned_fd fd;
+    address local;
+    io_descriptor descriptor;
+    operation accept;
+    bool parked = false; // stopped by max_connections or by an error
+};
+
+class server_state final : public frame_allocated {
+public:
+    server_state(loop_core& core, client_handler on_client, std::size_t limit,
+                 std::size_t max_connections, int backlog)
+        : core_(&core), on_client_(std::move(on_client)), limit_(limit),
+          max_connections_(max_connections), backlog_(backlog) {}
+    server_state(const server_state&) = delete;
+    ~server_state() { close(); }
+
+    void add_ref() noexcept { ++count_; }
+    void release() noexcept {
+        if (--count_ == 0) delete this;
+    }
+
+    void add_listener(owned_fd fd, address local);
+    void remove_file_at_end(std::string path);
+
+    void start_serving();
+    void close() noexcept;
+    void close_clients(bool at_once) noexcept;
+    void leave(stream_link& link) noexcept;
+
+    bool closed() const noexcept { return closed_; }
+    bool serving() const noexcept { return serving_ && !closed_; }
+    bool ended() const noexcept { return closed_ && clients_ == nullptr; }
+    std::vector<server_socket> sockets() const;
+    loop_core& core() const noexcept { return *core_; }
+
+    wait_list ended_waiters;
+    std::optional<future<void>> forever; // what serve_forever() waits for
+
+private:
+    static constexpr int most_accepts = 64; // before others have a turn
+
+    static void accepted(io_operation& op) noexcept;
+    void resume_soon(listener& from);
+    void accept_from(listener& from);
+    bool take(listener& from);
+    void serve(owned_fd fd, address peer);
+    void report(const char* message, std::exception_ptr error) const;
+    void unpark() noexcept;
+
+    std::size_t count_ = 0;
+    ref_ptr<loop_core> core_;
+    client_handler on_client_;
+    std::vector<std::unique_ptr<listener>> listeners_;
+    stream_link* clients_ = nullptr;
+    std::size_t client_count_ = 0;
+    std::size_t limit_;
+    std::size_t max_connections_;
+    int backlog_;
+    bool serving_ = false;
+    bool closed_ = false;
+    handle retry_;
+    std::string file_; // of a Unix socket, to be removed if it is still the same
+    dev_t file_device_ = 0;
+    ino_t file_inode_ = 0;
+};
+
+static void leave_server(stream_link& link) noexcept {
+    if (const ref_ptr<server_state> server = std::exchange(link.server, nullptr))
+        server->leave(link);
+}
+
+void server_state::add_listener(owned_fd fd, address local) {
+    listeners_.push_back(std::make_unique<listener>(std::move(fd), std::move(local), *this,
+                                                    &server_state::accepted));
+}
+
+void server_state::remove_file_at_end(std::string path) {
+    struct stat info {};
+    if (::stat(path.c_str(), &info) != 0) return;
+    file_ = std::move(path);
+    file_device_ = info.st_dev;
+    file_inode_ = info.st_ino;
+}
+
+void server_state::start_serving() {
+    if (closed_)
+        throw_runtime_error("asyncio::server: the server is closed; start a new one");
+    if (serving_) return;
+    for (const auto& l : listeners_) {
+        if (::listen(l->fd.get(), backlog_) != 0) {
+            const std::string call = "listen on " + l->local.to_string();
+            throw_last_error(call.c_str());
+        }
+        if (!l->descriptor.attached) core_->loop->backend().attach(l->descriptor);
+    }
+    serving_ = true;
+    for (const auto& l : listeners_) accept_from(*l);
+}
+
+// Inside wait(): the handler is the user's code and has to wait for its turn.
+void server_state::accepted(io_operation& op) noexcept {
+    auto& accept = static_cast<listener::operation&>(op);
+    accept.from.parked = true;
+    if (op.error != ECANCELED) accept.server.resume_soon(accept.from);
+}
+
+void server_state::resume_soon(listener& from) {
+    core_->loop->call_soon([self = ref_ptr<server_state>(this), &from] {
+        from.parked = false;
+        if (self->take(from)) self->accept_from(from);
+    });
+}
+
+// Accepts what is waiting, then lets the system tell when there is more.
+void server_state::accept_from(listener& from) {
+    for (int i = 0; i < most_accepts; ++i) {
+        if (!serving()) return;
+        if (max_connections_ != 0 && client_count_ >= max_connections_) {
+            from.parked = true; // until one of them leaves
+            return;
+        }
+        from.accept.into = from.accept.peer.get();
+        from.accept.size = sizeof from.accept.peer.storage;
+        if (!core_->loop->backend().start(from.accept)) return;
+        if (!take(from)) return;
+    }
+    core_->loop->call_soon(
+        [self = ref_ptr<server_state>(this), &from] { self->accept_from(from); });
+}
+
+// Handles the outcome of an accept. False: accepting stops for now.
+bool server_state::take(listener& from) {
+    const int error = from.accept.error;
+    if (error == 0) {
+        owned_fd fd(from.accept.accepted);
+        if (!serving()) return false;
+        from.accept.peer.size = static_cast<socklen_t>(from.accept.count);
+        serve(std::move(fd), from.accept.peer.to_address());
+        return true;
+    }
+    if (!serving()) return false;
+    switch (error) {
+    case ECONNABORTED: // the peer, or the network, was faster than we: the next one
+    case EPROTO:
+    case EPERM:
+    case ENETDOWN:
+    case EHOSTDOWN:
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case ENOPROTOOPT:
+    case ENONET: return true;
+    default: break;
+    }
+    // Out of descriptors or memory. The connection stays in the backlog and would
+    // be reported again at once, for ever; so it is left there for a second.
+    from.parked = true;
+    report("asyncio::start_server: cannot accept connections for now",
+           std::make_exception_ptr(std::system_error(error, std::system_category(), "accept")));
+    retry_ = core_->loop->call_later(std::chrono::seconds(1),
+                                     [self = ref_ptr<server_state>(this)] { self->unpark(); });
+    return false;
+}
+
+void server_state::serve(owned_fd fd, address peer) {
+    ref_ptr<stream_link> link;
+    try {
+        link = ref_ptr<stream_link>(
+            new stream_link(*core_, std::move(fd), std::move(peer), limit_));
+        link->server = ref_ptr<server_state>(this);
+        link->next = clients_;
+        if (clients_ != nullptr) clients_->previous = link.get();
+        clients_ = link.get();
+        ++client_count_;
+        any_task task = on_client_(stream_reader(link), stream_writer(link));
+        if (!task.valid()) return;
+        // Holds the server, and with it the handler, as long as the task runs.
+        task.add_done_callback([self = ref_ptr<server_state>(this), link](any_task t) {
+            if (!t.cancelled() && t.exception() == nullptr) return;
+            link->close();
+            if (!t.cancelled())
+                self->report("asyncio::start_server: unhandled exception in the client callback",
+                             t.exception());
+        });
+    } catch (...) {
+        if (link) link->close();
+        report("asyncio::start_server: unhandled exception in the client callback",
+               std::current_exception());
+    }
+}
+
+void server_state::report(const char* message, std::exception_ptr error) const {
+    if (core_->loop != nullptr) core_->loop->call_exception_handler({message, error, {}});
+}
+
+void server_state::leave(stream_link& link) noexcept {
+    (link.previous != nullptr ? link.previous->next : clients_) = link.next;
+    if (link.next != nullptr) link.next->previous = link.previous;
+    --client_count_;
+    unpark(); // there is a place, and a descriptor, again
+    if (ended()) ended_waiters.wake_all(true);
+}
+
+void server_state::unpark() noexcept {
+    if (!serving() || core_->closed) return;
+    for (const auto& l : listeners_) {
+        if (!l->parked || l->accept.pending) continue;
+        l->parked = false;
+        core_->loop->call_soon(
+            [self = ref_ptr<server_state>(this), from = l.get()] { self->accept_from(*from); });
+    }
+}
+
+void server_state::close() noexcept {
+    if (closed_) return;
+    closed_ = true;
+    retry_.cancel();
+    for (const auto& l : listeners_) {
+        if (l->descriptor.attached) {
+            backend_state& backend = core_->loop->backend();
+            backend.cancel(l->accept);
+            backend.detach(l->descriptor);
+        }
+        l->fd.reset();
+    }
+    struct stat info {};
+    if (!file_.empty() && ::stat(file_.c_str(), &info) == 0 && info.st_dev == file_device_ &&
+        info.st_ino == file_inode_)
+        ::unlink(file_.c_str());
+    if (forever && !forever->done()) forever->cancel();
+    if (ended()) ended_waiters.wake_all(true);
+}
+
+void server_state::close_clients(bool at_once) noexcept {
+    for (stream_link* link = clients_; link != nullptr;) {
+        const ref_ptr<stream_link> kept(link);
+        link = link->next; // closing takes it off the list
+        if (at_once) kept->abort();
+        else kept->close();
+    }
+}
+
+std::vector<server_socket> server_state::sockets() const {
+    std::vector<server_socket> list;
+    for (const auto& l : listeners_)
+        if (l->fd) list.emplace_back(l->fd.get(), l->local);
+    return list;
+}
+
+server_closed_awaiter::server_closed_awaiter(const ref_ptr<server_state>& state) noexcept
+    : state_(state) {}
+server_closed_awaiter::server_closed_awaiter(server_closed_awaiter&& other) noexcept
+    : list_wait(std::move(other)), state_(std::move(other.state_)) {}
+server_closed_awaiter::~server_closed_awaiter() = default;
+bool server_closed_awaiter::await_ready() const noexcept { return state_->ended(); }
+void server_closed_awaiter::wait() noexcept { join(state_->ended_waiters); }
+
+} // namespace detail
+
+server::server(detail::ref_ptr<detail::server_state> state) noexcept : state_(std::move(state)) {}
+server::server(server&& other) noexcept = default;
+server& server::operator=(server&& other) noexcept {
+    std::swap(state_, other.state_);
+    return *this;
+}
+server::~server() {
+    if (state_) state_->close();
+}
+
+detail::server_state& server::state() const {
+    if (!state_)
+        detail::throw_runtime_error("asyncio::server: it was moved from; use the one that it was "
+                                    "moved to");
+    return *state_;
+}
+
+namespace detail {
+
+static coro<> start_serving(ref_ptr<server_state> state) {
+    state->start_serving();
+    co_await asyncio::sleep(duration());
+}
+
+// What serve_forever() waits for, as long as it runs.
+struct forever_future {
+    explicit forever_future(server_state& s) : state(s) {
+        state.forever = s.core().loop->create_future<void>();
+    }
+    ~forever_future() { state.forever.reset(); }
+    server_state& state;
+};
+
+static coro<> serve_forever(ref_ptr<server_state> state) {
+    if (state->forever)
+        throw_runtime_error("asyncio::server::serve_forever: it is running already");
+    state->start_serving();
+    const forever_future guard(*state);
+    std::exception_ptr why;
+    try {
+        future<void> waited = *state->forever;
+        co_await waited;
+    } catch (...) {
+        why = std::current_exception();
+    }
+    state->close();
+    co_await server_closed_awaiter(state);
+    std::rethrow_exception(why);
+}
+
+static coro<> drain(ref_ptr<server_state> state, duration grace) {
+    state->close();
+    const timer_guard guard(state->core().loop->call_later(
+        grace, [state] { state->close_clients(true); }));
+    co_await server_closed_awaiter(state);
+}
+
+} // namespace detail
+
+coro<> server::start_serving() {
+    state();
+    return detail::start_serving(state_);
+}
+coro<> server::serve_forever() {
+    state();
+    return detail::serve_forever(state_);
+}
+bool server::is_serving() const { return state().serving(); }
+void server::close() { state().close(); }
+detail::server_closed_awaiter server::wait_closed() {
+    state();
+    return detail::server_closed_awaiter(state_);
+}
+void server::close_clients() { state().close_clients(false); }
+void server::abort_clients() { state().close_clients(true); }
+coro<> server::drain(duration grace) {
+    state();
+    return detail::drain(state_, grace);
+}
+std::vector<server_socket> server::sockets() const { return state().sockets(); }
+
+int server::port() const {
+    const std::vector<server_socket> list = state().sockets();
+    return list.empty() ? 0 : list.front().local_address().port();
+}
+
+coro<> server::aenter() {
+    state();
+    co_return;
+}
+
+coro<bool> server::aexit(std::exception_ptr) {
+    close();
+    co_await wait_closed();
+    co_return false;
+}
+
+namespace detail {
+
+// A socket bound to `where`, which becomes what the system made of it.
+static owned_fd bind_socket(address& where, const server_options& options) {
+    owned_fd fd = make_socket(where);
+    if (!fd) throw_last_error("socket");
+    const int on = 1;
+    const auto set = [&](int level, int name, const char* call) {
+        if (::setsockopt(fd.get(), level, name, &on, sizeof on) != 0) throw_last_error(call);
+    };
+    if (options.reuse_address) set(SOL_SOCKET, SO_REUSEADDR, "setsockopt(SO_REUSEADDR)");
+    if (options.reuse_port) set(SOL_SOCKET, SO_REUSEPORT, "setsockopt(SO_REUSEPORT)");
+    // IPv4 has a socket of its own.
+    if (where.is_v6()) set(IPPROTO_IPV6, IPV6_V6ONLY, "setsockopt(IPV6_V6ONLY)");
+    const std::string call = "bind to " + where.to_string();
+    system_address a(where);
+    if (::bind(fd.get(), a.get(), a.size) != 0) throw_last_error(call.c_str());
+    a.size = sizeof a.storage;
+    if (::getsockname(fd.get(), a.get(), &a.size) != 0) throw_last_error("getsockname");
+    where = a.to_address();
+    return fd;
+}
+
+// True for a failure that only means that this machine lacks the address family.
+static bool not_here(const std::system_error& e) noexcept {
+    const int code = e.code().value();
+    return code == EADDRNOTAVAIL || code == EAFNOSUPPORT || code == EPROTONOSUPPORT;
+}
+
+// Binds to each address. With port 0 all of them get the port that the first gets;
+// false when somebody else has it at one of the others.
+static bool bind_all(server_state& state, const std::vector<address>& where,
+                     const server_options& options) {
+    std::vector<std::pair<owned_fd, address>> bound;
+    std::exception_ptr missing;
+    for (address a : where) {
+        const bool any_port = a.port() == 0;
+        if (any_port && !bound.empty()) a = a.with_port(bound.front().second.port());
+        try {
+            owned_fd fd = bind_socket(a, options);
+            bound.emplace_back(std::move(fd), a);
+        } catch (const std::system_error& e) {
+            if (any_port && !bound.empty() && e.code().value() == EADDRINUSE) return false;
+            if (!not_here(e)) throw;
+            missing = std::current_exception();
+        }
+    }
+    if (bound.empty()) std::rethrow_exception(missing);
+    for (auto& [fd, a] : bound) state.add_listener(std::move(fd), std::move(a));
+    return true;
+}
+
+coro<server> start_server(client_handler on_client, std::string host, int port,
+                          server_options options) {
+    checked_port(port);
+    const std::vector<address> where =
+        co_await getaddrinfo(std::move(host), std::to_string(port));
+    const ref_ptr<server_state> state(
+        new server_state(require_running("start_server"), std::move(on_client), options.limit,
+                         options.max_connections, options.backlog));
+    server result(state);
+    for (int tries = 1; !bind_all(*state, where, options); ++tries)
+        if (tries == 16) throw_system_error(EADDRINUSE, "bind to one port of several addresses");
+    if (options.start_serving) state->start_serving();
+    co_return result;
+}
+
+// Replaces the file of a socket, but nothing else.
+static owned_fd bind_unix_socket(const address& where) {
+    const std::string& path = where.path();
+    struct stat info {};
+    if (!path.empty() && path[0] != '\0' && ::stat(path.c_str(), &info) == 0 &&
+        S_ISSOCK(info.st_mode))
+        ::unlink(path.c_str());
+    owned_fd fd = make_socket(where);
+    if (!fd) throw_last_error("socket");
+    const system_address a(where);
+    const std::string call = "bind to " + where.to_string();
+    if (::bind(fd.get(), a.get(), a.size) != 0) throw_last_error(call.c_str());
+    return fd;
+}
+
+coro<server> start_unix_server(client_handler on_client, std::string path,
+                               unix_server_options options) {
+    const address where = address::local(path);
+    const ref_ptr<server_state> state(
+        new server_state(require_running("start_unix_server"), std::move(on_client),
+                         options.limit, options.max_connections, options.backlog));
+    server result(state);
+    state->add_listener(bind_unix_socket(where), where);
+    if (options.cleanup_socket && !path.empty() && path[0] != '\0')
+        state->remove_file_at_end(path);
+    if (options.start_serving) state->start_serving();
+    co_return result;
+}
+
+} // namespace detail
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: resilience and debugging
+// uses: os, events, futures, tasks, resilience, debugging
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+void check_retry(const retry_options& options) {
+    if (options.attempts < 1)
+        throw_invalid_argument("asyncio::retry: attempts counts the first call; give at least 1");
+    if (!(options.factor >= 1) || !(options.jitter >= 0))
+        throw_invalid_argument("asyncio::retry: factor must be at least 1, and jitter not "
+                               "negative");
+}
+
+duration retry_delay(const retry_options& options, int next) {
+    double seconds = options.initial_delay.total_seconds();
+    const double cap = options.max_delay.total_seconds();
+    for (int n = 2; n < next && seconds < cap; ++n) seconds *= options.factor;
+    seconds *= 1 + options.jitter * require_running("retry").next_random();
+    return duration::seconds(std::min(seconds, cap));
+}
+
+double loop_core::next_random() noexcept {
+    // Under a virtual clock runs are repeatable; otherwise programs should differ.
+    if (random_state == 0 && clock == clock_kind::real)
+        random_state = static_cast<std::uint64_t>(now_ns()) ^
+                       static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(this));
+    return static_cast<double>(splitmix64(random_state) >> 11) * 0x1.0p-53;
+}
+
+} // namespace detail
+
+// -- tracer --------------------------------------------------------------------------
+
+tracer::tracer(event_loop& loop) : core_(&loop.core()), begin_(loop.core().now_ns()) {
+    if (core_->tracing)
+        detail::throw_runtime_error("asyncio::tracer: the loop is being traced already; end the "
+                                    "other tracer first");
+    core_->tracing = this;
+    for (const any_task& task : all_tasks(loop))
+        task_started(static_cast<detail::task_base&>(task.state()));
+}
+
+tracer::~tracer() { core_->tracing = nullptr; }
+
+void tracer::mark(std::string_view text) { moments_.push_back({std::string(text), now()}); }
+
+void tracer::task_started(detail::task_base& task) {
+    spans_.push_back({task.id, task.name(), now()});
+}
+
+tracer::span* tracer::find(std::uint32_t id) noexcept {
+    // Ids grow with time.
+    const auto found = std::lower_bound(spans_.begin(), spans_.end(), id,
+                                        [](const span& s, std::uint32_t i) { return s.id < i; });
+    return found != spans_.end() && found->id == id ? &*found : nullptr;
+}
+
+void tracer::task_ended(detail::task_base& task) {
+    span* s = find(task.id);
+    if (!s) return;
+    s->name = task.name(); // it may have been given later
+    s->end = now();
+    s->status = task.current;
+    s->failed = task.failed();
+}
+
+void tracer::job_ended(std::uint32_t task_id, std::int64_t begin, std::int64_t end) {
+    if (span* s = find(task_id)) s->jobs.push_back({begin - begin_, end - begin_});
+}
+
+namespace detail {
+
+// A string as JSON.
+static std::string quoted(std::string_view text) {
+    std::string out = "\"";
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (c == '"' || c == '\\') {
+            out += '\\';
+            out += c;
+        } else if (byte < 0x20) {
+            char escape[8];
+            std::snprintf(escape, sizeof escape, "\\u%04x", byte);
+            out += escape;
+        } else {
+            out += c;
+        }
+    }
+    return out + '"';
+}
+
+static std::string microseconds(std::int64_t nanoseconds) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%lld.%03d", static_cast<long long>(nanoseconds / 1000),
+                  static_cast<int>(nanoseconds % 1000));
+    return text;
+}
+
+} // namespace detail
+
+void tracer::write_chrome_trace(std::ostream& out) const {
+    using detail::microseconds;
+    using detail::quoted;
+    const std::int64_t last = now();
+    out << "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"
+        << R"({"name":"process_name","ph":"M","pid":1,"args":{"name":"asyncio"}})";
+    for (const span& s : spans_) {
+        const std::int64_t end = s.end < 0 ? last : s.end;
+        const char* state = s.end < 0  ? "running"
+                            : s.failed ? "failed"
+                            : s.status == detail::state_base::status::cancelled ? "cancelled"
+                                                                                : "finished";
+        out << ",\n"
+            << R"({"name":"thread_name","ph":"M","pid":1,"tid":)" << s.id << R"(,"args":{"name":)"
+            << quoted(s.name) << "}},\n"
+            << R"({"name":)" << quoted(s.name) << R"(,"cat":"task","ph":"X","pid":1,"tid":)" << s.id
+            << R"(,"ts":)" << microseconds(s.begin) << R"(,"dur":)" << microseconds(end - s.begin)
+            << R"(,"args":{"state":")" << state << "\"}}";
+        // Jobs of one task overlap: asynchronous events, each with an id of its own.
+        for (std::size_t i = 0; i < s.jobs.size(); ++i)
+            for (const bool begin : {true, false})
+                out << ",\n"
+                    << R"({"name":"job","cat":"job","ph":")" << (begin ? 'b' : 'e')
+                    << R"(","pid":1,"tid":)" << s.id << R"(,"id":")" << s.id << '.' << i
+                    << R"(","ts":)" << microseconds(begin ? s.jobs[i].begin : s.jobs[i].end) << '}';
+    }
+    for (const moment& m : moments_)
+        out << ",\n"
+            << R"({"name":)" << quoted(m.text) << R"(,"cat":"mark","ph":"i","s":"p","pid":1,"tid":0)"
+            << R"(,"ts":)" << microseconds(m.at) << '}';
+    out << "\n]}\n";
+}
+
+void tracer::print_timeline(std::ostream& out, std::size_t width) const {
+    constexpr std::size_t most_rows = 40;
+    width = std::max<std::size_t>(width, 10);
+    const std::int64_t total = std::max<std::int64_t>(now(), 1);
+    const auto column = [&](std::int64_t at) {
+        const double share = static_cast<double>(at) / static_cast<double>(total);
+        return std::min(width - 1, static_cast<std::size_t>(std::max(0.0, share) *
+                                                            static_cast<double>(width)));
+    };
+    std::size_t name_width = 4;
+    for (const span& s : spans_) name_width = std::max(name_width, std::min<std::size_t>(24, s.name.size()));
+
+    const auto row = [&](std::string_view name, const std::string& bar, const std::string& note) {
+        std::string text(name.substr(0, name_width));
+        text.resize(name_width + 1, ' ');
+        out << text << '|' << bar << '|' << note << '\n';
+    };
+    char head[64];
+    std::snprintf(head, sizeof head, "%.3f s", static_cast<double>(total) * 1e-9);
+    std::string axis = "0";
+    axis.resize(width > std::strlen(head) ? width - std::strlen(head) : 1, ' ');
+    row("time", axis + head, "");
+
+    for (std::size_t i = 0; i < spans_.size() && i < most_rows; ++i) {
+        const span& s = spans_[i];
+        std::string bar(width, ' ');
+        const std::size_t end = column(s.end < 0 ? total : s.end);
+        for (std::size_t c = column(s.begin); c <= end; ++c) bar[c] = '=';
+        for (const job& j : s.jobs)
+            for (std::size_t c = column(j.begin); c <= column(j.end); ++c) bar[c] = '#';
+        if (s.failed) bar[end] = '!';
+        if (s.status == detail::state_base::status::cancelled) bar[end] = 'x';
+        std::snprintf(head, sizeof head, " %.3f-%.3f s", static_cast<double>(s.begin) * 1e-9,
+                      static_cast<double>(s.end < 0 ? total : s.end) * 1e-9);
+        row(s.name, bar, head);
+    }
+    if (spans_.size() > most_rows)
+        out << "... and " << spans_.size() - most_rows << " more tasks\n";
+    for (const moment& m : moments_) {
+        std::string bar(width, ' ');
+        bar[column(m.at)] = '^';
+        row("", bar, " " + m.text);
+    }
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] licence
+//
+// MIT License
+//
+// Copyright (c) 2026 the asyncio.hpp authors
+//
+// Permission is hereby granted, free of charge, to any person obtaining a copy
+// of this software and associated documentation files (the "Software"), to deal
+// in the Software without restriction, including without limitation the rights
+// to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+// copies of the Software, and to permit persons to whom the Software is
+// furnished to do so, subject to the following conditions:
+//
+// The above copyright notice and this permission notice shall be included in all
+// copies or substantial portions of the Software.
+//
+// THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+// IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+// FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+// AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+// LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+// OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+// SOFTWARE.
+// =============================================================================
+
+#endif // ASYNCIO_IMPLEMENTATION

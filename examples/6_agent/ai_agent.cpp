@@ -1,0 +1,399 @@
+// The AI agent: one question, three services at once, inference on every core.
+//
+//     g++ -std=c++20 -O2 -pthread -I. examples/6_agent/ai_agent.cpp -o agent && ./agent
+//
+// What it teaches: waiting and computing overlap. Three HTTP services are asked at the same time:
+// weather answers after 2 s, news after 1.5 s, knowledge after 3 s. Each answer goes, as it comes,
+// through an inference of about 2 s of one core, cut into 50 pieces that run on isolated worker
+// processes. In turn that takes 12.5 s: 6.5 s of waiting, then 6 s of work on one worker. On paper
+// two cores need 4.5 s: from 1.5 s on, when the news are in, both are busy with 6 s of work.
+//
+// Look at: the two timelines and the claims below them; one that does not hold makes it exit 1.
+// A source that is down, late or talks nonsense costs only its own part: try --fail news,
+// --slow weather, --garbage knowledge. --serve 8080 answers GET /ask?q=... until SIGTERM or Ctrl-C.
+#define ASYNCIO_IMPLEMENTATION
+#include "asyncio.hpp"
+#include <algorithm>
+#include <bit>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <thread>
+using namespace std::chrono_literals;
+using std::string, std::string_view, std::vector;
+
+string num(double v) { return std::to_string(v).substr(0, std::to_string(v).size() - 4); } // 1.25
+double now() { return static_cast<double>(asyncio::elapsed().count()) / 1e9; } // since the start
+
+// ---- 1. JSON and HTTP/1.1: just what this program needs ----------------------------------------
+string quoted(string_view text) { // as a JSON string
+    string out = "\"";
+    for (const char c : text) {
+        if (c == '"' || c == '\\') out += '\\';
+        out += c >= 0 && c < ' ' ? ' ' : c; // control characters have no place in a question
+    }
+    return out + '"';
+}
+
+// What our services answer is {"source": "news", "text": "..."}; this gives the text.
+string text_of(const string& json) {
+    const std::size_t key = json.find("\"text\": \""), begin = key + 9, end = json.rfind("\"}");
+    if (!json.starts_with('{') || key == string::npos || end == string::npos || end < begin)
+        throw std::runtime_error("the answer is not the JSON we expect");
+    return json.substr(begin, end - begin);
+}
+
+string percent_decoded(const string& text) {
+    string out;
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        unsigned code = static_cast<unsigned char>(text[at] == '+' ? ' ' : text[at]);
+        if (code == '%' && std::sscanf(text.c_str() + at + 1, "%2x", &code) == 1) at += 2;
+        out += static_cast<char>(code);
+    }
+    return out;
+}
+
+struct message { // a request or a response; one exchange per connection
+    string first_line, body;
+};
+
+asyncio::coro<message> receive(asyncio::stream_reader& reader) {
+    const string head = co_await reader.readuntil("\r\n\r\n"), name = "\r\nContent-Length: ";
+    message got{head.substr(0, head.find('\r')), ""};
+    if (const std::size_t at = head.find(name); at != string::npos)
+        got.body = co_await reader.readexactly(std::stol(head.substr(at + name.size())));
+    co_return got;
+}
+
+asyncio::coro<> send(asyncio::stream_writer& writer, string first_line, string body) {
+    writer.write(first_line + "\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: " +
+                 std::to_string(body.size()) + "\r\n\r\n" + body);
+    co_await writer.drain();
+}
+
+asyncio::coro<string> post(int port, string body) {
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+    co_await send(writer, "POST / HTTP/1.1", std::move(body));
+    const message response = co_await receive(reader);
+    if (!response.first_line.starts_with("HTTP/1.1 200 "))
+        throw std::runtime_error("the service answered " + response.first_line);
+    co_return response.body;
+}
+
+// ---- 2. The three services ---------------------------------------------------------------------
+struct service {
+    string name, text;
+    asyncio::duration latency;
+    int port = 0;
+    bool garbage = false;
+};
+
+asyncio::coro<> serve_text(service s, asyncio::stream_reader in, asyncio::stream_writer out) {
+    try {
+        co_await receive(in);
+        co_await asyncio::sleep(s.latency);
+        string json = "{\"source\": " + quoted(s.name) + ", \"text\": " + quoted(s.text) + "}\n";
+        if (s.garbage) json = "<html>{{ out of order";
+        co_await send(out, "HTTP/1.1 200 OK", json);
+    } catch (const std::exception&) {} // the agent gave up on us and is gone
+}
+
+// ---- 3. The inference: tokenise, embed, rank ---------------------------------------------------
+// How much does a text have to do with the question? Tokens are all runs of three letters. Each
+// gives 64 random signs, and the signs of their sums are the embedding: the more bits two of them
+// have in common, the more the texts share. One round is a guess; thousands make a ranking.
+struct piece { // plain aggregates travel to the worker processes and back as they are
+    string question, text;
+    int first_round = 0, rounds = 0;
+};
+struct ranking {
+    double relevance = 0;     // the share of equal bits; one half: nothing in common
+    double wall = 0, cpu = 0; // the seconds it took
+    void operator+=(const ranking& r) { relevance += r.relevance, wall += r.wall, cpu += r.cpu; }
+};
+
+std::uint64_t embed(string_view text, int round) {
+    int sums[64] = {};
+    std::uint64_t token = 0, embedding = 0;
+    for (const char c : text) {
+        token = (token << 8 | (static_cast<unsigned char>(c) | 0x20U)) & 0xffffffU; // lower case
+        std::uint64_t signs = (token | static_cast<std::uint64_t>(round) << 24) * 0x9e3779b97f4a7c15U;
+        signs = (signs ^ signs >> 29) * 0xbf58476d1ce4e5b9U;
+        for (std::size_t i = 0; i < 64; ++i) sums[i] += (signs >> i & 1U) != 0 ? 1 : -1;
+    }
+    for (std::size_t i = 0; i < 64; ++i) embedding |= (sums[i] > 0 ? 1ULL : 0ULL) << i;
+    return embedding;
+}
+
+ranking infer_piece(piece job) { // runs in a worker process
+    const auto began = std::chrono::steady_clock::now();
+    const std::clock_t cpu_began = std::clock();
+    int equal = 0;
+    for (int round = job.first_round; round < job.first_round + job.rounds; ++round)
+        equal += std::popcount(~(embed(job.question, round) ^ embed(job.text, round)));
+    ranking out{equal / (64.0 * job.rounds)};
+    out.cpu = static_cast<double>(std::clock() - cpu_began) / CLOCKS_PER_SEC;
+    out.wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    return out;
+}
+
+// ---- 4. The agent ------------------------------------------------------------------------------
+struct part { // what becomes of one source; in the end an empty error means that all went well
+    service source;
+    string text = "", error = "timeout";
+    double asked = 0, fetched = 0, done = 0; // in seconds since the start
+    ranking work = {};                       // all pieces added up
+};
+struct agent {
+    const bool quick;
+    const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    asyncio::isolated_executor one{1}, all{cores};
+    vector<service> services = {
+        {"weather", "Rain until noon. Then it is sunny and warm. Wind from the west at night.", 2s},
+        {"news", "The marathon starts at ten. Museum entry is free today. Trains are late.", 1.5s},
+        {"knowledge", "The museum is closed on Mondays. The harbour is old, cafes are new.", 3s},
+    };
+    const asyncio::duration fetch_limit = quick ? 2s : 5s;
+    const int pieces = quick ? 4 : 50;          // of each inference
+    const double piece_seconds = quick ? 0.001 : 0.040; // what a piece is to take
+    double piece_letters = 2e5;                         // the work that takes it, once calibrated
+    const part probe{services[0], services[0].text};    // to measure the machine with
+};
+struct answer {
+    string question, missing; // missing: the sources with an error
+    vector<part> parts;
+    ranking work; // of all parts
+    double began = now(), total = 0, last_asked = 0, longest_fetch = 0;
+    double cores = 0; // busy ones, from the first text on
+
+    answer(const agent& a, string asked) : question(std::move(asked)) {
+        for (const service& s : a.services) parts.push_back({s});
+    }
+    void finish() {
+        double first_text = now();
+        total = now() - began;
+        for (const part& p : parts) {
+            work += p.work;
+            last_asked = std::max(last_asked, p.asked - began);
+            longest_fetch = std::max(longest_fetch, p.fetched - p.asked);
+            if (!p.text.empty()) first_text = std::min(first_text, p.fetched);
+            if (!p.error.empty()) missing += p.source.name;
+        }
+        cores = work.cpu / std::max(1e-9, now() - first_text);
+    }
+};
+
+asyncio::coro<> fetch(agent& a, string question, part& p) {
+    p.asked = now();
+    try {
+        p.text = text_of(co_await asyncio::wait_for(post(p.source.port, question), a.fetch_limit));
+    } catch (const asyncio::timeout_error&) { // which is what p.error says already
+    } catch (const std::exception& error) { p.error = error.what(); }
+    p.fetched = p.done = now();
+}
+
+// Hands all pieces over at once; whichever worker is idle takes the next.
+asyncio::coro<> infer(agent& a, asyncio::isolated_executor& pool, string question, part& p,
+                      int pieces) {
+    if (p.text.empty()) co_return; // the fetch failed
+    const double letters = static_cast<double>(question.size() + p.text.size());
+    const int rounds = static_cast<int>(a.piece_letters / letters) + 1;
+    vector<asyncio::future<ranking>> running;
+    for (int i = 0; i < pieces; ++i) {
+        const piece job{question, p.text, i * rounds, rounds};
+        running.push_back(asyncio::run_in_executor(&pool, &infer_piece, job));
+    }
+    try {
+        for (const ranking& r : co_await asyncio::gather(std::move(running))) p.work += r;
+        p.work.relevance /= pieces;
+        p.error.clear();
+    } catch (const std::exception& error) { p.error = error.what(); } // a worker was killed
+    p.done = now();
+}
+
+// The slow way: one fetch after the other, then one inference after the other on one worker.
+asyncio::coro<answer> ask_in_turn(agent& a, string question) {
+    answer out(a, question);
+    for (part& p : out.parts) co_await fetch(a, question, p);
+    for (part& p : out.parts) co_await infer(a, a.one, question, p, a.pieces);
+    out.finish();
+    co_return out;
+}
+
+asyncio::coro<> fetch_and_infer(agent& a, string question, part& p) {
+    co_await fetch(a, question, p);
+    co_await infer(a, a.all, question, p, a.pieces);
+}
+
+// The agent's way: a task per source, and every core works on what has arrived.
+asyncio::coro<answer> ask_at_once(agent& a, string question) {
+    answer out(a, question);
+    const auto all_sources = [&](asyncio::task_group& group) {
+        for (part& p : out.parts)
+            group.create_task(fetch_and_infer(a, question, p), {.name = p.source.name});
+    };
+    try {
+        co_await asyncio::wait_for(asyncio::with(asyncio::task_group(), all_sources), 15s);
+    } catch (const asyncio::timeout_error&) {} // the parts that are not done keep this error
+    out.finish();
+    co_return out;
+}
+
+string to_json(const answer& from) {
+    string results, errors;
+    const part* best = &from.parts[0];
+    for (const part& p : from.parts) {
+        string& list = p.error.empty() ? results : errors;
+        list += (list.empty() ? "" : ",\n    ") + quoted(p.source.name) + ": ";
+        list += !p.error.empty() ? quoted(p.error) : "{\"text\": " + quoted(p.text) +
+                ", \"relevance\": " + num(p.work.relevance) + ", \"fetch_s\": " +
+                num(p.fetched - p.asked) + ", \"inference_s\": " + num(p.done - p.fetched) + "}";
+        if (p.work.relevance > best->work.relevance) best = &p;
+    }
+    return "{\"query\": " + quoted(from.question) + ", \"success\": " +
+           (results.empty() ? "false" : "true") + ",\n  \"answer\": " + quoted(best->text) +
+           ",\n  \"results\": {" + results + "},\n  \"errors\": {" + errors +
+           "},\n  \"total_s\": " + num(from.total) + ", \"cores_used\": " + num(from.cores) + "}\n";
+}
+
+// ---- 5. Over HTTP: --serve ---------------------------------------------------------------------
+asyncio::coro<> answer_client(agent& a, asyncio::semaphore& slots, asyncio::stream_reader in,
+                              asyncio::stream_writer out) {
+    try {
+        const message request = co_await asyncio::wait_for(receive(in), 10s);
+        const string target = request.first_line.substr(0, request.first_line.rfind(' '));
+        const bool asks = target.starts_with("GET /ask?q=") && target.size() > 11;
+        string status = "404 Not Found", body = "{\"error\": \"use GET /ask?q=QUESTION\"}\n";
+        if (asks && slots.locked() && !a.quick) {
+            status = "503 Service Unavailable\r\nRetry-After: 5";
+            body = "{\"error\": \"too many questions at once\"}\n";
+        } else if (asks) {
+            auto slot = co_await slots.scoped();
+            const answer got = co_await ask_at_once(a, percent_decoded(target.substr(11)));
+            status = "200 OK";
+            body = to_json(got);
+        }
+        co_await send(out, "HTTP/1.1 " + status, body);
+    } catch (const std::exception&) {} // the client is gone
+}
+
+asyncio::coro<int> serve(agent& a, int port) {
+    asyncio::semaphore slots(a.quick ? 32 : 2 * a.cores);
+    const auto on_client = [&](asyncio::stream_reader in, asyncio::stream_writer out) {
+        return answer_client(a, slots, std::move(in), std::move(out));
+    };
+    asyncio::server server =
+        co_await asyncio::start_server(on_client, "127.0.0.1", port, {.backlog = 1000});
+    std::cout << "listening on http://127.0.0.1:" << server.port() << "/ask?q=..." << std::endl;
+    co_await asyncio::wait_signal(SIGTERM, SIGINT);
+    std::cout << "no new questions; finishing those that run" << std::endl;
+    server.close();
+    co_await server.wait_closed();
+    co_return 0;
+}
+
+// ---- 6. The program: in turn, at once, and what the machine gives -------------------------------
+// How many times faster all workers are than one with the same work, in three pairs.
+asyncio::coro<double> capacity(agent& a) {
+    double alone_s = 0, together_s = 0;
+    for (int pair = 0; pair < 3; ++pair) {
+        const double began = now();
+        part alone = a.probe, together = a.probe;
+        co_await infer(a, a.one, "a probe", alone, 4 * a.cores);
+        co_await infer(a, a.all, "a probe", together, 4 * a.cores);
+        alone_s += alone.done - began;
+        together_s += together.done - alone.done;
+    }
+    co_return alone_s / together_s;
+}
+
+asyncio::coro<int> async_main(std::map<string, string> option) {
+    agent a{option["--quick"] == "yes"};
+    vector<asyncio::server> servers;
+    string broken; // the sources that will be missing
+    for (service& s : a.services) {
+        const bool fails = option["--fail"] == s.name, late = option["--slow"] == s.name;
+        s.garbage = option["--garbage"] == s.name;
+        s.latency = late ? a.fetch_limit + 1s : s.latency / (a.quick ? 10 : 1);
+        const auto on_client = [s](asyncio::stream_reader in, asyncio::stream_writer out) {
+            return serve_text(s, std::move(in), std::move(out));
+        };
+        servers.push_back(co_await asyncio::start_server(on_client, "127.0.0.1", 0));
+        s.port = servers.back().port();
+        if (fails) servers.back().close(); // from now on its port refuses connections
+        if (fails || late || s.garbage) broken += s.name;
+    }
+    co_await capacity(a); // a first time, so that all workers are started and warm
+    part sample = a.probe;
+    co_await infer(a, a.one, "a probe", sample, 20);
+    a.piece_letters *= a.piece_seconds / std::max(1e-6, sample.work.cpu / 20); // the right size
+    if (!option["--serve"].empty())
+        co_return co_await serve(a, std::stoi(option["--serve"]));
+
+    std::ostream& out = option["--json"] == "yes" ? std::cerr : std::cout;
+    out << "In turn, inference on one worker:\n";
+    asyncio::tracer slow_trace(asyncio::get_running_loop());
+    const answer slow = co_await ask_in_turn(a, option["--question"]);
+    slow_trace.print_timeline(out);
+    const double before = co_await capacity(a);
+    out << "At once, inference on " << a.cores << " workers:\n";
+    asyncio::tracer trace(asyncio::get_running_loop());
+    const answer fast = co_await ask_at_once(a, option["--question"]);
+    trace.print_timeline(out);
+    const double after = co_await capacity(a);
+    std::cout << to_json(fast) << std::flush;
+    std::ofstream file(option["--trace"]); // without a name it is not open, and swallows all
+    trace.write_chrome_trace(file);
+
+    // The capacity while the agent ran shows in how much longer its pieces took than those in turn.
+    const double work = slow.work.wall;
+    const double during = a.cores * (work + 1e-9) / (fast.work.wall + 1e-9);
+    const double least = std::min({before, during, after}), speed_up = slow.total / fast.total;
+    double wanted = least < 1.8 ? 0.95 * slow.total / (1.5 + work / least) : 2.5;
+    if (a.quick || !broken.empty()) // then waiting at once is what counts
+        wanted = 0.75 * slow.total / (slow.longest_fetch + work / least);
+    bool all_hold = true;
+    const auto claim = [&](bool holds, const string& text) {
+        out << (holds ? "holds:  " : "BROKEN: ") << text << '\n';
+        all_hold = all_hold && holds;
+    };
+    out << "capacity of " << a.cores << " workers: " << num(before) << " before, " << num(during)
+        << " meanwhile, " << num(after) << " after" << (least < 1.8 ? ": machine busy\n" : "\n");
+    claim(speed_up >= wanted, num(speed_up) + "x: in turn " + num(slow.total) + " s, at once " +
+                                  num(fast.total) + " s (at least " + num(wanted) + "x)");
+    claim(fast.last_asked < 0.1, "all fetches began within " + num(fast.last_asked) + " s (0.1 s)");
+    claim(fast.missing == broken, "missing sources: \"" + fast.missing + "\" (\"" + broken + "\")");
+    claim(fast.work.relevance == slow.work.relevance || !broken.empty(), "the same results");
+    if (a.cores > 1 && !a.quick && least > 1.2)
+        claim(fast.cores > 1, num(fast.cores) + " cores were busy (more than 1)");
+    co_return all_hold ? 0 : 1;
+}
+
+int main(int argc, char** argv) {
+    asyncio::worker_main(); // a worker process never gets past this line
+    std::map<string, string> option = {
+        {"--question", "Is the museum free today?"}, {"--fail", ""}, {"--slow", ""},
+        {"--garbage", ""}, {"--serve", ""}, {"--trace", ""},
+        {"--quick", "no"}, {"--json", "no"}, {"--help", "no"}};
+    bool good = true;
+    for (int i = 1; i < argc && good; ++i) {
+        const auto found = option.find(argv[i]);
+        good = found != option.end() && (found->second == "no" || i + 1 < argc);
+        if (good) found->second = found->second == "no" ? "yes" : argv[++i];
+    }
+    const vector<string> sources = {"", "weather", "news", "knowledge"};
+    for (const char* name : {"--fail", "--slow", "--garbage"})
+        good = good && std::count(sources.begin(), sources.end(), option[name]) == 1;
+    const string& port = option["--serve"];
+    good = good && port.size() < 6 && port.find_first_not_of("0123456789") == string::npos;
+    good = good && !option["--question"].empty() && std::stoi("0" + port) < 65536;
+    if (good && option["--help"] == "no") return asyncio::run_main(async_main(option));
+    (good ? std::cout : std::cerr)
+        << "usage: agent [--question TEXT] [--fail SOURCE] [--slow SOURCE] [--garbage SOURCE]\n"
+           "             [--serve PORT] [--quick] [--json] [--trace FILE]\n"
+           "SOURCE is weather, news or knowledge.\n";
+    return good ? 0 : 2;
+}

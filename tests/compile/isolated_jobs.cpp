@@ -1,0 +1,73 @@
+// A job for another process must be all there is: what it captures or points to stays behind.
+// WRONG=1 says: pass it as an argument
+// WRONG=2 says: reference
+// WRONG=3 says: pointer
+// WRONG=4 says: std::ref|reference
+// WRONG=5 says: codec
+// WRONG=6 says: codec
+#define ASYNCIO_IMPLEMENTATION
+#include "asyncio.hpp"
+
+#include <functional>
+
+#if !defined(WRONG)
+#define WRONG 0
+#endif
+
+struct point {
+    double x = 0;
+    double y = 0;
+};
+
+struct handle {
+    handle() = default;
+    handle(const handle&) {}
+    handle& operator=(const handle&) = default;
+    ~handle() {}
+};
+
+struct scale {
+    double factor = 1;
+    point operator()(point p) const { return {p.x * factor, p.y * factor}; }
+};
+
+static double length(point p) { return p.x * p.x + p.y * p.y; }
+
+static asyncio::coro<> async_main() {
+    asyncio::isolated_executor pool(1);
+    point place = {3, 4};
+    double factor = 2;
+
+    // Function pointers, captureless lambdas and aggregate function objects travel well.
+    co_await asyncio::run_in_executor(&pool, length, place);
+    co_await asyncio::run_in_executor(
+        &pool, [](point p) { return p.x; }, place);
+    co_await asyncio::run_in_executor(&pool, scale{factor}, place);
+    auto future =
+        pool.submit([](std::vector<point> all) { return all; }, std::vector<point>{place});
+    co_await future;
+
+#if WRONG == 1
+    pool.submit([factor](point p) { return p.x * factor; }, place);
+#endif
+#if WRONG == 2
+    pool.submit([](point& p) { p.x = 0; }, place);
+#endif
+#if WRONG == 3
+    pool.submit([](point* p) { return p->x; }, &place);
+#endif
+#if WRONG == 4
+    pool.submit([](point p) { return p.x; }, std::ref(place));
+#endif
+#if WRONG == 5
+    pool.submit([](handle) { return 1; }, handle());
+#endif
+#if WRONG == 6
+    pool.submit([] { return handle(); });
+#endif
+}
+
+int main() {
+    asyncio::worker_main();
+    return asyncio::run_main(async_main());
+}

@@ -1,0 +1,38 @@
+// Functions that want tasks, and the wrong kind of executor.
+// WRONG=1 says: create_task
+// WRONG=2 says: thread_pool_executor
+#define ASYNCIO_IMPLEMENTATION
+#include "asyncio.hpp"
+
+using namespace std::chrono_literals;
+
+#if !defined(WRONG)
+#define WRONG 0
+#endif
+
+static asyncio::coro<int> answer() { co_return 42; }
+
+static asyncio::coro<> async_main() {
+    // A coroutine given to wait() could not be recognised in what comes back.
+#if WRONG == 1
+    auto result = co_await asyncio::wait(answer(), answer());
+#else
+    auto first = asyncio::create_task(answer());
+    auto second = asyncio::create_task(answer());
+    auto result = co_await asyncio::wait(first, second);
+#endif
+    static_cast<void>(result);
+
+    // The default executor runs what to_thread() is given, which no process can.
+    auto& loop = asyncio::get_running_loop();
+#if WRONG == 2
+    loop.set_default_executor(std::make_shared<asyncio::isolated_executor>(1));
+#else
+    loop.set_default_executor(std::make_shared<asyncio::thread_pool_executor>(1));
+#endif
+}
+
+int main() {
+    asyncio::worker_main();
+    return asyncio::run_main(async_main());
+}

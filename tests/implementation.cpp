@@ -1,0 +1,291 @@
+// The part of every test program that is compiled once: the library's implementation, doctest's
+// main(), the watchdog and the helpers of support.hpp that need the operating system.
+#define ASYNCIO_IMPLEMENTATION
+#define DOCTEST_CONFIG_IMPLEMENT
+#define DOCTEST_CONFIG_NO_POSIX_SIGNALS // SIGINT belongs to the tests; crashes are reported below
+#include "support.hpp"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string_view>
+#include <system_error>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+// ---- the watchdog -------------------------------------------------------------------------------
+// A test that hangs or crashes says its name on stderr and ends the program, so that neither can be
+// missed. A timer signal and no thread: tests about fork must start from a single-threaded process.
+
+namespace {
+
+char running_test[256] = "(no test)";
+pid_t test_process = 0;
+
+void say(const char* text) {
+    const ssize_t ignored = ::write(STDERR_FILENO, text, std::strlen(text));
+    static_cast<void>(ignored);
+}
+
+unsigned test_seconds() {
+    const char* const text = std::getenv("ASYNCIO_TEST_TIMEOUT");
+    const int seconds = text != nullptr ? std::atoi(text) : 0;
+    return seconds > 0 ? static_cast<unsigned>(seconds) : 60U;
+}
+
+// Only calls what a signal handler may call.
+extern "C" void die_with_name(int signal_number) {
+    // A worker process of a test may crash on purpose; its parent is told by the exit status.
+    if (signal_number == SIGALRM || ::getpid() == test_process) {
+        say(signal_number == SIGALRM ? "\nHANGS (see ASYNCIO_TEST_TIMEOUT): " : "\nCRASHED: ");
+        say(running_test);
+        say("\n");
+    }
+    std::signal(SIGABRT, SIG_DFL);
+    if (signal_number == SIGALRM) std::abort();
+    std::signal(signal_number, SIG_DFL);
+    ::raise(signal_number);
+}
+
+void install_handlers() {
+    // Handlers need a stack of their own to report that the other one overflowed.
+    static char stack[64 * 1024];
+    stack_t other = {};
+    other.ss_sp = stack;
+    other.ss_size = sizeof stack;
+    ::sigaltstack(&other, nullptr);
+    for (const int number : {SIGALRM, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV}) {
+        struct sigaction old = {};
+        ::sigaction(number, nullptr, &old);
+        if (old.sa_handler != SIG_DFL) continue; // a sanitizer reports this one better
+        struct sigaction action = {};
+        action.sa_handler = die_with_name;
+        action.sa_flags = SA_ONSTACK | SA_NODEFER;
+        ::sigaction(number, &action, nullptr);
+    }
+}
+
+struct watchdog : doctest::IReporter {
+    explicit watchdog(const doctest::ContextOptions&) {}
+
+    void test_case_start(const doctest::TestCaseData& test) override {
+        std::snprintf(running_test, sizeof running_test, "%s", test.m_name);
+        ::alarm(test_seconds());
+    }
+    void test_case_reenter(const doctest::TestCaseData&) override { ::alarm(test_seconds()); }
+    void test_case_end(const doctest::CurrentTestCaseStats&) override { ::alarm(0); }
+
+    void report_query(const doctest::QueryData&) override {}
+    void test_run_start() override {}
+    void test_run_end(const doctest::TestRunStats&) override {}
+    void test_case_exception(const doctest::TestCaseException&) override {}
+    void subcase_start(const doctest::SubcaseSignature&) override {}
+    void subcase_end() override {}
+    void log_assert(const doctest::AssertData&) override {}
+    void log_message(const doctest::MessageData&) override {}
+    void test_case_skipped(const doctest::TestCaseData&) override {}
+};
+
+doctest::String as_text(const char* kind, const char* what) {
+    return doctest::String(kind) + ": " + what;
+}
+
+} // namespace
+
+REGISTER_LISTENER("watchdog", 1, watchdog);
+
+// These are no std::exceptions, so doctest has to be told how to print them.
+REGISTER_EXCEPTION_TRANSLATOR(const asyncio::cancelled_error& error) {
+    return as_text("asyncio::cancelled_error", error.what());
+}
+REGISTER_EXCEPTION_TRANSLATOR(const asyncio::keyboard_interrupt& error) {
+    return as_text("asyncio::keyboard_interrupt", error.what());
+}
+REGISTER_EXCEPTION_TRANSLATOR(const asyncio::base_exception_group& group) {
+    return as_text("asyncio::base_exception_group", group.what());
+}
+
+int main(int argc, char** argv) {
+    asyncio::worker_main(); // does not return in a worker process of an isolated_executor
+    test_process = ::getpid();
+    install_handlers();
+    return doctest::Context(argc, argv).run();
+}
+
+// ---- helpers of support.hpp ---------------------------------------------------------------------
+
+namespace support {
+
+namespace {
+
+asyncio::coro<> watched(asyncio::coro<> (*body)(), std::vector<asyncio::any_task>* left) {
+    std::exception_ptr error;
+    try {
+        co_await body();
+    } catch (...) {
+        error = std::current_exception();
+    }
+    *left = asyncio::all_tasks();
+    if (error) std::rethrow_exception(error);
+}
+
+[[noreturn]] void fail(const char* call) {
+    throw std::system_error(errno, std::generic_category(), call);
+}
+
+// An unnamed temporary file; the descriptor outlives the FILE it comes from.
+int temporary_file() {
+    std::FILE* const file = std::tmpfile();
+    if (file == nullptr) fail("tmpfile");
+    const int descriptor = ::dup(::fileno(file));
+    std::fclose(file);
+    if (descriptor < 0) fail("dup");
+    return descriptor;
+}
+
+std::string whole_file(int descriptor) {
+    std::string text;
+    char part[4096];
+    off_t place = 0;
+    for (;;) {
+        const ssize_t count = ::pread(descriptor, part, sizeof part, place);
+        if (count <= 0) break;
+        text.append(part, static_cast<std::size_t>(count));
+        place += count;
+    }
+    return text;
+}
+
+void redirect(int from, int to) {
+    if (::dup2(from, to) < 0) fail("dup2");
+}
+
+} // namespace
+
+void run_case(asyncio::coro<> (*body)(), asyncio::run_options options) {
+    std::vector<asyncio::any_task> left;
+    std::exception_ptr error;
+    try {
+        asyncio::run(watched(body, &left), options);
+    } catch (...) {
+        error = std::current_exception();
+    }
+    for (const asyncio::any_task& task : left)
+        CHECK_MESSAGE(task.done(), "run() left a task pending: ", task.get_name());
+    if (error) std::rethrow_exception(error);
+}
+
+asyncio::coro<> turns(int count) {
+    for (int i = 0; i < count; ++i) co_await asyncio::sleep(0s);
+}
+
+std::string message_of(std::exception_ptr error) {
+    if (!error) return {};
+    try {
+        std::rethrow_exception(error);
+    } catch (const asyncio::base_exception_group& group) {
+        return group.message();
+    } catch (const asyncio::cancelled_error& e) {
+        return e.what();
+    } catch (const asyncio::keyboard_interrupt& e) {
+        return e.what();
+    } catch (const std::exception& e) {
+        return e.what();
+    } catch (const std::string& text) {
+        return text;
+    } catch (const char* text) {
+        return text;
+    } catch (int number) {
+        return std::to_string(number);
+    } catch (...) {
+        return "(an exception of unknown type)";
+    }
+}
+
+std::vector<std::string> leaf_messages(std::exception_ptr error) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const asyncio::base_exception_group& group) {
+        std::vector<std::string> leaves;
+        for (const std::exception_ptr& inner : group.exceptions()) {
+            const std::vector<std::string> more = leaf_messages(inner);
+            leaves.insert(leaves.end(), more.begin(), more.end());
+        }
+        return leaves;
+    } catch (...) {
+        return {message_of(error)};
+    }
+}
+
+captured_stderr::captured_stderr() : file_(temporary_file()) {
+    std::fflush(stderr);
+    original_ = ::dup(STDERR_FILENO);
+    if (original_ < 0) fail("dup");
+    redirect(file_, STDERR_FILENO);
+}
+
+captured_stderr::~captured_stderr() { restore(); }
+
+std::string captured_stderr::taken() {
+    restore();
+    return text_;
+}
+
+void captured_stderr::restore() {
+    if (file_ < 0) return;
+    std::fflush(stderr);
+    ::dup2(original_, STDERR_FILENO);
+    ::close(original_);
+    text_ = whole_file(file_);
+    ::close(file_);
+    file_ = -1;
+}
+
+std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
+    asyncio::event_loop& loop) {
+    auto reports = std::make_shared<std::vector<asyncio::exception_context>>();
+    loop.set_exception_handler(
+        [reports](asyncio::event_loop&, const asyncio::exception_context& context) {
+            reports->push_back(context);
+        });
+    return reports;
+}
+
+child_result in_child(const std::function<int()>& program) {
+    const int out = temporary_file();
+    const int err = temporary_file();
+    std::fflush(nullptr);
+    const pid_t child = ::fork();
+    if (child < 0) fail("fork");
+    if (child == 0) {
+        redirect(out, STDOUT_FILENO);
+        redirect(err, STDERR_FILENO);
+        ::alarm(std::max(test_seconds() / 2, 1U));
+        int code = 125; // as no program under test returns
+        try {
+            code = program();
+        } catch (...) {
+            const std::string text = "in_child: " + message_of(std::current_exception()) + "\n";
+            say(text.c_str());
+        }
+        std::fflush(nullptr);
+        ::_exit(code);
+    }
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0)
+        if (errno != EINTR) fail("waitpid");
+    child_result result;
+    if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
+    if (WIFSIGNALED(status)) result.signal_number = WTERMSIG(status);
+    result.out = whole_file(out);
+    result.err = whole_file(err);
+    ::close(out);
+    ::close(err);
+    return result;
+}
+
+} // namespace support

@@ -1,0 +1,1324 @@
+#include "support.hpp"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <dirent.h>
+#include <netinet/in.h>
+#include <optional>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <utility>
+
+namespace {
+
+using asyncio::stream_pair;
+using asyncio::stream_reader;
+using asyncio::stream_writer;
+
+// A listening server that hands each connection to the test instead of serving it.
+struct acceptor {
+    acceptor() : accepted(std::make_shared<asyncio::queue<stream_pair>>()) {}
+
+    auto handler() {
+        return [list = accepted](stream_reader reader, stream_writer writer) {
+            list->put_nowait(stream_pair(std::move(reader), std::move(writer)));
+        };
+    }
+
+    std::shared_ptr<asyncio::queue<stream_pair>> accepted;
+};
+
+// Both ends of a connection over TCP: `near` is ours, `far` the peer's.
+struct link_ends {
+    link_ends(stream_pair a, stream_pair b) : near_end(std::move(a)), far_end(std::move(b)) {}
+
+    stream_reader& reader() { return near_end.first; }
+    stream_writer& writer() { return near_end.second; }
+    stream_reader& peer_reader() { return far_end.first; }
+    stream_writer& peer() { return far_end.second; }
+
+    stream_pair near_end;
+    stream_pair far_end;
+};
+
+asyncio::coro<link_ends> connected(std::size_t limit = 64 * 1024) {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    stream_pair near_end =
+        co_await asyncio::open_connection("127.0.0.1", server.port(), {.limit = limit});
+    stream_pair far_end = co_await side.accepted->get();
+    co_return link_ends(std::move(near_end), std::move(far_end));
+}
+
+// Echoes lines until the peer has no more.
+asyncio::coro<> echo(stream_reader reader, stream_writer writer) {
+    for (;;) {
+        const std::string line = co_await reader.readline();
+        if (line.empty()) break;
+        writer.write(line);
+        co_await writer.drain();
+    }
+}
+
+// Lets the peer fill what the system keeps for a connection, so that writes stay here.
+void fill(stream_writer& writer) {
+    const std::string block(256 * 1024, 'f');
+    while (writer.get_write_buffer_size() < block.size()) writer.write(block);
+}
+
+int open_descriptors() {
+    int count = 0;
+    DIR* const list = ::opendir("/proc/self/fd");
+    while (::readdir(list) != nullptr) ++count;
+    ::closedir(list);
+    return count;
+}
+
+int code_of(const std::exception_ptr& error) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const std::system_error& e) {
+        return e.code().value();
+    } catch (...) {
+        return -1;
+    }
+}
+
+// An address whose connects neither succeed nor fail: its backlog is full.
+class silent_address {
+public:
+    silent_address() : listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
+        sockaddr_in a{};
+        a.sin_family = AF_INET;
+        a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        ::bind(listener_, reinterpret_cast<sockaddr*>(&a), sizeof a);
+        ::listen(listener_, 0);
+        socklen_t size = sizeof a;
+        ::getsockname(listener_, reinterpret_cast<sockaddr*>(&a), &size);
+        port = ntohs(a.sin_port);
+        for (int i = 0; i < 3; ++i) {
+            const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+            ::connect(fd, reinterpret_cast<sockaddr*>(&a), sizeof a);
+            waiting_.push_back(fd);
+        }
+    }
+    silent_address(const silent_address&) = delete;
+    silent_address& operator=(const silent_address&) = delete;
+    ~silent_address() {
+        for (int fd : waiting_) ::close(fd);
+        ::close(listener_);
+    }
+
+    int port = 0;
+
+private:
+    int listener_;
+    std::vector<int> waiting_;
+};
+
+// A port on which nobody listens.
+asyncio::coro<int> refused_port() {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    co_return server.port();
+}
+
+// A path in a folder of its own, which goes with it.
+class scratch_path {
+public:
+    scratch_path() {
+        char name[] = "/tmp/asyncio-test-XXXXXX";
+        folder_ = ::mkdtemp(name);
+        text = folder_ + "/socket";
+    }
+    scratch_path(const scratch_path&) = delete;
+    scratch_path& operator=(const scratch_path&) = delete;
+    ~scratch_path() {
+        ::unlink(text.c_str());
+        ::rmdir(folder_.c_str());
+    }
+
+    bool exists() const {
+        struct stat info {};
+        return ::stat(text.c_str(), &info) == 0;
+    }
+
+    std::string text;
+
+private:
+    std::string folder_;
+};
+
+} // namespace
+
+TEST_SUITE("stream_reader") {
+
+ASYNC_TEST_CASE("SR-01: read gives what is there, up to n bytes") {
+    link_ends ends = co_await connected();
+    ends.peer().write("hello");
+    std::string part = co_await ends.reader().read(3);
+    CHECK(part == "hel");
+    part = co_await ends.reader().read(100);
+    CHECK(part == "lo");
+    part = co_await ends.reader().read(0);
+    CHECK(part == "");
+}
+
+ASYNC_TEST_CASE("SR-01: read without a size gives everything up to the end, then nothing") {
+    link_ends ends = co_await connected();
+    const std::string much(300'000, 'm');
+    auto reading = asyncio::create_task(ends.reader().read());
+    ends.peer().write(much);
+    ends.peer().write("end");
+    ends.peer().close();
+    const std::string all = co_await std::move(reading);
+    CHECK(all == much + "end");
+    CHECK(ends.reader().at_eof());
+    std::string more = co_await ends.reader().read(10);
+    CHECK(more == "");
+    more = co_await ends.reader().read();
+    CHECK(more == "");
+}
+
+ASYNC_TEST_CASE("SR-02: readexactly gives exactly n bytes, also beyond the limit") {
+    link_ends ends = co_await connected(16);
+    const std::string much(100'000, 'm');
+    ends.peer().write(much + "rest");
+    std::string exact = co_await ends.reader().readexactly(100'000);
+    CHECK(exact == much);
+    exact = co_await ends.reader().readexactly(0);
+    CHECK(exact == "");
+    exact = co_await ends.reader().readexactly(4);
+    CHECK(exact == "rest");
+    CHECK_THROWS_AS(static_cast<void>(ends.reader().readexactly(-1)), std::invalid_argument);
+}
+
+ASYNC_TEST_CASE("SR-02: readexactly at the end of the stream throws what there was") {
+    link_ends ends = co_await connected();
+    ends.peer().write("abc");
+    ends.peer().close();
+    std::string partial;
+    std::optional<std::size_t> expected;
+    try {
+        co_await ends.reader().readexactly(10);
+    } catch (const asyncio::incomplete_read_error& e) {
+        partial = e.partial();
+        expected = e.expected();
+    }
+    CHECK(partial == "abc");
+    CHECK(expected == 10u);
+    const std::string rest = co_await ends.reader().read();
+    CHECK(rest == "");
+}
+
+ASYNC_TEST_CASE("SR-03: readline gives lines, an unterminated rest, then nothing") {
+    link_ends ends = co_await connected();
+    ends.peer().write("one\ntwo\n\nthr");
+    ends.peer().write("ee");
+    ends.peer().close();
+    std::vector<std::string> lines;
+    for (int i = 0; i < 5; ++i) {
+        std::string line = co_await ends.reader().readline();
+        lines.push_back(std::move(line));
+    }
+    CHECK(lines == std::vector<std::string>{"one\n", "two\n", "\n", "three", ""});
+}
+
+ASYNC_TEST_CASE("SR-04: of a line that is too long exactly that line is skipped") {
+    link_ends ends = co_await connected(4);
+    ends.peer().write("too long\nok\n");
+    CHECK_AWAIT_THROWS_AS(ends.reader().readline(), std::invalid_argument);
+    const std::string line = co_await ends.reader().readline();
+    CHECK(line == "ok\n");
+}
+
+ASYNC_TEST_CASE("SR-04: of a line that is too long all that has come is skipped") {
+    link_ends ends = co_await connected(4);
+    ends.peer().write("much too long");
+    CHECK_AWAIT_THROWS_AS(ends.reader().readline(), std::invalid_argument);
+    ends.peer().write("ok\n");
+    const std::string line = co_await ends.reader().readline();
+    CHECK(line == "ok\n");
+}
+
+ASYNC_TEST_CASE("SR-05: the limit counts the bytes before the separator") {
+    link_ends ends = co_await connected(7);
+    ends.peer().write("1234567\n12345678\n");
+    const std::string line = co_await ends.reader().readline();
+    CHECK(line == "1234567\n");
+    CHECK_AWAIT_THROWS_AS(ends.reader().readline(), std::invalid_argument);
+}
+
+ASYNC_TEST_CASE("SR-06: readuntil includes the separator, and an end before it throws the rest") {
+    link_ends ends = co_await connected();
+    ends.peer().write("head\r\n\r\nbody\r\n\r");
+    ends.peer().close();
+    const std::string head = co_await ends.reader().readuntil("\r\n\r\n");
+    CHECK(head == "head\r\n\r\n");
+    std::string partial;
+    std::optional<std::size_t> expected = 1;
+    try {
+        co_await ends.reader().readuntil("\r\n\r\n");
+    } catch (const asyncio::incomplete_read_error& e) {
+        partial = e.partial();
+        expected = e.expected();
+    }
+    CHECK(partial == "body\r\n\r");
+    CHECK_FALSE(expected.has_value());
+    const std::string rest = co_await ends.reader().read();
+    CHECK(rest == "");
+}
+
+ASYNC_TEST_CASE("SR-07: readuntil over the limit leaves everything in place") {
+    link_ends ends = co_await connected(4);
+    ends.peer().write("123456##");
+    std::size_t consumed = 0;
+    try {
+        co_await ends.reader().readuntil("##");
+    } catch (const asyncio::limit_overrun_error& e) {
+        consumed = e.consumed();
+    }
+    CHECK(consumed == 6);
+    std::string all = co_await ends.reader().readexactly(8);
+    CHECK(all == "123456##");
+
+    ends.peer().write("1234567");
+    consumed = 0;
+    try {
+        co_await ends.reader().readuntil("##");
+    } catch (const asyncio::limit_overrun_error& e) {
+        consumed = e.consumed();
+    }
+    CHECK(consumed == 6); // the last byte could begin a separator
+    all = co_await ends.reader().read(100);
+    CHECK(all == "1234567");
+}
+
+ASYNC_TEST_CASE("SR-08: of several separators the one that ends first counts") {
+    const std::vector<std::string> one{"DEF", "BCDE"};
+    const std::vector<std::string> other{"BCDE", "DEF"};
+    link_ends ends = co_await connected();
+    ends.peer().write("ABCDEFGABCDEFG");
+    std::string part = co_await ends.reader().readuntil(one);
+    CHECK(part == "ABCDE");
+    part = co_await ends.reader().readexactly(2);
+    CHECK(part == "FG");
+    part = co_await ends.reader().readuntil(other);
+    CHECK(part == "ABCDE");
+}
+
+ASYNC_TEST_CASE("SR-08: a separator that comes in pieces is found") {
+    const std::vector<std::string> separators{"--end--", "\r\n"};
+    link_ends ends = co_await connected();
+    auto reading = asyncio::create_task(ends.reader().readuntil(separators));
+    for (const char c : std::string("body--en--end--")) {
+        ends.peer().write(std::string(1, c));
+        co_await ends.peer().drain();
+        co_await support::turns(2);
+    }
+    const std::string part = co_await std::move(reading);
+    CHECK(part == "body--en--end--");
+}
+
+ASYNC_TEST_CASE("SR-09: an empty separator, or none, is refused") {
+    link_ends ends = co_await connected();
+    CHECK_THROWS_AS(static_cast<void>(ends.reader().readuntil("")), std::invalid_argument);
+    const std::vector<std::string> none;
+    CHECK_THROWS_AS(static_cast<void>(ends.reader().readuntil(none)), std::invalid_argument);
+    const std::vector<std::string> one_empty{"\n", ""};
+    CHECK_THROWS_AS(static_cast<void>(ends.reader().readuntil(one_empty)), std::invalid_argument);
+}
+
+ASYNC_TEST_CASE("SR-10: a peer that is not read is held back, and goes on when it is") {
+    link_ends ends = co_await connected(1024);
+    fill(ends.peer());
+    const std::size_t kept = ends.peer().get_write_buffer_size();
+    auto draining = asyncio::create_task(ends.peer().drain());
+    co_await support::turns(10);
+    CHECK_FALSE(draining.done());
+    CHECK(ends.peer().get_write_buffer_size() == kept); // not a byte more was taken
+    while (!draining.done()) {
+        std::string some = co_await ends.reader().read(64 * 1024);
+        CHECK_FALSE(some.empty());
+    }
+    CHECK(draining.exception() == nullptr);
+}
+
+ASYNC_TEST_CASE("SR-11: a second reader is refused, the first is not disturbed") {
+    link_ends ends = co_await connected();
+    auto first = asyncio::create_task(ends.reader().readline());
+    co_await support::turns(2);
+    CHECK_AWAIT_THROWS_AS(ends.reader().read(1), std::runtime_error);
+    ends.peer().write("line\n");
+    const std::string line = co_await std::move(first);
+    CHECK(line == "line\n");
+}
+
+ASYNC_TEST_CASE("SR-12: an error wakes the reader and is what every later read throws") {
+    link_ends ends = co_await connected();
+    ends.peer().write("unread");
+    std::string first = co_await ends.reader().read(1);
+    CHECK(first == "u");
+    auto reading = asyncio::create_task(ends.reader().readline());
+    co_await support::turns(2);
+    // An end with unread data in its own buffer is a reset for the other side.
+    ends.writer().write("never read");
+    ends.peer().abort();
+    const auto result = co_await asyncio::as_outcome(std::move(reading));
+    REQUIRE_FALSE(result.has_value());
+    CHECK(result.error().code().value() == ECONNRESET);
+    CHECK_AWAIT_THROWS_WITH_AS(ends.reader().read(1), "recv", std::system_error);
+    CHECK_AWAIT_THROWS_AS(ends.reader().read(), std::system_error);
+}
+
+ASYNC_TEST_CASE("SR-12: after an end of stream the rest can be read") {
+    link_ends ends = co_await connected();
+    ends.peer().write("line\nrest");
+    ends.peer().close();
+    const std::string line = co_await ends.reader().readline();
+    CHECK(line == "line\n");
+    const std::string rest = co_await ends.reader().read();
+    CHECK(rest == "rest");
+}
+
+ASYNC_TEST_CASE("SR-13: a cancelled read loses no byte") {
+    link_ends ends = co_await connected();
+    for (int round = 0; round < 4; ++round) {
+        std::optional<asyncio::task<std::string>> reading;
+        if (round == 0) reading = asyncio::create_task(ends.reader().readexactly(10));
+        if (round == 1) reading = asyncio::create_task(ends.reader().readuntil("##"));
+        if (round == 2) reading = asyncio::create_task(ends.reader().readline());
+        if (round == 3) reading = asyncio::create_task(ends.reader().read());
+        ends.peer().write("abc");
+        co_await support::turns(3);
+        CHECK_FALSE(reading->done());
+        reading->cancel();
+        CHECK_AWAIT_THROWS_AS(*reading, asyncio::cancelled_error);
+        ends.peer().write("def\n");
+        std::string all = co_await ends.reader().readexactly(7);
+        CHECK(all == "abcdef\n");
+    }
+}
+
+ASYNC_TEST_CASE("SR-13: a read that is cancelled when its data has come loses none") {
+    link_ends ends = co_await connected();
+    std::vector<std::byte> buffer(100);
+    for (int round = 0; round < 2; ++round) {
+        asyncio::any_task reading;
+        if (round == 0) reading = asyncio::create_task(ends.reader().read_into(buffer));
+        else reading = asyncio::create_task(ends.reader().read(100));
+        co_await support::turns(2);
+        ends.peer().write("data");
+        // The callback runs in the turn in which the read has been woken, before it goes on.
+        while (!reading.done()) {
+            asyncio::get_running_loop().call_soon([reading] { reading.cancel(); });
+            co_await support::turns(1);
+        }
+        if (!reading.cancelled()) continue; // it was faster
+        const std::string all = co_await ends.reader().read(100);
+        CHECK(all == "data");
+    }
+}
+
+ASYNC_TEST_CASE("read_into receives into the caller's memory") {
+    link_ends ends = co_await connected();
+    std::vector<std::byte> buffer(8);
+    ends.peer().write("hello");
+    std::size_t n = co_await ends.reader().read_into(buffer);
+    CHECK(n == 5);
+    CHECK(std::string(reinterpret_cast<const char*>(buffer.data()), n) == "hello");
+    n = co_await ends.reader().read_into(std::span<std::byte>());
+    CHECK(n == 0);
+    ends.peer().write("line\nrest");
+    const std::string line = co_await ends.reader().readline();
+    CHECK(line == "line\n");
+    n = co_await ends.reader().read_into(buffer); // what the reader had buffered
+    CHECK(n == 4);
+    ends.peer().close();
+    n = co_await ends.reader().read_into(buffer);
+    CHECK(n == 0);
+    CHECK(ends.reader().at_eof());
+}
+
+ASYNC_TEST_CASE("a reader that was moved from says so") {
+    link_ends ends = co_await connected();
+    stream_reader taken = std::move(ends.near_end.first);
+    CHECK_THROWS_AS(static_cast<void>(ends.reader().at_eof()), std::runtime_error);
+    ends.peer().write("x");
+    const std::string x = co_await taken.read(1);
+    CHECK(x == "x");
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("stream_writer") {
+
+ASYNC_TEST_CASE("SW-01: write never waits and keeps the order of what it keeps") {
+    link_ends ends = co_await connected();
+    std::string sent;
+    std::vector<std::string> pieces;
+    for (int i = 0; i < 2000; ++i) {
+        pieces.push_back("piece " + std::to_string(i) + std::string(700, '.'));
+        sent += pieces.back();
+    }
+    ends.writer().write("");
+    for (std::size_t i = 0; i < 1000; ++i) ends.writer().write(pieces[i]);
+    ends.writer().writelines(std::vector<std::string>(pieces.begin() + 1000, pieces.end()));
+    CHECK(ends.writer().get_write_buffer_size() > 0);
+    ends.writer().close();
+    const std::string received = co_await ends.peer_reader().read();
+    CHECK(received == sent);
+}
+
+ASYNC_TEST_CASE("SW-01: what the system takes is sent within write itself") {
+    link_ends ends = co_await connected();
+    ends.writer().write("at once");
+    CHECK(ends.writer().get_write_buffer_size() == 0);
+    const std::string received = co_await ends.peer_reader().read(100);
+    CHECK(received == "at once");
+}
+
+ASYNC_TEST_CASE("SW-01: writelines takes ranges of text and pieces made on the way") {
+    link_ends ends = co_await connected();
+    const std::vector<std::string_view> views{"a", "", "b"};
+    ends.writer().writelines(views);
+    struct numbers {
+        struct iterator {
+            std::string operator*() const { return std::to_string(n); }
+            iterator& operator++() {
+                ++n;
+                return *this;
+            }
+            bool operator!=(const iterator& other) const { return n != other.n; }
+            int n;
+        };
+        iterator begin() const { return {0}; }
+        iterator end() const { return {5}; }
+    };
+    ends.writer().writelines(numbers());
+    const std::string received = co_await ends.peer_reader().readexactly(7);
+    CHECK(received == "ab01234");
+}
+
+ASYNC_TEST_CASE("SW-02: drain waits from the high mark down to the low one") {
+    link_ends ends = co_await connected();
+    fill(ends.writer());
+    auto draining = asyncio::create_task(ends.writer().drain());
+    co_await support::turns(3);
+    CHECK_FALSE(draining.done());
+    while (!draining.done()) {
+        CHECK(ends.writer().get_write_buffer_size() > 16 * 1024);
+        std::string some = co_await ends.peer_reader().read(8192);
+        CHECK_FALSE(some.empty());
+        co_await support::turns(1);
+    }
+    CHECK(ends.writer().get_write_buffer_size() <= 16 * 1024);
+}
+
+ASYNC_TEST_CASE("SW-03: all who drain go on together") {
+    link_ends ends = co_await connected();
+    fill(ends.writer());
+    std::vector<asyncio::task<>> all;
+    for (int i = 0; i < 3; ++i) all.push_back(asyncio::create_task(ends.writer().drain()));
+    co_await support::turns(2);
+    auto reading = asyncio::create_task(ends.peer_reader().read());
+    co_await all[0];
+    co_await support::turns(1);
+    CHECK(all[1].done());
+    CHECK(all[2].done());
+    ends.writer().close();
+    co_await reading;
+}
+
+ASYNC_TEST_CASE("SW-04: drain below the mark returns at once") {
+    link_ends ends = co_await connected();
+    bool others_ran = false;
+    asyncio::get_running_loop().call_soon([&] { others_ran = true; });
+    ends.writer().write("little");
+    co_await ends.writer().drain();
+    CHECK_FALSE(others_ran);
+    co_await support::turns(2);
+    CHECK(others_ran);
+}
+
+ASYNC_TEST_CASE("SW-04: drain while closing gives up the loop once") {
+    link_ends ends = co_await connected();
+    ends.writer().set_write_buffer_limits(10'000'000);
+    fill(ends.writer());
+    ends.writer().close();
+    CHECK(ends.writer().is_closing());
+    bool others_ran = false;
+    asyncio::get_running_loop().call_soon([&] { others_ran = true; });
+    co_await ends.writer().drain();
+    CHECK(others_ran);
+    ends.writer().abort();
+}
+
+ASYNC_TEST_CASE("SW-05: write and drain against a closed peer end with an error") {
+    link_ends ends = co_await connected();
+    ends.peer().abort();
+    std::exception_ptr error;
+    for (int i = 0; i < 1000 && !error; ++i) {
+        ends.writer().write("anybody there?");
+        try {
+            co_await ends.writer().drain();
+        } catch (...) {
+            error = std::current_exception();
+        }
+        co_await support::turns(1);
+    }
+    const int code = code_of(error);
+    CHECK((code == ECONNRESET || code == EPIPE));
+    CHECK_AWAIT_THROWS_AS(ends.reader().read(1), std::system_error);
+}
+
+ASYNC_TEST_CASE("SW-05: a connection that is lost wakes who drains") {
+    link_ends ends = co_await connected();
+    fill(ends.writer());
+    auto first = asyncio::create_task(ends.writer().drain());
+    auto second = asyncio::create_task(ends.writer().drain());
+    co_await support::turns(2);
+    ends.peer().abort(); // with unread data: a reset
+    const auto one = co_await asyncio::as_outcome(std::move(first));
+    const auto other = co_await asyncio::as_outcome(std::move(second));
+    REQUIRE_FALSE(one.has_value());
+    REQUIRE_FALSE(other.has_value());
+    CHECK(one.error().code().category() == std::system_category());
+}
+
+ASYNC_TEST_CASE("SW-05: drain after close says that the connection is closed") {
+    link_ends ends = co_await connected();
+    ends.writer().close();
+    CHECK_AWAIT_THROWS_WITH_AS(ends.writer().drain(), "closed", std::system_error);
+}
+
+ASYNC_TEST_CASE("SW-06: close sends what is kept, and only then wait_closed is done") {
+    link_ends ends = co_await connected();
+    fill(ends.writer());
+    ends.writer().write("last words");
+    auto reading = asyncio::create_task(ends.reader().read());
+    ends.writer().close();
+    auto closing = asyncio::create_task(ends.writer().wait_closed());
+    co_await support::turns(3);
+    CHECK_FALSE(closing.done());
+    CHECK(reading.done()); // no more reading
+    CHECK(reading.result() == "");
+    const std::string received = co_await ends.peer_reader().read();
+    CHECK(received.ends_with("last words"));
+    co_await closing;
+    ends.writer().close();
+    co_await ends.writer().wait_closed();
+}
+
+ASYNC_TEST_CASE("SW-06: wait_closed throws the error that ended the connection") {
+    link_ends ends = co_await connected();
+    ends.writer().write("never read");
+    co_await support::turns(1);
+    ends.peer().abort();
+    CHECK_AWAIT_THROWS_AS(ends.reader().read(1), std::system_error);
+    CHECK(ends.writer().is_closing());
+    CHECK_AWAIT_THROWS_AS(ends.writer().wait_closed(), std::system_error);
+}
+
+ASYNC_TEST_CASE("SW-07: write_eof ends writing after all that was written, reading goes on") {
+    link_ends ends = co_await connected();
+    CHECK(ends.writer().can_write_eof());
+    fill(ends.writer());
+    ends.writer().write("end");
+    ends.writer().write_eof();
+    ends.writer().write_eof();
+    CHECK_THROWS_AS(ends.writer().write("more"), std::runtime_error);
+    const std::string received = co_await ends.peer_reader().read();
+    CHECK(received.ends_with("end"));
+    ends.peer().write("answer\n");
+    const std::string answer = co_await ends.reader().readline();
+    CHECK(answer == "answer\n");
+}
+
+ASYNC_TEST_CASE("SW-08: abort drops what is kept, and a waiting read sees the end") {
+    link_ends ends = co_await connected();
+    fill(ends.writer());
+    auto reading = asyncio::create_task(ends.reader().readline());
+    auto draining = asyncio::create_task(ends.writer().drain());
+    co_await support::turns(2);
+    ends.writer().abort();
+    CHECK(ends.writer().get_write_buffer_size() == 0);
+    const std::string line = co_await std::move(reading);
+    CHECK(line == "");
+    const auto drained = co_await asyncio::as_outcome(std::move(draining));
+    REQUIRE_FALSE(drained.has_value());
+    CHECK(drained.error().code().value() == ECONNRESET);
+    co_await ends.writer().wait_closed();
+    ends.writer().abort();
+    ends.writer().write("ignored");
+}
+
+ASYNC_TEST_CASE("SW-09: limits that make no sense are refused, the others follow from each other") {
+    link_ends ends = co_await connected();
+    stream_writer& writer = ends.writer();
+    CHECK_THROWS_AS(writer.set_write_buffer_limits(10, 11), std::invalid_argument);
+    CHECK_THROWS_AS(writer.set_write_buffer_limits(-1), std::invalid_argument);
+    CHECK_THROWS_AS(writer.set_write_buffer_limits(10, -1), std::invalid_argument);
+    writer.set_write_buffer_limits(10'000'000);
+    fill(writer);
+    co_await writer.drain();
+    writer.set_write_buffer_limits(1000); // below the fill: paused at once
+    auto draining = asyncio::create_task(writer.drain());
+    co_await support::turns(2);
+    CHECK_FALSE(draining.done());
+    while (!draining.done()) {
+        CHECK(writer.get_write_buffer_size() > 250);
+        std::string some = co_await ends.peer_reader().read(4096);
+        CHECK_FALSE(some.empty());
+        co_await support::turns(1);
+    }
+    CHECK(writer.get_write_buffer_size() <= 250);
+    writer.set_write_buffer_limits({}, 100); // high becomes 400
+    fill(writer);
+    auto again = asyncio::create_task(writer.drain());
+    co_await support::turns(1);
+    CHECK_FALSE(again.done());
+    again.cancel();
+    CHECK_AWAIT_THROWS_AS(again, asyncio::cancelled_error);
+    writer.abort();
+}
+
+ASYNC_TEST_CASE("a writer that goes out of scope sends what is kept and closes") {
+    link_ends ends = co_await connected();
+    std::string received;
+    {
+        stream_writer writer = std::move(ends.near_end.second);
+        fill(writer);
+        writer.write("bye");
+    }
+    received = co_await ends.peer_reader().read();
+    CHECK(received.ends_with("bye"));
+}
+
+ASYNC_TEST_CASE("both ends know their addresses, also after closing") {
+    link_ends ends = co_await connected();
+    CHECK(ends.writer().peername() == ends.peer().sockname());
+    CHECK(ends.writer().sockname() == ends.peer().peername());
+    CHECK(ends.writer().peername().host() == "127.0.0.1");
+    ends.writer().set_nodelay(false);
+    ends.writer().set_nodelay(true);
+    ends.writer().close();
+    CHECK(ends.writer().peername() == ends.peer().sockname());
+    ends.writer().set_nodelay(true); // nothing to do any more
+}
+
+ASYNC_TEST_CASE("bytes can be written as bytes") {
+    link_ends ends = co_await connected();
+    const std::vector<std::byte> bytes{std::byte{0}, std::byte{255}};
+    ends.writer().write(bytes);
+    const std::string received = co_await ends.peer_reader().readexactly(2);
+    CHECK(received == std::string("\0\xff", 2));
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("server") {
+
+ASYNC_TEST_CASE("SV-01: a server that is not serving is bound but accepts nobody") {
+    asyncio::server server =
+        co_await asyncio::start_server(echo, "127.0.0.1", 0, {.start_serving = false});
+    CHECK_FALSE(server.is_serving());
+    CHECK(server.port() != 0);
+    CHECK_AWAIT_THROWS_AS(asyncio::open_connection("127.0.0.1", server.port()),
+                          std::system_error);
+    co_await server.start_serving();
+    co_await server.start_serving();
+    CHECK(server.is_serving());
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+    writer.write("hello\n");
+    const std::string line = co_await reader.readline();
+    CHECK(line == "hello\n");
+    writer.close();
+    server.close();
+    co_await server.wait_closed();
+}
+
+ASYNC_TEST_CASE("SV-02: close stops listening at once, connections go on") {
+    asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+    const int port = server.port();
+    CHECK(server.sockets().size() == 1);
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+    writer.write("a\n");
+    std::string line = co_await reader.readline();
+    server.close();
+    server.close();
+    CHECK_FALSE(server.is_serving());
+    CHECK(server.sockets().empty());
+    CHECK(server.port() == 0);
+    CHECK_AWAIT_THROWS_AS(asyncio::open_connection("127.0.0.1", port), std::system_error);
+    writer.write("b\n");
+    line = co_await reader.readline();
+    CHECK(line == "b\n");
+    writer.close();
+    co_await server.wait_closed();
+}
+
+ASYNC_TEST_CASE("SV-03: wait_closed waits for close and for the last connection") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    std::vector<asyncio::task<>> waiting;
+    for (int i = 0; i < 2; ++i) waiting.push_back(asyncio::create_task(server.wait_closed()));
+    co_await support::turns(3);
+    CHECK_FALSE(waiting[0].done());
+    stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port());
+    stream_pair accepted = co_await side.accepted->get();
+    server.close();
+    co_await support::turns(3);
+    CHECK_FALSE(waiting[0].done());
+    accepted.second.close();
+    co_await waiting[0];
+    co_await waiting[1];
+    bool others_ran = false;
+    asyncio::get_running_loop().call_soon([&] { others_ran = true; });
+    co_await server.wait_closed();
+    CHECK_FALSE(others_ran);
+    co_await support::turns(1);
+}
+
+ASYNC_TEST_CASE("SV-04: a cancelled serve_forever closes, waits for connections, then ends") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port());
+    stream_pair accepted = co_await side.accepted->get();
+    auto serving = asyncio::create_task(server.serve_forever());
+    co_await support::turns(2);
+    serving.cancel();
+    co_await support::turns(3);
+    CHECK_FALSE(server.is_serving());
+    CHECK_FALSE(serving.done());
+    accepted.second.close();
+    CHECK_AWAIT_THROWS_AS(serving, asyncio::cancelled_error);
+}
+
+ASYNC_TEST_CASE("SV-05: close ends serve_forever with cancelled_error") {
+    asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+    int cancelling = -1;
+    bool cancelled = false;
+    auto serving = asyncio::create_task([&]() -> asyncio::coro<> {
+        try {
+            co_await server.serve_forever();
+        } catch (const asyncio::cancelled_error&) {
+            cancelled = true;
+            cancelling = asyncio::current_task().cancelling();
+        }
+    });
+    co_await support::turns(2);
+    CHECK_AWAIT_THROWS_AS(server.serve_forever(), std::runtime_error);
+    server.close();
+    co_await serving;
+    CHECK(cancelled);
+    CHECK(cancelling == 0);
+    CHECK_AWAIT_THROWS_AS(server.serve_forever(), std::runtime_error);
+    CHECK_AWAIT_THROWS_AS(server.start_serving(), std::runtime_error);
+}
+
+ASYNC_TEST_CASE("SV-06: close_clients closes each connection after what it has to send") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port());
+    stream_pair accepted = co_await side.accepted->get();
+    fill(accepted.second);
+    accepted.second.write("end");
+    server.close();
+    server.close_clients();
+    CHECK(accepted.second.is_closing());
+    const std::string received = co_await client.first.read();
+    CHECK(received.ends_with("end"));
+    co_await server.wait_closed();
+}
+
+ASYNC_TEST_CASE("SV-06: abort_clients drops each connection with what it has to send") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port());
+    stream_pair accepted = co_await side.accepted->get();
+    fill(accepted.second);
+    server.close();
+    server.abort_clients();
+    co_await server.wait_closed();
+    CHECK(accepted.second.get_write_buffer_size() == 0);
+}
+
+ASYNC_TEST_CASE("SV-07: a handler that throws is reported and loses only its connection") {
+    const auto reports = support::collect_reports();
+    auto handler = [](stream_reader reader, stream_writer writer) -> asyncio::coro<> {
+        const std::string line = co_await reader.readline();
+        if (line == "bad\n") throw std::logic_error("no luck");
+        writer.write("good\n");
+    };
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    auto [bad_reader, bad] = co_await asyncio::open_connection("127.0.0.1", server.port());
+    bad.write("bad\n");
+    std::string answer = co_await bad_reader.read();
+    CHECK(answer == "");
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+    writer.write("x\n");
+    answer = co_await reader.read();
+    CHECK(answer == "good\n");
+    REQUIRE(reports->size() == 1);
+    CHECK(reports->at(0).message.find("unhandled exception in the client callback") !=
+          std::string::npos);
+    CHECK(support::message_of(reports->at(0).exception) == "no luck");
+}
+
+ASYNC_TEST_CASE("SV-07: a handler that is cancelled closes its connection without a report") {
+    const auto reports = support::collect_reports();
+    std::vector<asyncio::any_task> tasks;
+    auto handler = [&](stream_reader reader, stream_writer writer) -> asyncio::coro<> {
+        tasks.push_back(asyncio::current_task());
+        writer.write("hello\n");
+        co_await reader.readline();
+    };
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+    std::string line = co_await reader.readline();
+    CHECK(line == "hello\n");
+    REQUIRE(tasks.size() == 1);
+    tasks[0].cancel();
+    line = co_await reader.readline();
+    CHECK(line == "");
+    co_await support::turns(2);
+    CHECK(reports->empty());
+}
+
+ASYNC_TEST_CASE("SV-07: a plain callback that throws is reported, too") {
+    const auto reports = support::collect_reports();
+    auto handler = [](stream_reader, stream_writer) { throw std::logic_error("no luck"); };
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+    const std::string rest = co_await reader.read();
+    CHECK(rest == "");
+    REQUIRE(reports->size() == 1);
+}
+
+ASYNC_TEST_CASE("a server's handler may keep state in its closure") {
+    auto count = std::make_shared<int>(0);
+    auto handler = [count](stream_reader, stream_writer writer) -> asyncio::coro<> {
+        ++*count;
+        writer.write("you are number " + std::to_string(*count));
+        co_return;
+    };
+    std::string answer;
+    {
+        asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+        for (int i = 0; i < 3; ++i) {
+            auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+            answer = co_await reader.read();
+        }
+    }
+    CHECK(answer == "you are number 3");
+}
+
+ASYNC_TEST_CASE("with() closes a server and waits for its connections") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    int port = 0;
+    auto body = [&](asyncio::server& s) -> asyncio::coro<> {
+        port = s.port();
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+        stream_pair accepted = co_await side.accepted->get();
+        accepted.second.write("x");
+        const std::string x = co_await reader.read(1);
+        CHECK(x == "x");
+    };
+    co_await asyncio::with(server, body);
+    CHECK_FALSE(server.is_serving());
+    CHECK_AWAIT_THROWS_AS(asyncio::open_connection("127.0.0.1", port), std::system_error);
+}
+
+ASYNC_TEST_CASE("max_connections keeps the others waiting until a place is free") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server =
+        co_await asyncio::start_server(handler, "127.0.0.1", 0, {.max_connections = 1});
+    stream_pair first = co_await asyncio::open_connection("127.0.0.1", server.port());
+    stream_pair second = co_await asyncio::open_connection("127.0.0.1", server.port());
+    stream_pair served = co_await side.accepted->get();
+    co_await support::turns(10);
+    CHECK(side.accepted->empty());
+    served.second.close();
+    stream_pair next = co_await side.accepted->get();
+    next.second.write("your turn");
+    const std::string received = co_await second.first.read(100);
+    CHECK(received == "your turn");
+}
+
+ASYNC_TEST_CASE("drain lets connections end for a while, then aborts them") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port());
+    stream_pair accepted = co_await side.accepted->get();
+    const asyncio::time_point before = asyncio::get_running_loop().time();
+    co_await server.drain(10s);
+    CHECK(asyncio::get_running_loop().time() - before >= asyncio::duration(10s));
+    CHECK(accepted.second.is_closing());
+    const std::string rest = co_await client.first.read();
+    CHECK(rest == "");
+}
+
+ASYNC_TEST_CASE("all addresses of a host listen on the same port") {
+    asyncio::server server = co_await asyncio::start_server(echo, "", 0);
+    for (const asyncio::server_socket& socket : server.sockets())
+        CHECK(socket.local_address().port() == server.port());
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+    writer.write("x\n");
+    const std::string line = co_await reader.readline();
+    CHECK(line == "x\n");
+}
+
+ASYNC_TEST_CASE("a port that is in use is named in the error") {
+    asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+    const std::string where = "bind to 127.0.0.1:" + std::to_string(server.port());
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::start_server(echo, "127.0.0.1", server.port()), where,
+                               std::system_error);
+}
+
+ASYNC_TEST_CASE("reuse_port lets two servers share a port") {
+    asyncio::server one =
+        co_await asyncio::start_server(echo, "127.0.0.1", 0, {.reuse_port = true});
+    asyncio::server other =
+        co_await asyncio::start_server(echo, "127.0.0.1", one.port(), {.reuse_port = true});
+    CHECK(one.port() == other.port());
+}
+
+ASYNC_TEST_CASE("a thousand connections are served side by side") {
+    asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+    auto client = [](int port, int number) -> asyncio::coro<bool> {
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+        const std::string text = "client " + std::to_string(number) + "\n";
+        bool right = true;
+        for (int i = 0; i < 3; ++i) {
+            writer.write(text);
+            const std::string line = co_await reader.readline();
+            right = right && line == text;
+        }
+        co_return right;
+    };
+    std::vector<asyncio::task<bool>> clients;
+    for (int batch = 0; batch < 10; ++batch) {
+        for (int i = 0; i < 20; ++i)
+            clients.push_back(asyncio::create_task(client(server.port(), batch * 100 + i)));
+        for (asyncio::task<bool>& t : clients) {
+            const bool right = co_await t;
+            CHECK(right);
+        }
+    }
+}
+
+// Out of descriptors, in a process of its own: the server waits instead of spinning, says so, and
+// goes on when a descriptor is free.
+TEST_CASE("a server that runs out of descriptors reports it and goes on later") {
+    const support::child_result result = support::in_child([] {
+        return asyncio::run([]() -> asyncio::coro<int> {
+            asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+            const auto reports = support::collect_reports();
+            auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+            writer.write("x\n");
+            co_await reader.readline();
+            // The client takes the last descriptor.
+            const rlimit few{static_cast<rlim_t>(open_descriptors()),
+                             static_cast<rlim_t>(open_descriptors())};
+            std::vector<int> taken;
+            ::setrlimit(RLIMIT_NOFILE, &few);
+            const int client = ::socket(AF_INET, SOCK_STREAM, 0);
+            for (int fd = ::dup(0); fd >= 0; fd = ::dup(0)) taken.push_back(fd);
+            sockaddr_in a{};
+            a.sin_family = AF_INET;
+            a.sin_port = htons(static_cast<std::uint16_t>(server.port()));
+            a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+            if (::connect(client, reinterpret_cast<sockaddr*>(&a), sizeof a) != 0) co_return 1;
+            while (reports->empty()) co_await support::turns(1);
+            if (code_of(reports->at(0).exception) != EMFILE) co_return 2;
+            const std::size_t turns = asyncio::get_running_loop().metrics().turns;
+            for (int fd : taken) ::close(fd);
+            if (::send(client, "late\n", 5, 0) != 5) co_return 3;
+            co_await asyncio::sleep(1100ms); // the server's own pause
+            if (asyncio::get_running_loop().metrics().turns - turns > 100) co_return 4;
+            char answer[5];
+            if (::recv(client, answer, 5, 0) != 5) co_return 5;
+            ::close(client);
+            co_return 0;
+        });
+    });
+    CHECK(result.err == "");
+    CHECK(result.exit_code == 0);
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("open_connection") {
+
+ASYNC_TEST_CASE("CN-01: a port nobody listens on is a refusal that names the address") {
+    const int port = co_await refused_port();
+    const std::string where = "connect to 127.0.0.1:" + std::to_string(port);
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::open_connection("127.0.0.1", port), where,
+                               std::system_error);
+    int code = 0;
+    try {
+        co_await asyncio::open_connection("127.0.0.1", port);
+    } catch (const std::system_error& e) {
+        code = e.code().value();
+    }
+    CHECK(code == ECONNREFUSED);
+}
+
+ASYNC_TEST_CASE("CN-01: several addresses that fail in different ways are all named") {
+    const int port = co_await refused_port();
+    std::vector<asyncio::address> where;
+    where.emplace_back("127.0.0.1", port);
+    where.push_back(asyncio::address::local("/nowhere/at/all"));
+    std::string text;
+    try {
+        co_await asyncio::open_connection(where);
+    } catch (const std::system_error& e) {
+        text = e.what();
+    }
+    CHECK(text.find("127.0.0.1") != std::string::npos);
+    CHECK(text.find("refused") != std::string::npos);
+    CHECK(text.find("unix:/nowhere/at/all") != std::string::npos);
+    CHECK(text.find("No such file") != std::string::npos);
+    CHECK_THROWS_AS(static_cast<void>(asyncio::open_connection(std::vector<asyncio::address>())),
+                    std::invalid_argument);
+    CHECK_THROWS_AS(static_cast<void>(asyncio::open_connection("127.0.0.1", 65536)),
+                    std::invalid_argument);
+}
+
+ASYNC_TEST_CASE("CN-02: addresses are tried in order, and failed sockets are closed") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    const int refused = co_await refused_port();
+    std::vector<asyncio::address> where;
+    where.emplace_back("127.0.0.1", refused);
+    where.emplace_back("127.0.0.1", server.port());
+    where.emplace_back("127.0.0.1", refused);
+    const int before = open_descriptors();
+    stream_pair client = co_await asyncio::open_connection(where);
+    stream_pair accepted = co_await side.accepted->get();
+    CHECK(client.second.peername().port() == server.port());
+    CHECK(open_descriptors() == before + 2);
+}
+
+ASYNC_TEST_CASE_REAL("CN-03: with a delay the next attempt starts beside one that hangs") {
+    acceptor side;
+    auto handler = side.handler();
+    const silent_address silent;
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    const int refused = co_await refused_port();
+    std::vector<asyncio::address> where;
+    where.emplace_back("127.0.0.1", silent.port);
+    where.emplace_back("127.0.0.1", refused);
+    where.emplace_back("127.0.0.1", server.port());
+    const int before = open_descriptors();
+    stream_pair client =
+        co_await asyncio::open_connection(where, {.happy_eyeballs_delay = 10ms});
+    stream_pair accepted = co_await side.accepted->get();
+    CHECK(client.second.peername().port() == server.port());
+    co_await support::turns(3); // the one that lost ends
+    CHECK(open_descriptors() == before + 2);
+}
+
+ASYNC_TEST_CASE("CN-04: without a delay the next attempt waits for the former to fail") {
+    acceptor side;
+    auto handler = side.handler();
+    const silent_address silent;
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    std::vector<asyncio::address> where;
+    where.emplace_back("127.0.0.1", silent.port);
+    where.emplace_back("127.0.0.1", server.port());
+    auto connecting = asyncio::create_task(asyncio::open_connection(where));
+    co_await support::turns(20);
+    CHECK_FALSE(connecting.done());
+    CHECK(side.accepted->empty());
+    connecting.cancel();
+    CHECK_AWAIT_THROWS_AS(connecting, asyncio::cancelled_error);
+}
+
+ASYNC_TEST_CASE("CN-04: a race in which all fail throws all failures") {
+    const int one = co_await refused_port();
+    const int other = co_await refused_port();
+    std::vector<asyncio::address> where;
+    where.emplace_back("127.0.0.1", one);
+    where.emplace_back("127.0.0.1", other);
+    std::string text;
+    try {
+        co_await asyncio::open_connection(where, {.happy_eyeballs_delay = 1h});
+    } catch (const std::system_error& e) {
+        text = e.what();
+    }
+    CHECK(text.find(std::to_string(one)) != std::string::npos);
+    CHECK(text.find(std::to_string(other)) != std::string::npos);
+}
+
+ASYNC_TEST_CASE("CN-05: a connect that is cancelled leaves no socket behind") {
+    const silent_address silent;
+    const int before = open_descriptors();
+    auto connecting = asyncio::create_task(asyncio::open_connection("127.0.0.1", silent.port));
+    co_await support::turns(3);
+    CHECK(open_descriptors() == before + 1);
+    connecting.cancel();
+    CHECK_AWAIT_THROWS_AS(connecting, asyncio::cancelled_error);
+    CHECK(open_descriptors() == before);
+}
+
+ASYNC_TEST_CASE("CN-05: a race that is cancelled leaves no socket behind") {
+    const silent_address silent;
+    std::vector<asyncio::address> where;
+    where.emplace_back("127.0.0.1", silent.port);
+    where.emplace_back("127.0.0.1", silent.port);
+    const int before = open_descriptors();
+    auto connecting =
+        asyncio::create_task(asyncio::open_connection(where, {.happy_eyeballs_delay = 1h}));
+    co_await support::turns(3);
+    connecting.cancel();
+    CHECK_AWAIT_THROWS_AS(connecting, asyncio::cancelled_error);
+    co_await support::turns(3);
+    CHECK(open_descriptors() == before);
+}
+
+ASYNC_TEST_CASE("a connect can choose where it comes from") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port(),
+                                                           {.local_addr = "127.0.0.9"});
+    stream_pair accepted = co_await side.accepted->get();
+    CHECK(accepted.second.peername().host() == "127.0.0.9");
+    CHECK_THROWS_AS(static_cast<void>(asyncio::open_connection("127.0.0.1", server.port(),
+                                                               {.local_addr = {"no number", 0}})),
+                    std::invalid_argument);
+}
+
+ASYNC_TEST_CASE("a connect holds the virtual clock, waiting for a peer does not") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    {
+        const silent_address silent;
+        auto connecting =
+            asyncio::create_task(asyncio::open_connection("127.0.0.1", silent.port));
+        bool jumped = false;
+        asyncio::handle timer = loop.call_later(1h, [&] { jumped = true; });
+        co_await support::turns(100);
+        CHECK_FALSE(jumped);
+        connecting.cancel();
+        CHECK_AWAIT_THROWS_AS(connecting, asyncio::cancelled_error);
+        timer.cancel();
+    }
+    link_ends ends = co_await connected();
+    auto reading = asyncio::create_task(ends.reader().readline());
+    const asyncio::time_point before = loop.time();
+    co_await asyncio::sleep(1h);
+    CHECK(loop.time() - before >= asyncio::duration(1h));
+    ends.peer().write("x\n");
+    co_await reading;
+}
+
+TEST_CASE("a loop that ends with connections open frees them all") {
+    // Also under the address sanitizer: what the tasks hold, what is being sent, the server.
+    const int before = open_descriptors();
+    std::optional<stream_pair> kept;
+    {
+        asyncio::event_loop loop;
+        auto setup = [&]() -> asyncio::coro<> {
+            asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+            link_ends ends = co_await connected();
+            fill(ends.writer());
+            kept = std::move(ends.far_end);
+            stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port());
+            loop.stop();
+            co_await client.first.readline();
+        };
+        auto task = loop.create_task(setup());
+        loop.run_forever();
+        CHECK_FALSE(task.done());
+    }
+    kept->second.write("into the void");
+    kept->second.close();
+    kept.reset();
+    CHECK(open_descriptors() == before);
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("unix sockets") {
+
+ASYNC_TEST_CASE("UX-01: streams over a Unix socket are the same streams") {
+    const scratch_path path;
+    asyncio::server server = co_await asyncio::start_unix_server(echo, path.text);
+    auto [reader, writer] = co_await asyncio::open_unix_connection(path.text);
+    CHECK(writer.peername() == asyncio::address::local(path.text));
+    const std::string much(500'000, 'm');
+    writer.write("hello\n");
+    std::string line = co_await reader.readline();
+    CHECK(line == "hello\n");
+    for (int i = 0; i < 100; ++i) writer.write(std::string(5000, 'x') + "\n");
+    for (int i = 0; i < 100; ++i) {
+        line = co_await reader.readline();
+        CHECK(line.size() == 5001);
+    }
+    writer.write_eof();
+    line = co_await reader.readline();
+    CHECK(line == "");
+}
+
+ASYNC_TEST_CASE("UX-02: a socket's file is replaced, another file is not") {
+    const scratch_path path;
+    acceptor old_side;
+    auto old_handler = old_side.handler();
+    asyncio::server old = co_await asyncio::start_unix_server(old_handler, path.text);
+    asyncio::server fresh = co_await asyncio::start_unix_server(echo, path.text);
+    auto [reader, writer] = co_await asyncio::open_unix_connection(path.text);
+    writer.write("x\n");
+    const std::string line = co_await reader.readline();
+    CHECK(line == "x\n");
+    CHECK(old_side.accepted->empty());
+    old.close();
+    CHECK(path.exists()); // it is the new server's by now
+    fresh.close();
+    CHECK_FALSE(path.exists());
+
+    std::FILE* const file = std::fopen(path.text.c_str(), "w");
+    std::fclose(file);
+    int code = 0;
+    try {
+        asyncio::server none = co_await asyncio::start_unix_server(echo, path.text);
+    } catch (const std::system_error& e) {
+        code = e.code().value();
+    }
+    CHECK(code == EADDRINUSE);
+    CHECK(path.exists());
+}
+
+ASYNC_TEST_CASE("UX-03: close removes the file, unless it was told not to") {
+    const scratch_path path;
+    {
+        asyncio::server server = co_await asyncio::start_unix_server(echo, path.text);
+        CHECK(path.exists());
+        server.close();
+        CHECK_FALSE(path.exists());
+    }
+    {
+        asyncio::server server =
+            co_await asyncio::start_unix_server(echo, path.text, {.cleanup_socket = false});
+        server.close();
+        CHECK(path.exists());
+    }
+}
+
+} // TEST_SUITE

@@ -1,0 +1,155 @@
+// What every test file includes: doctest, the header, coroutine test cases and a few helpers.
+//
+// Everything that needs an OS header is defined in implementation.cpp, which also holds the one
+// ASYNCIO_IMPLEMENTATION and doctest's main(), so that a test file compiles fast.
+//
+// g++ 12 and doctest agree on one rule: never write co_await inside CHECK, a condition or a
+// ternary. Await first, check the value afterwards.
+#ifndef ASYNCIO_TESTS_SUPPORT_HPP
+#define ASYNCIO_TESTS_SUPPORT_HPP
+
+#include "asyncio.hpp"
+
+#include <chrono>
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+using namespace std::chrono_literals;
+
+namespace support {
+
+/// Runs `body` with asyncio::run and checks afterwards that no task is pending.
+void run_case(asyncio::coro<> (*body)(), asyncio::run_options options);
+
+/// Lets the loop make `count` turns.
+asyncio::coro<> turns(int count = 1);
+
+/// what() of any exception: also of those that are no std::exception. Empty for nullptr.
+std::string message_of(std::exception_ptr error);
+
+/// The messages of all leaves of an exception group, depth first; of one error if it is no group.
+std::vector<std::string> leaf_messages(std::exception_ptr error);
+
+/// True when `error` is an `E` or derived from it.
+template <class E>
+bool holds(std::exception_ptr error) {
+    if (!error) return false;
+    try {
+        std::rethrow_exception(std::move(error));
+    } catch (const E&) {
+        return true;
+    } catch (...) {
+        return false;
+    }
+}
+
+/// Takes what is written to descriptor 2 until taken() or the destructor, and keeps it away
+/// from the terminal.
+///
+///     support::captured_stderr quiet;
+///     ... something that complains ...
+///     CHECK(quiet.taken() == "...");
+class captured_stderr {
+public:
+    captured_stderr();
+    ~captured_stderr();
+    captured_stderr(const captured_stderr&) = delete;
+    captured_stderr& operator=(const captured_stderr&) = delete;
+
+    /// Ends the capture and gives the text.
+    std::string taken();
+
+private:
+    void restore();
+
+    std::string text_;
+    int file_ = -1;
+    int original_ = -1;
+};
+
+/// Takes the reports to a loop's exception handler from now on; the loop keeps the list alive.
+///
+///     const auto reports = support::collect_reports();
+///     ...
+///     REQUIRE(reports->size() == 1);
+///     CHECK(support::message_of(reports->at(0).exception) == "no luck");
+std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
+    asyncio::event_loop& loop = asyncio::get_running_loop());
+
+/// How a child process ended and what it printed.
+struct child_result {
+    int exit_code = -1; // -1 when a signal ended it
+    int signal_number = 0;
+    std::string out;
+    std::string err;
+};
+
+/// Runs `program` in a forked child, for tests about exit codes, signals and output of a whole
+/// process. The child ends with the value that `program` returns; one that hangs is killed
+/// before this test is.
+child_result in_child(const std::function<int()>& program);
+
+} // namespace support
+
+// A test case whose body is a coroutine. The clock is virtual: it stands still while callbacks run
+// and jumps to the next timer when nothing is ready, so that waiting an hour takes no time.
+// Whatever the body throws fails the test.
+//
+//     ASYNC_TEST_CASE("LK-01: an uncontended lock is taken at once") {
+//         asyncio::lock lock;
+//         co_await lock.acquire();
+//         CHECK(lock.locked());
+//     }
+#define ASYNC_TEST_CASE(name)                                                                      \
+    ASYNC_TEST_CASE_WITH(name, .debug = false, .clock = asyncio::clock_kind::virtual_time)
+
+// The same on the real clock.
+#define ASYNC_TEST_CASE_REAL(name)                                                                 \
+    ASYNC_TEST_CASE_WITH(name, .debug = false, .clock = asyncio::clock_kind::real)
+
+// The same with run_options of one's own: ASYNC_TEST_CASE_WITH("name", .debug = true).
+#define ASYNC_TEST_CASE_WITH(name, ...)                                                            \
+    ASYNC_TEST_CASE_AS(DOCTEST_ANONYMOUS(async_test_case_), name, __VA_ARGS__)
+
+#define ASYNC_TEST_CASE_AS(body, name, ...)                                                        \
+    static asyncio::coro<> body();                                                                 \
+    TEST_CASE(name) { support::run_case(body, asyncio::run_options{__VA_ARGS__}); }                \
+    static asyncio::coro<> body()
+
+// Awaits `expression` and checks that it throws a `type`; another exception leaves the test.
+#define CHECK_AWAIT_THROWS_AS(expression, type)                                                    \
+    do {                                                                                           \
+        bool threw_it = false;                                                                     \
+        try {                                                                                      \
+            static_cast<void>(co_await (expression));                                              \
+        } catch (const type&) {                                                                    \
+            threw_it = true;                                                                       \
+        }                                                                                          \
+        CHECK_MESSAGE(threw_it, "co_await " #expression " throws a " #type);                       \
+    } while (false)
+
+// The same, and what() contains `text`.
+#define CHECK_AWAIT_THROWS_WITH_AS(expression, text, type)                                         \
+    do {                                                                                           \
+        bool threw_it = false;                                                                     \
+        std::string message_of_it;                                                                 \
+        try {                                                                                      \
+            static_cast<void>(co_await (expression));                                              \
+        } catch (const type& caught) {                                                             \
+            threw_it = true;                                                                       \
+            message_of_it = caught.what();                                                         \
+        }                                                                                          \
+        CHECK_MESSAGE(threw_it, "co_await " #expression " throws a " #type);                       \
+        if (threw_it) {                                                                            \
+            CAPTURE(message_of_it);                                                                \
+            CHECK(message_of_it.find(text) != std::string::npos);                                  \
+        }                                                                                          \
+    } while (false)
+
+#endif
