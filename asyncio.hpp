@@ -357,7 +357,9 @@ ASYNCIO_API std::string group_text(const std::string& message, std::size_t count
 [[noreturn]] ASYNCIO_API void throw_invalid_argument(const char* message);
 [[noreturn]] ASYNCIO_API void throw_invalid_state(const char* message);
 
-// Throws an exception_group, or a base_exception_group when a leaf needs one.
+// An exception_group, or a base_exception_group when a leaf needs one.
+ASYNCIO_API std::exception_ptr make_group(std::string message,
+                                          std::vector<std::exception_ptr> errors);
 [[noreturn]] ASYNCIO_API void throw_group(const char* message,
                                           std::vector<std::exception_ptr> errors);
 
@@ -401,7 +403,8 @@ public:
         return found;
     }
 
-    /// Calls fn(const E&) for every error of type E in the tree, depth first.
+    /// Calls fn(const E&) for every error of type E in the tree, depth first. The
+    /// groups in it count as errors only when E is a type of group.
     template <class E, class F>
     void for_each(F&& fn) const;
 
@@ -475,28 +478,28 @@ const E* detail::exception_cast(const std::exception_ptr& error) noexcept {
 
 template <class E, class F>
 void base_exception_group::for_each(F&& fn) const {
+    constexpr bool groups = std::derived_from<E, base_exception_group>;
     for (const std::exception_ptr& error : errors_) {
-        if (const E* match = detail::exception_cast<E>(error)) fn(*match);
-        else if (auto* inner = detail::exception_cast<base_exception_group>(error))
-            inner->for_each<E>(fn);
+        const auto* inner = detail::exception_cast<base_exception_group>(error);
+        const E* match = groups || !inner ? detail::exception_cast<E>(error) : nullptr;
+        if (match) fn(*match);
+        else if (inner) inner->for_each<E>(fn);
     }
 }
 
 template <class E, class Group>
 std::pair<std::optional<Group>, std::optional<Group>>
 base_exception_group::split_as(const Group& group) {
+    constexpr bool groups = std::derived_from<E, base_exception_group>;
     std::vector<std::exception_ptr> matching, rest;
     for (const std::exception_ptr& error : group.exceptions()) {
-        if (detail::exception_cast<E>(error)) {
+        const auto* inner = detail::exception_cast<base_exception_group>(error);
+        if ((groups || !inner) && detail::exception_cast<E>(error)) {
             matching.push_back(error);
-        } else if (auto* ordinary = detail::exception_cast<exception_group>(error)) {
-            auto [yes, no] = split_as<E, exception_group>(*ordinary);
-            if (yes) matching.push_back(std::make_exception_ptr(*yes));
-            if (no) rest.push_back(std::make_exception_ptr(*no));
-        } else if (auto* inner = detail::exception_cast<base_exception_group>(error)) {
-            auto [yes, no] = split_as<E, base_exception_group>(*inner);
-            if (yes) matching.push_back(std::make_exception_ptr(*yes));
-            if (no) rest.push_back(std::make_exception_ptr(*no));
+        } else if (inner) {
+            const auto [yes, no] = split_as<E, base_exception_group>(*inner);
+            if (yes) matching.push_back(detail::make_group(yes->message(), yes->exceptions()));
+            if (no) rest.push_back(detail::make_group(no->message(), no->exceptions()));
         } else {
             rest.push_back(error);
         }
@@ -668,7 +671,11 @@ public:
 
     const std::exception_ptr& exception() const noexcept { return exception_; }
 
-    [[noreturn]] void rethrow() const { std::rethrow_exception(exception_); }
+    [[noreturn]] void rethrow() const {
+        if (!exception_)
+            detail::throw_invalid_state("asyncio::error: it is empty; nothing went wrong");
+        std::rethrow_exception(exception_);
+    }
 
 private:
     std::exception_ptr exception_;
@@ -1721,10 +1728,14 @@ struct ready_queue {
 struct timer_node {
     static constexpr std::uint32_t unset = 0xffffffff;
 
-    std::int64_t when = 0;
-    std::uint64_t order = 0;
-    std::uint32_t place = unset;
-    void (*fire)(timer_node*) = nullptr; // only puts something into the ready queue
+    timer_node() noexcept : place(unset) {}
+
+    // These two are set by the heap, and `fire` by whoever sets the timer: a sleep
+    // that only yields shall not pay for them.
+    std::int64_t when;
+    std::uint64_t order;
+    void (*fire)(timer_node*); // only puts something into the ready queue
+    std::uint32_t place;
 
     bool is_set() const noexcept { return place != unset; }
 };
@@ -2172,7 +2183,10 @@ public:
     }
     void call_exception_handler(const exception_context& context);
 
-    void set_debug(bool on) noexcept { core_->debug = on; }
+    void set_debug(bool on) noexcept {
+        core_->debug = on;
+        attentive_ = on || shuffle_state_;
+    }
     bool get_debug() const noexcept { return core_->debug; }
 
     /// In debug mode, callbacks at least this long are reported.
@@ -2201,6 +2215,12 @@ public:
     /// for one that cannot be caught.
     void add_signal_handler(int number, detail::function<void()> fn);
     bool remove_signal_handler(int number);
+
+    // For run() and wait_signal(), which do not replace the user's handler: of those for
+    // one signal only the highest layer is called.
+    enum class signal_layer { run, user, wait };
+    void listen(int number, signal_layer layer, const void* owner, detail::function<void()> fn);
+    void stop_listening(const void* owner) noexcept;
 
     /// One frame of an embedded loop: fixes the time, takes in I/O and due timers,
     /// and runs turns until nothing is ready, but at most 1000. Never sleeps. What
@@ -2278,8 +2298,10 @@ private:
     void take_inbox() noexcept;
     void take_due_timers(std::int64_t now) noexcept;
     void take_signals();
+    void forget_signal(const void* which) noexcept;
     void shuffle_ready();
     std::size_t run_ready();
+    std::size_t run_ready_watched();
     void run_watched(detail::ready_node* node);
     void move_clock() noexcept;
     bool clock_can_move() noexcept;
@@ -2297,9 +2319,10 @@ private:
     std::vector<std::shared_ptr<watch_entry>> watches_;
     bool running_ = false;
     bool stopping_ = false;
-    bool in_turn_ = false;
+    bool attentive_ = false; // debug mode or shuffling: turns take the long way
     std::optional<std::uint64_t> shuffle_state_;
     std::int64_t manual_target_ = 0;
+    std::uint64_t runs_ = 0; // begun and ended by run_until_done()
     // How many turns may pass before the system is asked again, and the number
     // that about 50 microseconds of the turns seen lately make.
     std::uint32_t turns_left_ = 0;
@@ -2332,6 +2355,15 @@ namespace asyncio::inline ASYNCIO_ABI {
 namespace detail {
 
 struct state_base;
+
+// Is shown the futures that something waits for.
+class awaited_visitor {
+public:
+    virtual void visit(state_base& state) = 0;
+
+protected:
+    ~awaited_visitor() = default;
+};
 
 // Who wants to know that a future is done. Called within the completing
 // statement, so that it may only schedule what is to happen.
@@ -2368,6 +2400,9 @@ struct state_base : frame_allocated {
 
     // False when it is done already. A task passes the wish on to what it awaits.
     virtual bool cancel(std::string_view message);
+
+    // Shows the futures that this one depends on: gather's, shield's.
+    virtual void show_awaited(awaited_visitor&) {}
 
     // Ends it; what has been waiting is scheduled in the order of its coming.
     ASYNCIO_API void complete(status how) noexcept;
@@ -2567,7 +2602,9 @@ public:
         requires(!std::is_void_v<T>)
     void set_result(U&& value) const {
         require_pending();
-        static_cast<detail::plain_state<T>&>(state()).set(T(std::forward<U>(value)));
+        auto& place = static_cast<detail::plain_state<T>&>(state());
+        if constexpr (std::is_reference_v<T>) place.set(std::addressof(static_cast<T>(value)));
+        else place.set(T(std::forward<U>(value)));
     }
     void set_result() const
         requires std::is_void_v<T>
@@ -2576,6 +2613,9 @@ public:
         static_cast<detail::plain_state<T>&>(state()).set({});
     }
     void set_exception(std::exception_ptr error) const {
+        if (!error)
+            detail::throw_invalid_argument(
+                "asyncio::future::set_exception: there is no exception; give one");
         require_pending();
         state().fail(std::move(error));
     }
@@ -2720,6 +2760,8 @@ struct task_base : state_base, ready_node {
     ASYNCIO_API void name(std::string_view text);
     ASYNCIO_API std::string name() const;
 
+    ASYNCIO_API bool prepare_step();
+
     // Moves the result out of the coroutine's frame into the state.
     virtual void finish() = 0;
     // The task is over; throws a keyboard_interrupt on, out of the loop.
@@ -2775,6 +2817,9 @@ public:
     // if the task has to wait on.
     virtual bool confirm() noexcept { return true; }
 
+    // Shows the futures that the task waits for here.
+    virtual void show_awaited(awaited_visitor&) {}
+
 protected:
     suspension() noexcept = default;
     suspension(suspension&&) noexcept {} // only those that have not begun to wait move
@@ -2820,6 +2865,22 @@ protected:
         cancelled_ = true;
         wake();
     }
+
+    // In await_suspend, around what may throw, or find that there is nothing to wait for:
+    // unless keep() was called, the task is taken back from this place.
+    class attempt {
+    public:
+        explicit attempt(suspension& place) noexcept : task_(place.task_) {}
+        attempt(const attempt&) = delete;
+        attempt& operator=(const attempt&) = delete;
+        ~attempt() {
+            if (task_) task_->waiting = nullptr;
+        }
+        void keep() noexcept { task_ = nullptr; }
+
+    private:
+        task_base* task_;
+    };
 
     // First thing in await_resume. True: give back what had been granted, then
     // throw_cancelled(). Also right when nothing was suspended.
@@ -2868,8 +2929,12 @@ struct await_result;
 template <class A>
     requires awaitable_object<A>
 struct await_result<A> {
-    using type = std::remove_cvref_t<
-        decltype(get_awaiter(std::declval<std::decay_t<A>>()).await_resume())>;
+    using given = decltype(get_awaiter(std::declval<std::decay_t<A>>()).await_resume());
+    // A future gives a reference to the value that it holds; only one whose value is a
+    // reference means it.
+    using type = std::conditional_t<
+        requires { requires std::is_reference_v<typename std::decay_t<A>::value_type>; }, given,
+        std::remove_cvref_t<given>>;
 };
 template <class F>
     requires(!awaitable_object<F> && std::invocable<std::decay_t<F>&>)
@@ -2915,6 +2980,27 @@ struct awaitable_base {
     operator coro<T>() &&;
 };
 
+// Runs a child within the parent's await. True: it has to wait, or is nested so deeply
+// that the step resumes it; then the parent stays suspended until the child's end.
+template <class Ended>
+bool start_child(promise_base& parent, promise_base& child, std::coroutine_handle<>& held,
+                 Ended ended) noexcept {
+    task_base& task = *parent.owner;
+    child.owner = &task;
+    if (task.nested < task_base::most_nested) {
+        ++task.nested;
+        child.self.resume();
+        --task.nested;
+        if (ended()) return false;
+    } else {
+        task.at = &child;
+        task.more = true;
+    }
+    child.parent = &parent;
+    child.held_by = &held;
+    return true;
+}
+
 // A child that a coroutine awaits. Starts it within the parent's await.
 template <class T>
 class coro_awaiter {
@@ -2940,22 +3026,8 @@ public:
     bool await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
         static_assert(std::derived_from<Promise, promise_base>,
                       "asyncio: a coro is awaited in a coro");
-        promise_base& parent = waiter.promise();
-        promise_base& child = child_.promise();
-        task_base& task = *parent.owner;
-        child.owner = &task;
-        if (task.nested < task_base::most_nested) {
-            ++task.nested;
-            child_.resume();
-            --task.nested;
-            if (child_.done()) return false;
-        } else {
-            task.at = &child;
-            task.more = true;
-        }
-        child.parent = &parent;
-        child.held_by = &handle_;
-        return true;
+        return start_child(waiter.promise(), child_.promise(), handle_,
+                           [this] { return child_.done(); });
     }
 
     T await_resume() {
@@ -3001,6 +3073,21 @@ private:
     Awaiter& awaiter_;
 };
 
+// What a coroutine of this library really awaits in place of `awaited`.
+template <class A>
+decltype(auto) transform_await(A&& awaited) {
+    using awaiter = std::remove_cvref_t<decltype(get_awaiter(std::forward<A>(awaited)))>;
+    constexpr bool ours = requires { typename awaiter::belongs_to_asyncio; } ||
+                          std::derived_from<awaiter, suspension>;
+    if constexpr (ours && std::is_same_v<awaiter, std::remove_cvref_t<A>>)
+        return in_place<awaiter>(awaited);
+    else if constexpr (ours)
+        return get_awaiter(std::forward<A>(awaited));
+    else
+        return foreign_awaiter<decltype(get_awaiter(std::forward<A>(awaited)))>(
+            get_awaiter(std::forward<A>(awaited)));
+}
+
 template <class T>
 struct promise_result : promise_base {
     // Neither of them is set until the coroutine ends.
@@ -3041,16 +3128,7 @@ struct promise : promise_result<T> {
     decltype(auto) await_transform(
         A&& awaited, std::source_location here = std::source_location::current()) {
         this->place = here;
-        using awaiter = std::remove_cvref_t<decltype(get_awaiter(std::forward<A>(awaited)))>;
-        constexpr bool ours = requires { typename awaiter::belongs_to_asyncio; } ||
-                              std::derived_from<awaiter, suspension>;
-        if constexpr (ours && std::is_same_v<awaiter, std::remove_cvref_t<A>>)
-            return in_place<awaiter>(awaited);
-        else if constexpr (ours)
-            return get_awaiter(std::forward<A>(awaited));
-        else
-            return foreign_awaiter<decltype(get_awaiter(std::forward<A>(awaited)))>(
-                get_awaiter(std::forward<A>(awaited)));
+        return transform_await(std::forward<A>(awaited));
     }
 };
 
@@ -3095,6 +3173,173 @@ private:
     explicit coro(std::coroutine_handle<promise_type> handle) noexcept : handle_(handle) {}
 
     std::coroutine_handle<promise_type> handle_;
+};
+
+/// Values that come one after another, with pauses between them: a coroutine that
+/// uses `co_yield`.
+///
+///     asyncio::async_generator<int> ticks(int n) {
+///         for (int i = 0; i < n; ++i) {
+///             co_await asyncio::sleep(1s);
+///             co_yield i;
+///         }
+///     }
+///     auto seconds = ticks(3);
+///     while (auto i = co_await seconds.next()) show(*i);
+///
+/// Python's asynchronous generator; the loop stands for `async for`.
+///
+/// Lifetime: destroying one destroys its locals where it stands; aclose() lets it clean
+/// up with awaits.
+template <class T>
+class [[nodiscard]] async_generator {
+public:
+    class promise_type;
+    class next_awaiter;
+    using value_type = T;
+
+    async_generator(async_generator&& other) noexcept
+        : handle_(std::exchange(other.handle_, nullptr)) {}
+    async_generator& operator=(async_generator&& other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~async_generator() {
+        if (handle_) handle_.destroy();
+    }
+
+    /// Runs it up to its next value; gives nothing once it has ended.
+    ///
+    /// Throws: what the generator throws, which ends it; std::runtime_error while
+    /// another next() is waiting.
+    next_awaiter next() { return next_awaiter(*this, false); }
+
+    /// Ends it: an exception that no handler names is thrown at its co_yield, so that
+    /// it can clean up. A generator that has not begun just ends.
+    ///
+    /// Throws: what the clean-up throws; std::runtime_error when it yields again.
+    coro<> aclose() {
+        std::optional<T> more;
+        try {
+            more = co_await next_awaiter(*this, true);
+        } catch (const typename promise_type::closed&) {
+        }
+        if (more)
+            detail::throw_runtime_error("asyncio::async_generator::aclose: the generator yielded "
+                                        "again instead of ending");
+    }
+
+private:
+    explicit async_generator(std::coroutine_handle<promise_type> h) noexcept : handle_(h) {}
+
+    std::coroutine_handle<> handle_;
+};
+
+template <class T>
+class async_generator<T>::promise_type : public detail::promise_base {
+public:
+    // Thrown at a co_yield by aclose().
+    struct closed {};
+
+    async_generator get_return_object() noexcept {
+        const auto handle = std::coroutine_handle<promise_type>::from_promise(*this);
+        self = handle;
+        return async_generator(handle);
+    }
+    std::suspend_always initial_suspend() const noexcept { return {}; }
+    auto final_suspend() noexcept { return stopped(*this); }
+    auto yield_value(T item) {
+        value.emplace(std::move(item));
+        return yielded(*this);
+    }
+    void return_void() const noexcept {}
+    void unhandled_exception() noexcept { exception = std::current_exception(); }
+
+    template <class A>
+    decltype(auto) await_transform(
+        A&& awaited, std::source_location here = std::source_location::current()) {
+        place = here;
+        return detail::transform_await(std::forward<A>(awaited));
+    }
+
+    std::optional<T> value;
+    std::exception_ptr exception;
+    bool running = false; // between a next() and the value that it gets
+    bool begun = false;
+    bool closing = false;
+
+private:
+    // Stops at the end, and lets the awaiting coroutine go on.
+    class stopped {
+    public:
+        explicit stopped(promise_type& p) noexcept : promise_(p) {}
+        bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<promise_type>) const noexcept {
+            promise_.running = false;
+            if (detail::promise_base* const waiting = std::exchange(promise_.parent, nullptr)) {
+                promise_.owner->at = waiting;
+                promise_.owner->more = true;
+            }
+        }
+        void await_resume() const noexcept {}
+
+    protected:
+        promise_type& promise_;
+    };
+    // The same at a value.
+    class yielded : public stopped {
+    public:
+        using stopped::stopped;
+        void await_resume() const {
+            if (this->promise_.closing) throw closed();
+        }
+    };
+};
+
+template <class T>
+class async_generator<T>::next_awaiter
+    : public detail::awaitable_base<typename async_generator<T>::next_awaiter, std::optional<T>> {
+public:
+    using belongs_to_asyncio = void;
+
+    next_awaiter(async_generator& generator, bool close) noexcept
+        : generator_(&generator), close_(close) {}
+
+    bool await_ready() const {
+        if (!generator_->handle_ || generator_->handle_.done()) return true;
+        if (promise().running)
+            detail::throw_runtime_error("asyncio::async_generator: a next() is waiting already; "
+                                        "await one after the other");
+        if (close_ && !promise().begun) {
+            std::exchange(generator_->handle_, nullptr).destroy();
+            return true;
+        }
+        return false;
+    }
+    template <class Promise>
+    bool await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
+        promise_type& child = promise();
+        child.running = child.begun = true;
+        child.closing = close_;
+        child.value.reset();
+        return detail::start_child(waiter.promise(), child, generator_->handle_,
+                                   [&child] { return !child.running; });
+    }
+    std::optional<T> await_resume() {
+        if (!generator_->handle_) return std::nullopt;
+        promise_type& child = promise();
+        if (child.exception) std::rethrow_exception(std::exchange(child.exception, nullptr));
+        return std::exchange(child.value, std::nullopt);
+    }
+
+private:
+    promise_type& promise() const noexcept {
+        return std::coroutine_handle<promise_type>::from_address(generator_->handle_.address())
+            .promise();
+    }
+
+    async_generator* generator_;
+    bool close_;
 };
 
 /// The values that context variables have for some code: a task, a callback. A copy
@@ -3308,6 +3553,7 @@ public:
     }
 
 private:
+    void show_awaited(awaited_visitor& visitor) override { visitor.visit(*state_); }
     bool on_cancel() noexcept override {
         return state_->cancel(task()->extras ? task()->extras->cancel_message
                                              : std::string_view());
@@ -3318,14 +3564,15 @@ private:
 // Waits for a moment of the loop's clock.
 class timer_suspension : public suspension, protected timer_node {
 protected:
-    timer_suspension() noexcept {
-        fire = [](timer_node* node) { static_cast<timer_suspension*>(node)->wake(); };
-    }
+    timer_suspension() noexcept = default;
     timer_suspension(timer_suspension&&) noexcept : timer_suspension() {}
     ~timer_suspension() {
         if (is_set()) core()->remove_timer(*this);
     }
-    void wait_until(std::int64_t moment) { core()->add_timer(*this, moment); }
+    void wait_until(std::int64_t moment) {
+        fire = [](timer_node* node) { static_cast<timer_suspension*>(node)->wake(); };
+        core()->add_timer(*this, moment);
+    }
 
 private:
     bool on_cancel() noexcept override {
@@ -3391,6 +3638,7 @@ public:
         enter(h.promise());
         core_ = share(*core());
         hook_ = put_back(*this).handle;
+        attempt waiting(*this);
         using result = decltype(awaiter_.await_suspend(hook_));
         if constexpr (std::is_void_v<result>) {
             awaiter_.await_suspend(hook_);
@@ -3399,6 +3647,7 @@ public:
         } else {
             awaiter_.await_suspend(hook_).resume();
         }
+        waiting.keep();
         return true;
     }
     decltype(auto) await_resume() {
@@ -3666,6 +3915,7 @@ private:
 
     run_options options_;
     std::unique_ptr<event_loop> loop_;
+    std::optional<context> context_; // what main tasks set in it, the next ones see
     bool closed_ = false;
 };
 
@@ -3681,8 +3931,10 @@ template <class A>
 await_result_t<A> runner::run(A&& main) {
     detail::refuse_nested_run(nullptr, "asyncio::runner::run");
     get_loop();
+    task_options options;
+    options.ctx = &*context_;
     future<await_result_t<A>> result = detail::spawn<await_result_t<A>>(
-        loop_->core(), detail::as_coro(std::decay_t<A>(std::forward<A>(main))), {});
+        loop_->core(), detail::as_coro(std::decay_t<A>(std::forward<A>(main))), options);
     run_until_done(result.state());
     return std::move(result).result();
 }
@@ -3742,7 +3994,10 @@ public:
     bool await_ready() const noexcept { return false; }
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) {
-        if (suspend(h)) begin();
+        if (!suspend(h)) return;
+        attempt waiting(*this);
+        begin();
+        waiting.keep();
     }
     int await_resume() {
         stop();
@@ -3880,8 +4135,8 @@ public:
     bool await_ready() const noexcept { return false; }
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) {
-        if (!suspend(h)) return;
-        state_->link(*this);
+        const bool waits = suspend(h); // not when the waiting task is cancelled itself
+        if (waits) state_->link(*this);
         state_->cancel({});
     }
     void await_resume() {
@@ -3889,6 +4144,7 @@ public:
     }
 
 private:
+    void show_awaited(awaited_visitor& visitor) override { visitor.visit(*state_); }
     bool on_cancel() noexcept override {
         if (woken()) return false;
         state_->unlink(*this);
@@ -4251,6 +4507,11 @@ struct gather_state : value_state<Result, state_base> {
         return any;
     }
 
+    void show_awaited(awaited_visitor& visitor) override {
+        for (child& c : children)
+            if (!c.state->done()) visitor.visit(*c.state);
+    }
+
     // Makes the result of the children's.
     virtual void assemble() = 0;
 
@@ -4497,6 +4758,10 @@ struct shield_state final : value_state<T, state_base> {
         return state_base::cancel(message);
     }
 
+    void show_awaited(awaited_visitor& visitor) override {
+        if (node.is_linked()) visitor.visit(inner.state());
+    }
+
 private:
     struct link : completion_node, ready_node {
         shield_state* owner = nullptr;
@@ -4585,6 +4850,7 @@ private:
         state_base* state = nullptr;
     };
     ASYNCIO_API void begin();
+    ASYNCIO_API void show_awaited(awaited_visitor& visitor) override;
     bool enough(const state_base& ended) const noexcept;
     void leave() noexcept;
     bool on_cancel() noexcept override;
@@ -4832,6 +5098,9 @@ namespace detail {
 
 class waiter_list;
 
+// Debug mode: `task` stays suspended, as what it waits for was destroyed.
+ASYNCIO_API void report_orphan(task_base& task) noexcept;
+
 // A task that waits in a line. It stays in the line after it was woken, until its
 // step comes, so that newcomers queue behind it.
 class list_waiter : public suspension {
@@ -4854,7 +5123,25 @@ protected:
         return true;
     }
 
+    // Whether a woken one cannot go on without the object that it waited for.
+    virtual bool needs_owner() const noexcept { return true; }
+    bool confirm() noexcept override {
+        if (!orphaned_) return true;
+        wait_again();
+        return false;
+    }
+
 private:
+    // The object goes. True: the task stays suspended until it is cancelled.
+    bool orphan() noexcept {
+        leave();
+        if (woken() && !needs_owner()) return false;
+        orphaned_ = true;
+        if (woken()) task()->must_confirm = true;
+        return true;
+    }
+
+    bool orphaned_ = false;
     waiter_list* list_ = nullptr;
     list_waiter* previous_ = nullptr;
     list_waiter* following_ = nullptr;
@@ -4875,19 +5162,12 @@ public:
     bool empty() const noexcept { return first_ == nullptr; }
 
     // Wakes the oldest if it sleeps; false when there is none that does.
-    bool wake_first() noexcept {
-        if (!first_ || first_->woken()) return false;
-        first_->wake();
-        return true;
-    }
+    bool wake_first() noexcept { return first_ == sleeper_ && wake_next(); }
     // Wakes the oldest that sleeps; false when there is none.
     bool wake_next() noexcept {
-        for (list_waiter* w = first_; w; w = w->following_)
-            if (!w->woken()) {
-                w->wake();
-                return true;
-            }
-        return false;
+        if (!sleeper_) return false;
+        std::exchange(sleeper_, sleeper_->following_)->wake();
+        return true;
     }
 
 private:
@@ -4896,6 +5176,7 @@ private:
 
     list_waiter* first_ = nullptr;
     list_waiter* last_ = nullptr;
+    list_waiter* sleeper_ = nullptr; // the oldest that was not woken; after it, none was
 };
 
 inline void list_waiter::join(waiter_list& list) noexcept {
@@ -4903,17 +5184,77 @@ inline void list_waiter::join(waiter_list& list) noexcept {
     previous_ = list.last_;
     (list.last_ ? list.last_->following_ : list.first_) = this;
     list.last_ = this;
+    if (!list.sleeper_) list.sleeper_ = this;
 }
 
 inline void list_waiter::leave() noexcept {
     if (!list_) return;
+    if (list_->sleeper_ == this) list_->sleeper_ = following_;
     (previous_ ? previous_->following_ : list_->first_) = following_;
     (following_ ? following_->previous_ : list_->last_) = previous_;
     list_ = nullptr;
     previous_ = following_ = nullptr;
 }
 
-// Holds a lock or a slot and gives it back: what scoped() gives.
+class tie_list;
+
+// Tells code that outlived an object that it did: an object has a tie_list, and who
+// wants to know has a tie to it.
+class tie {
+public:
+    explicit tie(tie_list& list) noexcept { link(list); }
+    tie(tie&& other) noexcept { *this = std::move(other); }
+    tie& operator=(tie&& other) noexcept {
+        cut();
+        if (tie_list* const list = other.list_) {
+            other.cut();
+            link(*list);
+        }
+        return *this;
+    }
+    ~tie() { cut(); }
+
+    bool holds() const noexcept { return list_ != nullptr; }
+    inline void cut() noexcept;
+
+private:
+    inline void link(tie_list& list) noexcept;
+
+    tie_list* list_ = nullptr;
+    tie* previous_ = nullptr;
+    tie* following_ = nullptr;
+};
+
+class tie_list {
+public:
+    tie_list() noexcept = default;
+    tie_list(const tie_list&) = delete;
+    tie_list& operator=(const tie_list&) = delete;
+    ~tie_list() {
+        while (first_) first_->cut();
+    }
+
+private:
+    friend class tie;
+    tie* first_ = nullptr;
+};
+
+inline void tie::link(tie_list& list) noexcept {
+    list_ = &list;
+    previous_ = nullptr;
+    following_ = list.first_;
+    if (following_) following_->previous_ = this;
+    list.first_ = this;
+}
+
+inline void tie::cut() noexcept {
+    if (!list_) return;
+    (previous_ ? previous_->following_ : list_->first_) = following_;
+    if (following_) following_->previous_ = previous_;
+    list_ = nullptr;
+}
+
+// Holds a slot and gives it back: what scoped() gives.
 template <class Owner>
 class [[nodiscard("the guard gives back what it holds when it goes: auto held = co_await "
                   "x.scoped()")]] scoped_guard {
@@ -4937,11 +5278,11 @@ template <class Owner, class Acquire>
 class scoped_awaiter : public Acquire {
 public:
     explicit scoped_awaiter(Owner& owner) noexcept : Acquire(owner), owner_(&owner) {}
-    scoped_guard<Owner> await_resume() {
+    typename Owner::guard await_resume() {
         Acquire::await_resume();
-        return scoped_guard<Owner>(*owner_);
+        return typename Owner::guard(*owner_);
     }
-    operator coro<scoped_guard<Owner>>() && { return as_coro(std::move(*this)); }
+    operator coro<typename Owner::guard>() && { return as_coro(std::move(*this)); }
 
 private:
     Owner* owner_;
@@ -4961,13 +5302,13 @@ private:
 class lock {
 public:
     class acquire_awaiter;
-    using guard = detail::scoped_guard<lock>;
+    class guard;
 
     lock() noexcept = default;
     lock(const lock&) = delete;
     lock& operator=(const lock&) = delete;
 
-    bool locked() const noexcept { return locked_; }
+    bool locked() const noexcept { return turn_ != 0; }
 
     /// Waits until the lock is free and takes it; always gives true.
     ///
@@ -4981,10 +5322,10 @@ public:
     ///
     /// Throws: std::runtime_error when it is not locked.
     void release() {
-        if (!locked_)
+        if (!locked())
             detail::throw_runtime_error("asyncio::lock::release: the lock is not held; acquire() "
                                         "it first, and release it once");
-        locked_ = false;
+        turn_ = 0;
         waiters_.wake_first();
     }
 
@@ -4992,8 +5333,46 @@ public:
     ASYNCIO_API coro<bool> aexit(std::exception_ptr);
 
 private:
-    bool locked_ = false;
+    friend class condition;
+    bool take() noexcept {
+        turn_ = ++turns_;
+        return true;
+    }
+
+    std::uint64_t turn_ = 0;  // of who holds it; 0: nobody
+    std::uint64_t turns_ = 0; // how many there were
     detail::waiter_list waiters_;
+    detail::tie_list guards_;
+};
+
+/// Releases a lock when it goes: what scoped() gives. Does nothing when somebody
+/// released the lock before, or when the lock is gone.
+class [[nodiscard("the guard releases the lock when it goes: auto held = co_await "
+                  "mutex.scoped()")]] lock::guard {
+public:
+    explicit guard(lock& owner) noexcept
+        : owner_(&owner), turn_(owner.turn_), tie_(owner.guards_) {}
+    guard(guard&&) noexcept = default;
+    guard& operator=(guard&& other) noexcept {
+        if (this != &other) {
+            give_back();
+            owner_ = other.owner_;
+            turn_ = other.turn_;
+            tie_ = std::move(other.tie_);
+        }
+        return *this;
+    }
+    ~guard() { give_back(); }
+
+private:
+    // A frame that is destroyed in condition::wait() does not hold the lock then.
+    void give_back() noexcept {
+        if (tie_.holds() && owner_->turn_ == turn_) owner_->release();
+    }
+
+    lock* owner_;
+    std::uint64_t turn_;
+    detail::tie tie_;
 };
 
 class lock::acquire_awaiter : public detail::list_waiter,
@@ -5007,8 +5386,8 @@ public:
     }
 
     bool await_ready() noexcept {
-        if (owner_->locked_ || !owner_->waiters_.empty()) return false;
-        return owner_->locked_ = true;
+        if (owner_->locked() || !owner_->waiters_.empty()) return false;
+        return owner_->take();
     }
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) noexcept {
@@ -5021,14 +5400,14 @@ public:
             throw_cancelled();
         }
         leave();
-        return owner_->locked_ = true;
+        return owner_->take();
     }
 
 private:
     // The turn that it was given goes to the next one.
     void pass_on() noexcept {
         leave();
-        if (!owner_->locked_) owner_->waiters_.wake_first();
+        if (!owner_->locked()) owner_->waiters_.wake_first();
     }
 
     lock* owner_;
@@ -5086,6 +5465,8 @@ public:
     }
 
 private:
+    bool needs_owner() const noexcept override { return false; }
+
     event* owner_;
 };
 
@@ -5116,12 +5497,11 @@ public:
     /// Waits until `predicate` gives true, or something that converts to true, and
     /// gives that.
     template <class Predicate>
-    coro<std::invoke_result_t<Predicate&>> wait_for(Predicate predicate) {
-        for (;;) {
-            auto value = predicate();
-            if (value) co_return value;
-            co_await wait();
-        }
+    auto wait_for(Predicate&& predicate) {
+        static_assert(detail::closure_survives<Predicate>(),
+                      "asyncio::condition::wait_for: g++ up to 12 destroys such a closure twice; "
+                      "name the lambda first: auto ready = [...]...; co_await c.wait_for(ready)");
+        return wait_until_true<std::decay_t<Predicate>>(std::forward<Predicate>(predicate));
     }
 
     /// Wakes up to `count` waiters, the oldest first; they go on when they get the
@@ -5135,10 +5515,27 @@ public:
     coro<bool> aexit(std::exception_ptr error) { return lock_->aexit(std::move(error)); }
 
 private:
+    friend class barrier;
     class notified;
+    class visit;
+
+    template <class Predicate>
+    coro<std::remove_cvref_t<std::invoke_result_t<Predicate&>>> wait_until_true(
+        Predicate predicate) {
+        for (;;) {
+            auto value = predicate();
+            if (value) co_return value;
+            co_await wait();
+        }
+    }
+    void wake(std::size_t count) noexcept {
+        while (count-- > 0 && waiters_.wake_next()) {}
+    }
+
     lock own_;
     lock* lock_;
     detail::waiter_list waiters_;
+    detail::tie_list visits_;
 };
 
 /// Lets at most `value` tasks into a section of code at the same time.
@@ -5250,6 +5647,8 @@ inline detail::scoped_awaiter<semaphore, semaphore::acquire_awaiter> semaphore::
 /// asyncio.BoundedSemaphore.
 class bounded_semaphore : public semaphore {
 public:
+    using guard = detail::scoped_guard<bounded_semaphore>;
+
     explicit bounded_semaphore(std::ptrdiff_t value = 1) : semaphore(value), bound_(value) {}
 
     detail::scoped_awaiter<bounded_semaphore, acquire_awaiter> scoped() noexcept {
@@ -5308,19 +5707,23 @@ private:
     // Leaves the round when wait() ends, however it ends.
     class leaving {
     public:
-        explicit leaving(barrier& round) noexcept : round_(round) {}
+        explicit leaving(barrier& round) noexcept : round_(round), tie_(round.visits_) {}
         leaving(const leaving&) = delete;
         leaving& operator=(const leaving&) = delete;
-        ~leaving() { round_.leave_round(); }
+        ~leaving() {
+            if (tie_.holds()) round_.leave_round();
+        }
 
     private:
         barrier& round_;
+        detail::tie tie_;
     };
 
     coro<> wait_in_round();
-    ASYNCIO_API void leave_round();
+    ASYNCIO_API void leave_round() noexcept;
 
     condition changed_;
+    detail::tie_list visits_;
     std::ptrdiff_t parties_;
     std::ptrdiff_t count_ = 0;
     state state_ = state::filling;
@@ -5432,9 +5835,18 @@ public:
 protected:
     class line;
 
-    // A task in one of the two lines. It leaves the line when it is woken for an
-    // item, or a slot; should somebody else have taken that before its step comes,
-    // it is the first in the line again.
+    class line_waiter;
+
+    struct chain {
+        line_waiter* first = nullptr;
+        line_waiter* last = nullptr;
+        inline void insert(line_waiter& w, line_waiter* before) noexcept; // null: as the last
+        inline void remove(line_waiter& w) noexcept;
+    };
+
+    // A task in one of the two lines. A woken one leaves the line when its step comes;
+    // should somebody else have taken the item, or the slot, before that, it goes back
+    // to its place.
     class line_waiter : public suspension {
     public:
         // At its step: false sends it back to the line.
@@ -5445,24 +5857,28 @@ protected:
         line_waiter(line_waiter&& other) noexcept : line_waiter(*other.queue_, *other.line_) {}
         ~line_waiter();
 
-        void join() noexcept { line_->append(*this); }
+        void join() noexcept { line_->join(*this); }
         // It was cancelled: what it may have been woken for is the next one's.
         void pass_on() noexcept {
             if (!line_) return; // the queue is gone
             queue_->wake_getter();
             queue_->wake_putter();
         }
+        // The queue is gone, and had been shut down before.
+        bool ended() const noexcept { return ended_; }
         bool on_cancel() noexcept override;
 
         queue_base* queue_;
 
     private:
         friend class line;
-        line* line_;
+        friend struct chain;
+        line* line_; // null when the queue is gone
         line_waiter* previous_ = nullptr;
         line_waiter* following_ = nullptr;
-        bool linked_ = false;
-        bool promised_ = false; // woken, and counted in line::promised
+        chain* in_ = nullptr;
+        std::uint64_t ticket_ = 0; // its place
+        bool ended_ = false;
     };
 
     class line {
@@ -5470,53 +5886,57 @@ protected:
         line() noexcept = default;
         line(const line&) = delete;
         line& operator=(const line&) = delete;
-        ASYNCIO_API ~line(); // those in it stay suspended
 
-        void append(line_waiter& w) noexcept {
-            w.previous_ = last_;
-            (last_ ? last_->following_ : first_) = &w;
-            last_ = &w;
-            w.linked_ = true;
+        void join(line_waiter& w) noexcept {
+            w.ticket_ = ++tickets_;
+            asleep_.insert(w, nullptr);
         }
-        void prepend(line_waiter& w) noexcept {
-            w.following_ = first_;
-            (first_ ? first_->previous_ : last_) = &w;
-            first_ = &w;
-            w.linked_ = true;
+        // A woken one that got nothing.
+        void join_again(line_waiter& w) noexcept {
+            line_waiter* behind = asleep_.first;
+            while (behind && behind->ticket_ < w.ticket_) behind = behind->following_;
+            asleep_.insert(w, behind);
         }
-        void remove(line_waiter& w) noexcept {
-            (w.previous_ ? w.previous_->following_ : first_) = w.following_;
-            (w.following_ ? w.following_->previous_ : last_) = w.previous_;
-            w.previous_ = w.following_ = nullptr;
-            w.linked_ = false;
+        // True when it had been woken.
+        bool leave(line_waiter& w) noexcept {
+            const bool was_woken = w.in_ == &woken_;
+            if (was_woken) --promised;
+            w.in_->remove(w);
+            return was_woken;
         }
         // Wakes the oldest when there is more than the woken ones will take.
         void wake_first(std::size_t available) noexcept {
-            if (first_ && available > promised) wake_one();
+            if (asleep_.first && available > promised) wake_one();
         }
         void wake_all() noexcept {
-            while (first_) wake_one();
+            while (asleep_.first) wake_one();
         }
+        // The queue goes. Who waits stays suspended, unless it had been shut down.
+        ASYNCIO_API void detach_all(bool shut_down) noexcept;
 
-        std::size_t promised = 0;
+        std::size_t promised = 0; // the number of woken ones
 
     private:
         void wake_one() noexcept {
-            line_waiter& w = *first_;
-            remove(w);
-            w.promised_ = true;
+            line_waiter& w = *asleep_.first;
+            asleep_.remove(w);
+            woken_.insert(w, nullptr);
             ++promised;
             w.wake_and_confirm();
         }
-        line_waiter* first_ = nullptr;
-        line_waiter* last_ = nullptr;
+        chain asleep_; // in the order of their tickets
+        chain woken_;
+        std::uint64_t tickets_ = 0;
     };
 
     explicit queue_base(std::ptrdiff_t maxsize) noexcept
         : maxsize_(maxsize > 0 ? static_cast<std::size_t>(maxsize) : 0) {
         finished_.set();
     }
-    ~queue_base() = default;
+    ~queue_base() {
+        getters_.detach_all(shut_down_);
+        putters_.detach_all(shut_down_);
+    }
 
     static constexpr std::size_t unbounded = std::numeric_limits<std::size_t>::max();
 
@@ -5534,6 +5954,8 @@ protected:
     void item_taken() noexcept {
         --count_;
         wake_putter();
+        // Who came after shutdown() and waited for what others had been woken for.
+        if (shut_down_ && count_ == 0) getters_.wake_all();
     }
     // After discarding `dropped` items.
     ASYNCIO_API void shut_down(std::size_t dropped) noexcept;
@@ -5547,25 +5969,36 @@ protected:
     event finished_;
 };
 
+inline void queue_base::chain::insert(line_waiter& w, line_waiter* before) noexcept {
+    w.in_ = this;
+    w.following_ = before;
+    w.previous_ = before ? before->previous_ : last;
+    (w.previous_ ? w.previous_->following_ : first) = &w;
+    (before ? before->previous_ : last) = &w;
+}
+
+inline void queue_base::chain::remove(line_waiter& w) noexcept {
+    (w.previous_ ? w.previous_->following_ : first) = w.following_;
+    (w.following_ ? w.following_->previous_ : last) = w.previous_;
+    w.in_ = nullptr;
+}
+
 inline bool queue_base::line_waiter::confirm() noexcept {
-    promised_ = false;
-    if (!line_) return true;
-    --line_->promised;
-    const std::size_t available =
-        line_ == &queue_->getters_ ? queue_->count_ : queue_->free_slots();
-    if (available > 0 || queue_->shut_down_) return true;
+    if (ended_) return true;
+    if (line_) {
+        line_->leave(*this);
+        const std::size_t available =
+            line_ == &queue_->getters_ ? queue_->count_ : queue_->free_slots();
+        if (available > 0 || queue_->shut_down_) return true;
+        line_->join_again(*this);
+    }
     wait_again();
-    line_->prepend(*this);
     return false;
 }
 
 inline queue_base::line_waiter::~line_waiter() {
-    if (linked_) line_->remove(*this);
-    if (promised_ && line_) {
-        // The frame goes before its step: what it was woken for is the next one's.
-        --line_->promised;
-        pass_on();
-    }
+    // When the frame goes before its step, what it was woken for is the next one's.
+    if (in_ && line_->leave(*this)) pass_on();
 }
 
 template <class T, class Store>
@@ -5664,7 +6097,7 @@ public:
             this->pass_on();
             this->throw_cancelled();
         }
-        if (queue().count_ == 0) {
+        if (this->ended() || queue().count_ == 0) {
             if constexpr (std::is_same_v<Result, T>) throw queue_shut_down();
             else return std::nullopt;
         }
@@ -5702,7 +6135,7 @@ public:
             this->pass_on();
             this->throw_cancelled();
         }
-        if (queue().shut_down_) throw queue_shut_down();
+        if (this->ended() || queue().shut_down_) throw queue_shut_down();
         queue().store(std::move(*item_));
     }
 
@@ -6635,7 +7068,7 @@ struct codec<detail::map_call<Fn, In, R>> {
 };
 
 /// Options of executor::map().
-struct map_options {
+struct executor_map_options {
     /// For everything, from the call of map() on.
     std::optional<duration> timeout = {};
     /// How many elements make one job: more for many short ones.
@@ -6688,7 +7121,7 @@ public:
 
     // For executor::map(): appends jobs until `submit_next` adds none.
     using job_list = std::vector<concurrent_future<detail::map_chunk<value_type>>>;
-    executor_map(const map_options& options, detail::function<bool(job_list&)> submit_next)
+    executor_map(const executor_map_options& options, detail::function<bool(job_list&)> submit_next)
         : submit_next_(std::move(submit_next)) {
         if (options.timeout)
             deadline_ = std::chrono::steady_clock::now() + std::chrono::nanoseconds(*options.timeout);
@@ -6785,7 +7218,7 @@ public:
     ///
     /// Lifetime: with a buffersize, an lvalue range is read while results are taken.
     template <class Fn, class Range>
-    auto map(Fn fn, Range&& elements, map_options options = {}) {
+    auto map(Fn fn, Range&& elements, executor_map_options options = {}) {
         return map_with<any_kind>(std::move(fn), std::forward<Range>(elements), options);
     }
 
@@ -6819,7 +7252,7 @@ protected:
     executor& operator=(executor&&) = delete;
 
     template <class Kind, class Fn, class Range>
-    auto map_with(Fn fn, Range&& elements, const map_options& options);
+    auto map_with(Fn fn, Range&& elements, const executor_map_options& options);
 
 private:
     std::shared_ptr<detail::executor_core> core_;
@@ -6892,7 +7325,7 @@ public:
             core(), std::forward<Fn>(fn), std::forward<Args>(args)...));
     }
     template <class Fn, class Range>
-    auto map(Fn fn, Range&& elements, map_options options = {}) {
+    auto map(Fn fn, Range&& elements, executor_map_options options = {}) {
         return map_with<thread_kind>(std::move(fn), std::forward<Range>(elements), options);
     }
 
@@ -6984,7 +7417,7 @@ public:
         return future_of(std::move(state));
     }
     template <class Fn, class Range>
-    auto map(Fn fn, Range&& elements, map_options options = {}) {
+    auto map(Fn fn, Range&& elements, executor_map_options options = {}) {
         return map_with<isolated_kind>(std::move(fn), std::forward<Range>(elements), options);
     }
 
@@ -7054,7 +7487,7 @@ ASYNCIO_API void refuse_in_worker();
 } // namespace detail
 
 template <class Kind, class Fn, class Range>
-auto executor::map_with(Fn fn, Range&& elements, const map_options& options) {
+auto executor::map_with(Fn fn, Range&& elements, const executor_map_options& options) {
     using iterator = decltype(std::begin(elements));
     using in = std::remove_cvref_t<decltype(*std::begin(elements))>;
     using result = std::remove_cvref_t<std::invoke_result_t<Fn&, in>>;
@@ -7221,29 +7654,40 @@ void event_loop::set_default_executor(std::shared_ptr<Executor> pool) {
 
 namespace detail {
 
-// Cancels a task when the thread that waits for it has cancelled the future.
+// What a thread waits for. When it goes away without an outcome, because the loop was
+// closed, the thread is told.
 template <class T>
-class thread_link final : relay_target {
+class promised {
 public:
-    explicit thread_link(ref_ptr<concurrent_state<T>> result)
-        : result_(std::move(result)), task_(current_task()) {
-        if (!join(*result_, task_.state().core.operator*())) task_.cancel();
+    explicit promised(ref_ptr<concurrent_state<T>> state) noexcept : state_(std::move(state)) {}
+    promised(promised&&) noexcept = default;
+    promised& operator=(promised&&) = delete;
+    ~promised() {
+        if (state_) state_->cancel_anyway();
     }
-    ~thread_link() {
-        leave();
-        result_->cancel_anyway(); // nobody waits for a task that was destroyed
+    concurrent_state<T>* operator->() const noexcept { return state_.get(); }
+    concurrent_state<T>& operator*() const noexcept { return *state_; }
+
+private:
+    ref_ptr<concurrent_state<T>> state_;
+};
+
+// Cancels a task when the thread that waits for it has cancelled the future.
+class cancel_link final : relay_target {
+public:
+    cancel_link(concurrent_base& result, any_task task) : task_(std::move(task)) {
+        if (!join(result, *task_.state().core)) task_.cancel();
     }
 
 private:
     void job_done() noexcept override { task_.cancel(); }
 
-    ref_ptr<concurrent_state<T>> result_;
     any_task task_;
 };
 
 template <class T>
-coro<> run_for_thread(coro<T> work, ref_ptr<concurrent_state<T>> result) {
-    const auto link = std::make_unique<thread_link<T>>(result);
+coro<> run_for_thread(coro<T> work, promised<T> result) {
+    const auto link = std::make_unique<cancel_link>(*result, current_task());
     try {
         if constexpr (std::is_void_v<T>) {
             co_await std::move(work);
@@ -7260,25 +7704,6 @@ coro<> run_for_thread(coro<T> work, ref_ptr<concurrent_state<T>> result) {
     }
 }
 
-// Runs in the loop; when the loop closes before, the waiting thread is told.
-template <class T>
-class thread_start {
-public:
-    thread_start(coro<T> work, ref_ptr<concurrent_state<T>> result) noexcept
-        : work_(std::move(work)), result_(std::move(result)) {}
-    thread_start(thread_start&&) noexcept = default;
-    ~thread_start() {
-        if (result_) result_->cancel_anyway();
-    }
-    void operator()() {
-        create_task(run_for_thread<T>(std::move(work_), std::move(result_)));
-    }
-
-private:
-    coro<T> work_;
-    ref_ptr<concurrent_state<T>> result_;
-};
-
 } // namespace detail
 
 /// Runs something awaitable as a task of a loop that runs on another thread.
@@ -7293,9 +7718,11 @@ concurrent_future<await_result_t<Awaitable>> run_coroutine_threadsafe(Awaitable&
     using result = await_result_t<Awaitable>;
     detail::ref_ptr<detail::concurrent_state<result>> state(new detail::concurrent_state<result>);
     concurrent_future<result> future(state);
-    loop.call_soon_threadsafe(detail::thread_start<result>(
-        detail::as_coro(std::decay_t<Awaitable>(std::forward<Awaitable>(work))),
-        std::move(state)));
+    loop.call_soon_threadsafe(
+        [work = detail::as_coro(std::decay_t<Awaitable>(std::forward<Awaitable>(work))),
+         promise = detail::promised<result>(std::move(state))]() mutable {
+            create_task(detail::run_for_thread<result>(std::move(work), std::move(promise)));
+        });
     return future;
 }
 
@@ -7460,7 +7887,9 @@ coro<job_result_t<Fn, Args...>> call_in_thread(Fn fn, Args... args) {
     auto call = [variables = context::current(), fn = std::move(fn)](Args&&... values) mutable {
         return variables.run([&]() -> decltype(auto) { return plain_call::call(fn, values...); });
     };
-    auto job = run_in_executor(nullptr, std::move(call), std::move(args)...);
+    loop_core& loop = require_running("to_thread");
+    auto job = future_of_job(loop, submit_to_threads(default_executor(loop).core(),
+                                                     std::move(call), std::move(args)...));
     co_return co_await std::move(job);
 }
 
@@ -8284,6 +8713,215 @@ auto retry(F&& fn, retry_options options = {}, Predicate&& again = {}) {
         std::forward<F>(fn), options, std::forward<Predicate>(again));
 }
 
+/// The states of a circuit_breaker.
+enum class circuit_state { closed, open, half_open };
+
+/// A call that a circuit_breaker did not let through.
+class circuit_open_error : public std::runtime_error {
+public:
+    circuit_open_error()
+        : std::runtime_error("asyncio::circuit_breaker: the circuit is open after repeated "
+                             "failures; try again later") {}
+    using std::runtime_error::runtime_error;
+};
+
+/// Options of circuit_breaker.
+struct circuit_breaker_options {
+    int failures = 5;                           ///< in a row, that open it
+    duration open_for = std::chrono::seconds(60); ///< until a trial call is let through
+    int half_open_calls = 1;                    ///< trial calls that must succeed to close it
+};
+
+/// Leaves a service alone that keeps failing. Closed, it lets calls through; after some
+/// failures in a row it opens, and calls fail at once; after a while it is half open and
+/// lets trial calls through: their success closes it, a failure opens it again.
+/// Cancellations count neither as success nor as failure. (M. Nygard, Release It!)
+class circuit_breaker {
+public:
+    /// Throws: std::invalid_argument for options that make no sense.
+    explicit circuit_breaker(circuit_breaker_options options = {});
+    circuit_breaker(const circuit_breaker&) = delete;
+    circuit_breaker& operator=(const circuit_breaker&) = delete;
+
+    /// Awaits what `fn` returns, or throws circuit_open_error without calling it.
+    template <class F>
+        requires detail::owned_callable<F>
+    coro<await_result_t<F>> call(F fn) {
+        using R = await_result_t<F>;
+        let_in();
+        const std::uint64_t period = period_;
+        std::exception_ptr failure;
+        std::optional<detail::stored<R>> result;
+        try {
+            if constexpr (std::is_void_v<R>) co_await fn();
+            else result.emplace(co_await fn());
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        note(period, failure);
+        if (failure) std::rethrow_exception(std::move(failure));
+        if constexpr (!std::is_void_v<R>) co_return std::move(*result);
+    }
+
+    /// Open turns into half_open when its time is over.
+    circuit_state state() const noexcept;
+
+    /// `fn(from, to)` is called at each change.
+    void on_change(detail::function<void(circuit_state, circuit_state)> fn) {
+        on_change_ = std::move(fn);
+    }
+
+private:
+    void let_in();
+    void note(std::uint64_t period, const std::exception_ptr& failure);
+    void change(circuit_state to);
+
+    circuit_breaker_options options_;
+    detail::function<void(circuit_state, circuit_state)> on_change_;
+    circuit_state state_ = circuit_state::closed;
+    std::uint64_t period_ = 0; // changes so far: late results of an earlier state do not count
+    int failures_ = 0;         // in a row
+    int trials_ = 0;           // let in since it is half open
+    int successes_ = 0;        // of those
+    time_point open_until_;
+};
+
+/// Options of rate_limiter.
+struct rate_limiter_options {
+    double rate = 1;                            ///< turns ...
+    duration per = std::chrono::seconds(1); ///< ... in this time
+    double burst = 1;                           ///< turns that may be saved up
+};
+
+/// Lets a number of turns through per time, first come, first served: a token bucket.
+class rate_limiter {
+public:
+    /// Throws: std::invalid_argument unless rate, per and burst are positive, burst at
+    /// least 1.
+    explicit rate_limiter(rate_limiter_options options);
+    rate_limiter(const rate_limiter&) = delete;
+    rate_limiter& operator=(const rate_limiter&) = delete;
+
+    /// Waits for a turn and takes it.
+    ///
+    /// Cancellation: no turn is taken.
+    coro<> acquire();
+
+private:
+    void refill();
+
+    rate_limiter_options options_;
+    double saved_;
+    std::optional<time_point> filled_at_;
+    lock line_;
+};
+
+/// Options of map().
+struct map_options {
+    std::optional<std::size_t> limit = {}; ///< calls at the same time; none: all
+    bool ordered = true;                   ///< results in the order of the range, or as they come
+};
+
+namespace detail {
+
+template <class T, class F>
+using map_result_t = await_result_t<std::invoke_result_t<F&, T>>;
+
+template <bool Outcomes, class T, class F>
+struct map_state {
+    using R = map_result_t<T, F>;
+    std::vector<T> items;
+    F fn;
+    std::size_t next = 0;
+    std::vector<std::optional<gathered<Outcomes, R>>> results;
+    bool ordered;
+    std::size_t finished = 0;
+};
+
+// One of the tasks that work on the items.
+template <bool Outcomes, class T, class F>
+coro<> map_worker(map_state<Outcomes, T, F>& work) {
+    using R = map_result_t<T, F>;
+    while (work.next < work.items.size()) {
+        const std::size_t index = work.next++;
+        std::optional<gathered<Outcomes, R>> result;
+        if constexpr (Outcomes) {
+            auto call = as_coro(work.fn(std::move(work.items[index])));
+            result.emplace(co_await as_outcome(std::move(call)));
+        } else if constexpr (std::is_void_v<R>) {
+            co_await work.fn(std::move(work.items[index]));
+            result.emplace();
+        } else {
+            result.emplace(co_await work.fn(std::move(work.items[index])));
+        }
+        work.results[work.ordered ? index : work.finished] = std::move(result);
+        ++work.finished;
+    }
+}
+
+template <bool Outcomes, class T, class F>
+coro<range_result<Outcomes, map_result_t<T, F>>> run_map(std::vector<T> items, F fn,
+                                                         map_options options) {
+    using R = map_result_t<T, F>;
+    const std::size_t count = items.size();
+    map_state<Outcomes, T, F> work{std::move(items), std::move(fn), 0, {}, options.ordered, 0};
+    work.results.resize(count);
+    std::size_t workers = std::min(count, options.limit.value_or(count));
+    std::exception_ptr failure;
+    try {
+        auto body = [&work, workers](task_group& group) {
+            for (std::size_t i = 0; i < workers; ++i) group.create_task(map_worker(work));
+        };
+        co_await with(task_group(), body);
+    } catch (const exception_group& group) {
+        failure = group.exceptions().front();
+    } catch (const base_exception_group& group) {
+        failure = group.exceptions().front();
+    }
+    if (failure) std::rethrow_exception(std::move(failure));
+    if constexpr (!std::is_void_v<range_result<Outcomes, R>>) {
+        range_result<Outcomes, R> results;
+        results.reserve(count);
+        for (auto& result : work.results) results.push_back(std::move(*result));
+        co_return results;
+    }
+}
+
+template <bool Outcomes, class Range, class F>
+auto map_each(Range&& range, F&& fn, map_options options) {
+    static_assert(closure_survives<F>(),
+                  "asyncio::map: g++ up to 12 destroys such a closure twice; name the lambda "
+                  "first: auto fn = [...]...; co_await map(range, fn)");
+    if (options.limit && *options.limit == 0)
+        throw_invalid_argument("asyncio::map: a limit of 0 lets nothing run; give at least 1");
+    using T = range_element_t<Range>;
+    std::vector<T> items;
+    for_each_given(std::forward<Range>(range),
+                   [&](auto&& item) { items.push_back(std::forward<decltype(item)>(item)); });
+    return run_map<Outcomes, T, std::decay_t<F>>(std::move(items), std::forward<F>(fn), options);
+}
+
+} // namespace detail
+
+/// Calls `fn`, which returns an awaitable, for each item of a range, at most
+/// options.limit at the same time, and gives the results as a vector. The items and `fn`
+/// are moved or copied in.
+///
+/// Throws: the first failure, as it is, after the other calls were cancelled and have
+/// ended. With `return_exceptions` as the first argument nothing is thrown and the
+/// results are outcomes.
+///
+/// Cancellation: cancels the calls and waits for them.
+template <class Range, class F>
+    requires(!std::same_as<std::remove_cvref_t<Range>, return_exceptions_t>)
+auto map(Range&& range, F&& fn, map_options options = {}) {
+    return detail::map_each<false>(std::forward<Range>(range), std::forward<F>(fn), options);
+}
+template <class Range, class F>
+auto map(return_exceptions_t, Range&& range, F&& fn, map_options options = {}) {
+    return detail::map_each<true>(std::forward<Range>(range), std::forward<F>(fn), options);
+}
+
 } // namespace asyncio::inline ASYNCIO_ABI
 
 // =============================================================================
@@ -8294,6 +8932,25 @@ auto retry(F&& fn, retry_options options = {}, Predicate&& again = {}) {
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
+
+/// Prints where a task stands: its coroutines, the outermost first, each with the place
+/// of its await; and below, in the same way, the tasks that wait for it. `limit` keeps
+/// the n outermost coroutines, a negative one the n innermost, 0 none. Without a task:
+/// the running one; nothing in a plain callback. Python's asyncio.print_call_graph.
+///
+/// Of a running task the coroutines are known up to where it was last suspended.
+///
+/// Throws: std::runtime_error outside a loop when no task is given.
+ASYNCIO_API void print_call_graph(const any_task& task, std::ostream& out,
+                                  std::optional<int> limit = {});
+ASYNCIO_API void print_call_graph(std::ostream& out, std::optional<int> limit = {});
+
+/// Prints all unfinished tasks of the running loop as trees: below each task stand those
+/// that it waits for; a task that two wait for stands under both. As `asyncio pstree`.
+///
+/// Throws: std::runtime_error outside a loop, and when tasks wait for each other in a
+/// circle, naming them.
+ASYNCIO_API void print_tasks(std::ostream& out);
 
 /// Records the tasks of a loop and the executor jobs that they await, while it lives.
 ///
@@ -8369,25 +9026,41 @@ private:
 
 #include <arpa/inet.h>
 #include <cerrno>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cxxabi.h>
+#include <deque>
+#include <elf.h>
 #include <fcntl.h>
+#include <functional>
+#include <ios>
+#include <link.h>
 #include <mutex>
 #include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <ostream>
+#include <sstream>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <thread>
 #include <time.h>
 #include <unistd.h>
@@ -9041,12 +9714,17 @@ void throw_runtime_error(const char* message) { throw std::runtime_error(message
 void throw_invalid_argument(const char* message) { throw std::invalid_argument(message); }
 void throw_invalid_state(const char* message) { throw invalid_state_error(message); }
 
-void throw_group(const char* message, std::vector<std::exception_ptr> errors) {
+std::exception_ptr make_group(std::string message, std::vector<std::exception_ptr> errors) {
     const bool ordinary = std::all_of(errors.begin(), errors.end(), [](const auto& error) {
         return kind_of(error) == error_kind::ordinary;
     });
-    if (ordinary) throw exception_group(message, std::move(errors));
-    throw base_exception_group(message, std::move(errors));
+    if (ordinary)
+        return std::make_exception_ptr(exception_group(std::move(message), std::move(errors)));
+    return std::make_exception_ptr(base_exception_group(std::move(message), std::move(errors)));
+}
+
+void throw_group(const char* message, std::vector<std::exception_ptr> errors) {
+    std::rethrow_exception(make_group(message, std::move(errors)));
 }
 
 static void print_tree(std::ostream& out, const base_exception_group& group,
@@ -9141,6 +9819,7 @@ std::ostream& operator<<(std::ostream& out, const base_exception_group& group) {
 }
 
 error::error(std::exception_ptr exception) : exception_(std::move(exception)) {
+    if (!exception_) return;
     try {
         std::rethrow_exception(exception_);
     } catch (const std::system_error& e) {
@@ -9360,7 +10039,11 @@ std::int64_t loop_core::now_ns() const noexcept {
 struct signal_entry {
     struct handler {
         int number;
+        event_loop::signal_layer layer;
+        const void* owner;
         function<void()> fn;
+        bool removed = false;
+        context_slot variables = copy_context();
     };
     std::vector<std::shared_ptr<handler>> handlers;
 };
@@ -9440,6 +10123,26 @@ void unwant_signal(loop_core& core, int number) noexcept {
 } // namespace detail
 
 void event_loop::add_signal_handler(int number, detail::function<void()> fn) {
+    // The new one first, so that the signal does not get its default effect in between.
+    const auto before = signals_ ? signals_->handlers : decltype(signals_->handlers)();
+    listen(number, signal_layer::user, this, std::move(fn));
+    for (const auto& handler : before)
+        if (handler->number == number && handler->layer == signal_layer::user)
+            forget_signal(handler.get());
+}
+
+bool event_loop::remove_signal_handler(int number) {
+    if (!signals_) return false;
+    for (const auto& handler : signals_->handlers)
+        if (handler->number == number && handler->layer == signal_layer::user) {
+            forget_signal(handler.get());
+            return true;
+        }
+    return false;
+}
+
+void event_loop::listen(int number, signal_layer layer, const void* owner,
+                        detail::function<void()> fn) {
     if (number < 1 || number > detail::most_signals)
         throw std::invalid_argument("asyncio::event_loop::add_signal_handler: no signal has the "
                                     "number " + std::to_string(number));
@@ -9448,30 +10151,49 @@ void event_loop::add_signal_handler(int number, detail::function<void()> fn) {
             "asyncio::event_loop::add_signal_handler: SIGKILL and SIGSTOP cannot be caught");
     core_->require_open("asyncio::event_loop::add_signal_handler: the loop is closed");
     if (!signals_) signals_ = std::make_unique<detail::signal_entry>();
-    remove_signal_handler(number);
+    auto handler = std::make_shared<detail::signal_entry::handler>(
+        detail::signal_entry::handler{number, layer, owner, std::move(fn)});
+    signals_->handlers.reserve(signals_->handlers.size() + 1);
     detail::want_signal(*core_, number);
-    signals_->handlers.push_back(std::make_shared<detail::signal_entry::handler>(
-        detail::signal_entry::handler{number, std::move(fn)}));
+    signals_->handlers.push_back(std::move(handler));
 }
 
-bool event_loop::remove_signal_handler(int number) {
-    if (!signals_) return false;
+void event_loop::stop_listening(const void* owner) noexcept {
+    if (!signals_) return;
+    for (std::size_t i = signals_->handlers.size(); i-- > 0;)
+        if (signals_->handlers[i]->owner == owner) forget_signal(signals_->handlers[i].get());
+}
+
+void event_loop::forget_signal(const void* which) noexcept {
     auto& handlers = signals_->handlers;
     const auto found = std::find_if(handlers.begin(), handlers.end(),
-                                    [&](const auto& h) { return h->number == number; });
-    if (found == handlers.end()) return false;
+                                    [&](const auto& h) { return h.get() == which; });
+    (*found)->removed = true;
+    const int number = (*found)->number;
     handlers.erase(found);
     detail::unwant_signal(*core_, number);
-    return true;
 }
 
+// Handlers come before what is ready, so that Ctrl-C reaches a task before its next step.
 void event_loop::take_signals() {
     const std::uint64_t pending = core_->pending_signals.exchange(0);
     if (!pending || !signals_) return;
-    const auto handlers = signals_->handlers; // a handler may remove itself
-    for (const auto& handler : handlers)
-        if (pending & (std::uint64_t(1) << (handler->number - 1)))
-            call_soon([handler] { handler->fn(); });
+    detail::ready_queue later;
+    later.append(core_->ready);
+    for (const auto& handler : signals_->handlers) {
+        if (!(pending & (std::uint64_t(1) << (handler->number - 1)))) continue;
+        const bool covered = std::any_of(
+            signals_->handlers.begin(), signals_->handlers.end(), [&](const auto& other) {
+                return other->number == handler->number && other->layer > handler->layer;
+            });
+        if (covered) continue;
+        call_soon([handler] {
+            if (handler->removed) return;
+            const detail::context_scope scope(handler->variables);
+            handler->fn();
+        });
+    }
+    core_->ready.append(later);
 }
 
 // -- the loop ------------------------------------------------------------------------
@@ -9492,6 +10214,7 @@ event_loop::event_loop(run_options options) : core_(new detail::loop_core) {
     if (options.clock == clock_kind::real && options.time_scale != 1.0)
         rescale(options.time_scale, false);
     shuffle_state_ = options.shuffle_seed;
+    attentive_ = core_->debug || shuffle_state_;
     backend_ = new detail::backend_state(*core_);
 }
 
@@ -9509,7 +10232,7 @@ void event_loop::close() {
     destroy_pending();
     if (signals_)
         while (!signals_->handlers.empty())
-            remove_signal_handler(signals_->handlers.back()->number);
+            forget_signal(signals_->handlers.back().get());
     default_executor.reset();
     watches_.clear();
     // From here on nobody can post; wait for those who are about to have done so.
@@ -9612,6 +10335,7 @@ struct event_loop::watch_entry final : detail::io_watch, detail::ready_node {
             const std::shared_ptr<watch_entry> alive = std::move(w.kept);
             if (w.removed || w.loop.core().dropping) return;
             try {
+                const detail::context_scope scope(w.fn->variables);
                 w.fn->call();
             } catch (const keyboard_interrupt&) {
                 throw;
@@ -9661,12 +10385,11 @@ bool event_loop::unwatch(int fd, bool write) {
 struct event_loop::running_guard {
     running_guard(event_loop& l, const char* who, bool frame) : loop(l) {
         loop.core_->require_open("asyncio::event_loop: the loop is closed; make another one");
-        if (loop.running_ || loop.in_turn_)
+        if (loop.running_)
             throw std::runtime_error(std::string(who) + ": the loop is running already; await "
                                                         "the work instead");
         before = detail::this_thread_core;
-        if (before && before != loop.core_.get() && before->loop &&
-            (before->loop->running_ || before->loop->in_turn_))
+        if (before && before != loop.core_.get() && before->loop && before->loop->running_)
             throw std::runtime_error(std::string(who) + ": another loop is running on this "
                                                         "thread; await the work there");
         detail::this_thread_core = loop.core_.get();
@@ -9677,12 +10400,15 @@ struct event_loop::running_guard {
     running_guard& operator=(const running_guard&) = delete;
     ~running_guard() {
         loop.running_ = false;
+        loop.core_->current = nullptr;
+        detail::this_thread_context = context_before;
         loop.core_->polling = false;
         loop.core_->time_fixed = false;
         detail::this_thread_core = before;
     }
     event_loop& loop;
     detail::loop_core* before = nullptr;
+    detail::context_slot* const context_before = detail::this_thread_context;
 };
 
 event_loop::entered::entered(event_loop& loop) : before_(detail::this_thread_core) {
@@ -9702,21 +10428,29 @@ void event_loop::run_forever() {
 
 void event_loop::stop() noexcept { stopping_ = true; }
 
-std::size_t event_loop::turn(bool may_sleep) {
-    collect(may_sleep);
-    if (shuffle_state_) shuffle_ready();
-    return run_ready();
+inline std::size_t event_loop::turn(bool may_sleep) {
+    const detail::loop_core& core = *core_;
+    if (turns_left_ > 0 && !core.ready.empty() && !core.ask_soon &&
+        !core.inbox.load(std::memory_order_relaxed) &&
+        !core.pending_signals.load(std::memory_order_relaxed))
+        --turns_left_;
+    else
+        collect(may_sleep);
+    ++metrics_.turns;
+    return attentive_ ? run_ready_watched() : run_ready();
 }
 
 // Takes in what others posted, what the system finished, and due timers. Under
 // load the system is asked only now and then: asking costs more than a step.
 void event_loop::collect(bool may_sleep) {
     detail::loop_core& core = *core_;
-    ++metrics_.turns;
-    if (core.inbox.load(std::memory_order_relaxed)) take_inbox();
-    if (!core.ready.empty() && turns_left_ > 0 && !core.ask_soon) {
-        --turns_left_;
-        return;
+    if (core.inbox.load(std::memory_order_relaxed)) {
+        take_inbox();
+        if (turns_left_ > 0 && !core.ask_soon &&
+            !core.pending_signals.load(std::memory_order_relaxed)) {
+            --turns_left_;
+            return;
+        }
     }
     core.ask_soon = false;
     std::int64_t timeout = 0;
@@ -9816,31 +10550,39 @@ void event_loop::shuffle_ready() {
 
 // Runs what is ready now; what that adds stays for the next turn. An interrupt that
 // is thrown out leaves the rest in the queue.
-std::size_t event_loop::run_ready() {
-    detail::loop_core& core = *core_;
-    detail::ready_node* const last = core.ready.last;
+inline std::size_t event_loop::run_ready() {
+    detail::ready_queue& ready = core_->ready;
+    detail::ready_node* const last = ready.last;
     if (!last) return 0;
     std::size_t ran = 0;
-    in_turn_ = true;
-    struct leave {
-        event_loop& loop;
-        std::size_t& count;
-        ~leave() {
-            loop.in_turn_ = false;
-            loop.metrics_.callbacks += count;
-        }
-    } at_end{*this, ran};
-    for (bool more = true; more;) {
-        detail::ready_node* const node = core.ready.pop();
-        more = node != last;
+    detail::ready_node* node = nullptr;
+    do {
+        node = ready.pop();
         ++ran;
-        if (core.debug) run_watched(node);
-        else node->run(node);
+        node->run(node);
+    } while (node != last);
+    metrics_.callbacks += ran;
+    return ran;
+}
+
+std::size_t event_loop::run_ready_watched() {
+    if (shuffle_state_) shuffle_ready();
+    detail::ready_queue& ready = core_->ready;
+    detail::ready_node* const last = ready.last;
+    if (!last) return 0;
+    std::size_t ran = 0;
+    for (bool more = true; more;) {
+        detail::ready_node* const node = ready.pop();
+        more = node != last; // before it runs: it may be gone afterwards
+        ++ran;
+        run_watched(node);
     }
+    metrics_.callbacks += ran;
     return ran;
 }
 
 void event_loop::run_watched(detail::ready_node* node) {
+    if (!core_->debug) return node->run(node);
     std::string who = "a callback";
     if (node->run == &detail::task_base::step)
         who = "a step of task '" + static_cast<detail::task_base*>(node)->name() + "'";
@@ -9999,7 +10741,7 @@ namespace detail {
 // -- futures -------------------------------------------------------------------------
 
 bool state_base::cancel(std::string_view message) {
-    if (done()) return false;
+    if (done() || core->closed) return false;
     complete_cancelled(std::make_exception_ptr(cancelled_error(std::string(message))));
     return true;
 }
@@ -10018,7 +10760,7 @@ void state_base::complete_cancelled(std::exception_ptr error) noexcept {
 }
 
 void state_base::throw_no_value() {
-    reported = true;
+    if (done()) reported = true;
     switch (current) {
     case status::pending:
         throw invalid_state_error("asyncio::future: the result is not there yet; await it, or "
@@ -10162,6 +10904,17 @@ void task_base::enlist(promise_base& promise) noexcept {
 
 void task_base::start_eagerly(promise_base& promise) {
     enlist(promise);
+    task_base* const creator = core->current;
+    context_slot* const context = this_thread_context;
+    struct restore {
+        loop_core& loop;
+        task_base* current;
+        context_slot* slot;
+        ~restore() {
+            loop.current = current;
+            this_thread_context = slot;
+        }
+    } at_end{*core, creator, context};
     step(this);
 }
 
@@ -10205,38 +10958,35 @@ std::string task_base::name() const {
 // until the task has to wait or has ended.
 void task_base::step(ready_node* node) {
     task_base& self = *static_cast<task_base*>(node);
-    loop_core& loop = *self.core;
-    if (loop.dropping || !self.root) return;
-    if (self.must_confirm) {
-        self.must_confirm = false;
-        if (!self.waiting->confirm() && !self.must_cancel) return;
-    }
-    task_base* const before = std::exchange(loop.current, &self);
-    const context_scope scope(self.variables);
-    struct restore {
-        loop_core& loop;
-        task_base* before;
-        ~restore() { loop.current = before; }
-    } leave{loop, before};
-    if (self.must_cancel) {
-        self.must_cancel = false;
-        if (!self.started) {
-            const ref_ptr<state_base> kept(&self);
-            self.destroy_frames();
-            self.complete_cancelled(std::make_exception_ptr(cancelled_error(
-                self.extras ? self.extras->cancel_message : std::string())));
-            self.leave_loop();
-            return;
-        }
-        self.deliver = true;
-    }
+    if (!self.root) return; // its frames were destroyed
+    if ((self.must_confirm || self.must_cancel) && !self.prepare_step()) return;
     self.started = true;
     self.waiting = nullptr;
+    loop_core& loop = *self.core;
+    loop.current = &self;
+    this_thread_context = &self.variables;
     do {
         self.more = false;
         self.at->self.resume();
     } while (self.more);
+    loop.current = nullptr;
+    this_thread_context = nullptr;
     if (self.root->self.done()) self.finish();
+}
+
+// What is rare before a step. False: there is none.
+bool task_base::prepare_step() {
+    if (std::exchange(must_confirm, false) && !waiting->confirm() && !must_cancel) return false;
+    if (!std::exchange(must_cancel, false)) return true;
+    deliver = started;
+    if (started) return true;
+    // Cancelled before it began: nothing of it ever runs.
+    const ref_ptr<state_base> kept(this);
+    destroy_frames();
+    complete_cancelled(std::make_exception_ptr(
+        cancelled_error(extras ? extras->cancel_message : std::string())));
+    leave_loop();
+    return false;
 }
 
 void task_base::end_with(std::exception_ptr error) {
@@ -10295,7 +11045,7 @@ std::vector<any_task> all_tasks() { return all_tasks(get_running_loop()); }
 
 // =============================================================================
 // [SECTION] implementation: runners
-// uses: os, events, futures, tasks, runners, taskgroups
+// uses: os, events, futures, tasks, runners, taskgroups, debugging
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -10312,10 +11062,15 @@ void event_loop::run_until_done(detail::state_base& main) {
     core_->require_open("asyncio::event_loop::run_until_complete: the loop is closed; make "
                         "another one");
     const future<void> watched{detail::ref_ptr<detail::state_base>(&main)};
-    const std::uint64_t id = watched.add_done_callback([this] { stop(); });
+    // The callback is still queued when an interrupt ends the run in the very turn in which
+    // `main` ended. It must not stop the next run.
+    const std::uint64_t id = watched.add_done_callback([this, run = ++runs_] {
+        if (run == runs_) stop();
+    });
     try {
         run_forever();
     } catch (...) {
+        ++runs_;
         watched.remove_done_callback(id);
         if (main.done()) main.reported = true;
         throw;
@@ -10336,12 +11091,13 @@ public:
         // the default disposition.
         active_ = wanted && ::syscall(SYS_gettid) == ::getpid() &&
                   ::sigaction(SIGINT, nullptr, &present) == 0 && present.sa_handler == SIG_DFL;
-        if (active_) loop_.add_signal_handler(SIGINT, [this] { on_interrupt(); });
+        if (active_)
+            loop_.listen(SIGINT, event_loop::signal_layer::run, this, [this] { on_interrupt(); });
     }
     interrupt_guard(const interrupt_guard&) = delete;
     interrupt_guard& operator=(const interrupt_guard&) = delete;
     ~interrupt_guard() {
-        if (active_) loop_.remove_signal_handler(SIGINT);
+        if (active_) loop_.stop_listening(this);
     }
 
     int count() const noexcept { return count_; }
@@ -10354,7 +11110,7 @@ private:
             return;
         }
         // A third one has the system's effect.
-        loop_.remove_signal_handler(SIGINT);
+        loop_.stop_listening(this);
         active_ = false;
         throw keyboard_interrupt();
     }
@@ -10376,7 +11132,10 @@ runner::~runner() {
 event_loop& runner::get_loop() {
     if (closed_)
         detail::throw_runtime_error("asyncio::runner: it is closed; make another one");
-    if (!loop_) loop_ = std::make_unique<event_loop>(options_);
+    if (!loop_) {
+        loop_ = std::make_unique<event_loop>(options_);
+        context_ = context::current();
+    }
     return *loop_;
 }
 
@@ -10416,18 +11175,10 @@ static coro<> end_tasks(event_loop& loop, duration patience) {
         }
         if (!ended.pending.empty() && !printed && loop.time() - begin >= patience) {
             printed = true;
-            std::string text =
-                "asyncio: run() waits for tasks that do not end after their cancellation:\n";
-            for (const any_task& task : ended.pending) {
-                const auto& base = static_cast<const task_base&>(task.state());
-                text += "  " + task.get_name();
-                if (base.at)
-                    text += std::string(" awaits in ") + base.at->place.function_name() + ", " +
-                            base.at->place.file_name() + ":" +
-                            std::to_string(base.at->place.line());
-                text += '\n';
-            }
-            std::fputs(text.c_str(), stderr);
+            std::ostringstream text;
+            text << "asyncio: run() waits for tasks that do not end after their cancellation:\n";
+            for (const any_task& task : ended.pending) print_call_graph(task, text);
+            std::fputs(text.str().c_str(), stderr);
         }
     }
 }
@@ -10471,7 +11222,7 @@ void detail::signal_awaiter::begin() {
     event_loop& loop = *core()->loop;
     listening_ = &loop;
     for (const int number : numbers_)
-        loop.add_signal_handler(number, [this, number] {
+        loop.listen(number, event_loop::signal_layer::wait, this, [this, number] {
             if (woken()) return;
             received_ = number;
             wake();
@@ -10480,7 +11231,7 @@ void detail::signal_awaiter::begin() {
 
 void detail::signal_awaiter::stop() noexcept {
     if (!listening_) return;
-    for (const int number : numbers_) listening_->remove_signal_handler(number);
+    listening_->stop_listening(this);
     listening_ = nullptr;
 }
 
@@ -10633,6 +11384,9 @@ public:
     }
 
 private:
+    void show_awaited(detail::awaited_visitor& visitor) override {
+        for (child* c = group_->children_; c; c = c->next_child) visitor.visit(*c->task);
+    }
     bool on_cancel() noexcept override {
         if (woken()) return false;
         group_->waiting_ = nullptr;
@@ -10822,6 +11576,11 @@ void some_done::begin() {
     if (timeout_) wait_until(deadline_after(core()->now_ns(), *timeout_));
 }
 
+void some_done::show_awaited(awaited_visitor& visitor) {
+    for (link& l : links_)
+        if (l.is_linked()) visitor.visit(*l.state);
+}
+
 void some_done::await_resume() {
     leave();
     if (interrupted()) throw_cancelled();
@@ -10862,7 +11621,21 @@ void report_if_failed(state_base& inner) {
 namespace asyncio::inline ASYNCIO_ABI {
 
 void detail::waiter_list::detach_all() noexcept {
-    while (first_) first_->leave();
+    while (list_waiter* w = first_)
+        if (w->orphan()) report_orphan(*w->task());
+}
+
+void detail::report_orphan(task_base& task) noexcept {
+    loop_core& core = *task.core;
+    if (!core.debug || core.closing || !core.loop) return;
+    try {
+        core.loop->call_exception_handler(
+            {"what a task waits for was destroyed; the task stays suspended until it is cancelled",
+             {},
+             task.name()});
+    } catch (...) {
+        // A destructor has no way to pass it on.
+    }
 }
 
 coro<bool> lock::aexit(std::exception_ptr) {
@@ -10901,30 +11674,52 @@ private:
     condition* owner_;
 };
 
+// Somebody in wait(). When it leaves without having used its notification, however
+// that happens, another one shall have it.
+class condition::visit {
+public:
+    explicit visit(condition& owner) noexcept : owner_(owner), tie_(owner.visits_) {}
+    visit(const visit&) = delete;
+    visit& operator=(const visit&) = delete;
+    ~visit() {
+        if (tie_.holds()) owner_.wake(1);
+    }
+    bool condition_lives() const noexcept { return tie_.holds(); }
+    void succeeded() noexcept { tie_.cut(); }
+
+private:
+    condition& owner_;
+    detail::tie tie_;
+};
+
 coro<bool> condition::wait() {
     if (!locked())
         detail::throw_runtime_error("asyncio::condition::wait: the lock is not held; acquire() "
                                     "it first");
-    lock_->release();
+    lock& mutex = *lock_;
+    visit here(*this);
+    const std::uint64_t turn = mutex.turn_;
+    mutex.release();
     std::exception_ptr cancelled;
     try {
         co_await notified(*this);
     } catch (const cancelled_error&) {
         cancelled = std::current_exception();
     }
-    // However often it is cancelled meanwhile, the task comes out with the lock.
+    // However often it is cancelled meanwhile, the task comes out with the lock; unless
+    // the condition is gone, and its lock probably with it.
     for (bool held = false; !held;) {
+        if (!here.condition_lives() && cancelled) std::rethrow_exception(std::move(cancelled));
         try {
-            held = co_await lock_->acquire();
+            held = co_await mutex.acquire();
         } catch (const cancelled_error&) {
             cancelled = std::current_exception();
         }
     }
-    if (cancelled) {
-        // It may have been meant by a notification; another one shall have it.
-        notify(1);
-        std::rethrow_exception(std::move(cancelled));
-    }
+    // For the caller's guard it is the turn that it had before.
+    mutex.turn_ = turn;
+    if (cancelled) std::rethrow_exception(std::move(cancelled));
+    here.succeeded();
     co_return true;
 }
 
@@ -10932,7 +11727,7 @@ void condition::notify(std::size_t count) {
     if (!locked())
         detail::throw_runtime_error("asyncio::condition::notify: the lock is not held; acquire() "
                                     "it first");
-    while (count-- > 0 && waiters_.wake_next()) {}
+    wake(count);
 }
 
 // -- barrier -------------------------------------------------------------------------
@@ -10942,11 +11737,12 @@ coro<> barrier::wait_in_round() {
     if (state_ == state::broken || state_ == state::resetting) throw broken_barrier_error();
 }
 
-void barrier::leave_round() {
+// Also where the lock is not held: in a frame that is destroyed while it waits.
+void barrier::leave_round() noexcept {
     --count_;
     if (count_ > 0) return;
     if (state_ == state::resetting || state_ == state::draining) state_ = state::filling;
-    changed_.notify_all();
+    changed_.wake(std::numeric_limits<std::size_t>::max());
 }
 
 coro<std::size_t> barrier::wait() {
@@ -10999,22 +11795,25 @@ void detail::queue_base::shut_down(std::size_t dropped) noexcept {
     putters_.wake_all();
 }
 
-detail::queue_base::line::~line() {
-    while (line_waiter* w = first_) {
-        remove(*w);
-        w->line_ = nullptr;
-    }
+void detail::queue_base::line::detach_all(bool shut_down) noexcept {
+    for (chain* const from : {&asleep_, &woken_})
+        while (line_waiter* w = from->first) {
+            from->remove(*w);
+            w->line_ = nullptr;
+            w->ended_ = shut_down;
+            if (!shut_down) report_orphan(*w->task());
+            else if (!w->woken()) w->wake();
+        }
 }
 
 bool detail::queue_base::line_waiter::on_cancel() noexcept {
     if (woken()) return false;
-    if (linked_) line_->remove(*this);
+    if (in_) line_->leave(*this);
     cancel_here();
     return true;
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI
-
 // =============================================================================
 // [SECTION] implementation: executors
 // uses: os, codec, events, futures, tasks, executors
@@ -11106,8 +11905,6 @@ bool concurrent_base::unwatch(done_node& node) noexcept {
     return true;
 }
 
-namespace {
-
 // A thread that waits for one future.
 struct blocked_thread final : done_node {
     std::mutex mutex;
@@ -11121,8 +11918,6 @@ struct blocked_thread final : done_node {
         changed.notify_one();
     }
 };
-
-} // namespace
 
 bool concurrent_base::wait(std::optional<duration> timeout) noexcept {
     if (done()) return true;
@@ -11587,8 +12382,6 @@ namespace detail {
 
 // -- exceptions that travel --------------------------------------------------------
 
-namespace {
-
 enum class error_form : std::uint8_t { none, known, other, cancelled, interrupt, group, base_group };
 
 // How one exception type travels.
@@ -11808,8 +12601,6 @@ void put_standard(encoder& out, const std::exception& error) {
     out.put(nested ? nested->nested_ptr() : std::exception_ptr());
 }
 
-} // namespace
-
 void throw_codec_error(const char* message) { throw codec_error(message); }
 
 } // namespace detail
@@ -11883,8 +12674,6 @@ namespace detail {
 //
 // The same program is at another address in another process, but each of its files
 // (the program, libraries) has an identity and a function its place in the file.
-
-namespace {
 
 // One loaded file that is looked for, by an address in it or by its identity.
 struct module_search {
@@ -11962,8 +12751,6 @@ int visit_module(dl_phdr_info* info, std::size_t, void* context) {
     return 1;
 }
 
-} // namespace
-
 void put_code(encoder& out, code_pointer code) {
     module_search search;
     search.address = reinterpret_cast<std::uintptr_t>(code);
@@ -11992,7 +12779,1353 @@ code_pointer get_code(decoder& in) {
     return reinterpret_cast<code_pointer>(address);
 }
 
+// -- frames ------------------------------------------------------------------------
+//
+// Parent and worker exchange one frame at a time over a socket that keeps message
+// boundaries. What is larger than a frame lies in sealed shared memory whose
+// descriptor comes with it, so that no size of payload can fill a buffer that
+// nobody empties.
+//
+// Facts about Linux that this depends on:
+//   - A SOCK_SEQPACKET message arrives whole or not at all, with its descriptor.
+//   - A peer that dies with unread messages makes recv() fail with ECONNRESET once;
+//     one that had read everything makes it return 0. So a job that was never taken
+//     can be told from one that killed its worker.
+//   - F_SEAL_WRITE and F_SEAL_SHRINK cannot be taken back: what is mapped stays as
+//     it is, whatever the other process does.
+
+constexpr std::size_t frame_room = 64 * 1024; // of payload; more goes to shared memory
+
+enum class frame_kind : std::uint16_t { setup, ready, unfit, job, result, failure };
+
+struct frame_header {
+    static constexpr std::uint32_t right_magic = 0x4f494141; // "AAIO"
+    static constexpr std::uint16_t right_version = 1;
+
+    std::uint32_t magic = right_magic;
+    std::uint16_t version = right_version;
+    frame_kind kind = frame_kind::setup;
+    std::uint64_t size = 0; // of the payload
+};
+static_assert(sizeof(frame_header) == 16);
+
+union descriptor_message {
+    cmsghdr header;
+    char room[CMSG_SPACE(sizeof(int))];
+};
+
+// Sends a descriptor along with a message; -1 is none.
+void attach_descriptor(msghdr& message, descriptor_message& control, int fd) noexcept {
+    if (fd < 0) return;
+    std::memset(&control, 0, sizeof control);
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control.room;
+    cmsghdr* const header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+}
+
+owned_fd attached_descriptor(msghdr& message) noexcept {
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
+        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+            int fd = -1;
+            std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+            return owned_fd(fd);
+        }
+    return owned_fd();
+}
+
+// 0, or what errno says.
+int send_frame(int socket, frame_kind kind, const outgoing& call, int flags) noexcept {
+    frame_header header;
+    header.kind = kind;
+    header.size = call.out.written();
+    iovec parts[2] = {{&header, sizeof header},
+                      {const_cast<char*>(call.out.bytes().data()),
+                       call.shared < 0 ? call.out.bytes().size() : 0}};
+    msghdr message = {};
+    message.msg_iov = parts;
+    message.msg_iovlen = 2;
+    descriptor_message control;
+    attach_descriptor(message, control, call.shared);
+    for (;;) {
+        if (::sendmsg(socket, &message, flags | MSG_NOSIGNAL) >= 0) return 0;
+        if (errno != EINTR) return errno;
+    }
+}
+
+// Takes in one frame after the other.
+class frame_reader {
+public:
+    enum class outcome { frame, nothing, end, unread, broken };
+
+    frame_reader() : buffer_(new char[sizeof(frame_header) + frame_room]) {}
+    frame_reader(const frame_reader&) = delete;
+    frame_reader& operator=(const frame_reader&) = delete;
+    ~frame_reader() { unmap(); }
+
+    outcome receive(int socket, int flags) noexcept;
+
+    frame_kind kind() const noexcept { return kind_; }
+    // The payload, until the next receive().
+    std::string_view bytes() const noexcept { return bytes_; }
+
+private:
+    bool map(const owned_fd& memory, std::size_t size) noexcept;
+    void unmap() noexcept {
+        if (mapped_) ::munmap(mapped_, mapped_size_);
+        mapped_ = nullptr;
+    }
+
+    std::unique_ptr<char[]> buffer_;
+    frame_kind kind_ = frame_kind::setup;
+    std::string_view bytes_;
+    void* mapped_ = nullptr;
+    std::size_t mapped_size_ = 0;
+};
+
+frame_reader::outcome frame_reader::receive(int socket, int flags) noexcept {
+    unmap();
+    iovec part = {buffer_.get(), sizeof(frame_header) + frame_room};
+    descriptor_message control;
+    msghdr message = {};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control.room;
+    ssize_t size = 0;
+    do size = ::recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+    while (size < 0 && errno == EINTR);
+    if (size == 0) return outcome::end;
+    if (size < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK) return outcome::nothing;
+        return errno == ECONNRESET ? outcome::unread : outcome::end;
+    }
+    const owned_fd memory = attached_descriptor(message);
+    const std::size_t got = static_cast<std::size_t>(size);
+    frame_header header;
+    if (got < sizeof header || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)
+        return outcome::broken;
+    std::memcpy(&header, buffer_.get(), sizeof header);
+    if (header.magic != frame_header::right_magic ||
+        header.version != frame_header::right_version)
+        return outcome::broken;
+    kind_ = header.kind;
+    if (memory) return map(memory, header.size) ? outcome::frame : outcome::broken;
+    if (header.size != got - sizeof header) return outcome::broken;
+    bytes_ = std::string_view(buffer_.get() + sizeof header, got - sizeof header);
+    return outcome::frame;
+}
+
+bool frame_reader::map(const owned_fd& memory, std::size_t size) noexcept {
+    constexpr int wanted = F_SEAL_SHRINK | F_SEAL_WRITE;
+    const int seals = ::fcntl(memory.get(), F_GET_SEALS);
+    struct ::stat about;
+    if (seals < 0 || (seals & wanted) != wanted || ::fstat(memory.get(), &about) < 0 ||
+        static_cast<std::uint64_t>(about.st_size) != size || size == 0)
+        return false;
+    void* const at =
+        ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, memory.get(), 0);
+    if (at == MAP_FAILED) return false;
+    mapped_ = at;
+    mapped_size_ = size;
+    bytes_ = std::string_view(static_cast<const char*>(at), size);
+    return true;
+}
+
+outgoing::outgoing() : out(*this, frame_room) {}
+
+outgoing::~outgoing() {
+    if (shared >= 0) ::close(shared);
+}
+
+void outgoing::take(std::string& buffered, const char* data, std::size_t size) {
+    spill(buffered.data(), buffered.size());
+    buffered.clear();
+    if (size < frame_room / 2) buffered.append(data, size);
+    else spill(data, size);
+}
+
+void outgoing::spill(const char* data, std::size_t size) {
+    if (shared < 0) {
+        shared = ::memfd_create("asyncio", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (shared < 0) throw_last_error("memfd_create");
+    }
+    while (size > 0) {
+        const ssize_t done = ::write(shared, data, std::min<std::size_t>(size, 1u << 30));
+        if (done < 0) {
+            if (errno == EINTR) continue;
+            throw_last_error("write to shared memory");
+        }
+        data += done;
+        size -= static_cast<std::size_t>(done);
+    }
+}
+
+void outgoing::seal() {
+    if (shared < 0) return;
+    spill(out.bytes().data(), out.bytes().size());
+    out.bytes().clear();
+    if (::fcntl(shared, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
+        throw_last_error("fcntl(F_ADD_SEALS)");
+}
+
+// -- in a worker process -----------------------------------------------------------
+
+// Coverage runtimes write their data at exit(), which a worker does not reach.
+extern "C" {
+void __gcov_dump(void) __attribute__((weak));
+int __llvm_profile_write_file(void) __attribute__((weak));
+}
+
+#if defined(__SANITIZE_THREAD__)
+constexpr bool limits_memory = false;
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+constexpr bool limits_memory = false;
+#else
+constexpr bool limits_memory = !ASYNCIO_SANITIZED;
+#endif
+#else
+constexpr bool limits_memory = !ASYNCIO_SANITIZED; // a sanitizer maps terabytes
+#endif
+
+// The descriptor at which a process that was started as a worker finds its socket.
+constexpr int worker_socket = 3;
+
+// What a worker is told first.
+struct worker_setup {
+    std::optional<std::uint64_t> memory_limit;
+    std::optional<std::int64_t> cpu_limit; // nanoseconds per job
+    bool has_initializer = false;          // its place follows
+};
+
+// A worker never runs the program's exit handlers: they are the parent's business.
+[[noreturn]] void leave_worker(int code) noexcept {
+    std::fflush(nullptr);
+    if (&__gcov_dump != nullptr) __gcov_dump();
+    if (&__llvm_profile_write_file != nullptr) __llvm_profile_write_file();
+    ::_exit(code);
+}
+
+void close_descriptors_from(int first) noexcept {
+#if defined(SYS_close_range)
+    if (::syscall(SYS_close_range, static_cast<unsigned>(first), ~0u, 0u) == 0) return;
+#endif
+    const long last = std::min(::sysconf(_SC_OPEN_MAX), 65536L);
+    for (int fd = first; fd < last; ++fd) ::close(fd);
+}
+
+// Limits growth from here on: what the process inherited is not the job's.
+void limit_memory(std::uint64_t growth) noexcept {
+    if (!limits_memory) return;
+    std::FILE* const file = std::fopen("/proc/self/statm", "re");
+    if (!file) return;
+    unsigned long long pages = 0;
+    const bool known = std::fscanf(file, "%llu", &pages) == 1;
+    std::fclose(file);
+    if (!known) return;
+    const auto page = static_cast<rlim_t>(::sysconf(_SC_PAGESIZE));
+    rlimit limit;
+    limit.rlim_cur = limit.rlim_max = static_cast<rlim_t>(pages) * page + growth;
+    ::setrlimit(RLIMIT_AS, &limit);
+}
+
+// Kills this process when it has used so much processor time since arm().
+class cpu_alarm {
+public:
+    explicit cpu_alarm(std::optional<std::int64_t> limit) noexcept : limit_(limit) {
+        if (!limit_) return;
+        sigevent event = {};
+        event.sigev_notify = SIGEV_SIGNAL;
+        event.sigev_signo = SIGXCPU;
+        if (::timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timer_) != 0) limit_.reset();
+    }
+    void arm() noexcept { set(limit_.value_or(0)); }
+    void disarm() noexcept { set(0); }
+
+private:
+    void set(std::int64_t nanoseconds) noexcept {
+        if (!limit_) return;
+        itimerspec when = {};
+        when.it_value.tv_sec = static_cast<time_t>(nanoseconds / 1000000000);
+        when.it_value.tv_nsec = static_cast<long>(nanoseconds % 1000000000);
+        ::timer_settime(timer_, 0, &when, nullptr);
+    }
+    std::optional<std::int64_t> limit_;
+    timer_t timer_ = {};
+};
+
+// Sends an error; one that cannot travel is told by its text.
+void send_error(int socket, frame_kind kind, const std::exception_ptr& error) {
+    outgoing message;
+    try {
+        message.out.put(error);
+        message.seal();
+        send_frame(socket, kind, message, 0);
+        return;
+    } catch (const std::exception&) {
+        // Fall through to an error that surely fits.
+    }
+    outgoing plain;
+    plain.out.put(std::make_exception_ptr(
+        codec_error("asyncio::codec: the job's error could not travel: " + describe(error))));
+    plain.seal();
+    send_frame(socket, kind, plain, 0);
+}
+
+// Runs jobs until the parent closes the socket.
+[[noreturn]] void run_worker(int socket) noexcept {
+    ::prctl(PR_SET_NAME, "asyncio-worker");
+    frame_reader reader;
+    if (reader.receive(socket, 0) != frame_reader::outcome::frame ||
+        reader.kind() != frame_kind::setup)
+        leave_worker(0);
+    worker_setup setup;
+    try {
+        decoder in(reader.bytes());
+        setup = in.get<worker_setup>();
+        if (setup.memory_limit) limit_memory(*setup.memory_limit);
+        if (setup.has_initializer) get_code(in)();
+    } catch (...) {
+        send_error(socket, frame_kind::unfit, std::current_exception());
+        leave_worker(0);
+    }
+    cpu_alarm alarm(setup.cpu_limit);
+    send_frame(socket, frame_kind::ready, outgoing(), 0);
+    while (reader.receive(socket, 0) == frame_reader::outcome::frame) {
+        std::exception_ptr error;
+        try {
+            outgoing result;
+            decoder in(reader.bytes());
+            const auto entry = reinterpret_cast<remote_entry>(get_code(in));
+            alarm.arm();
+            entry(in, result.out);
+            alarm.disarm();
+            result.seal();
+            std::fflush(nullptr);
+            send_frame(socket, frame_kind::result, result, 0);
+            continue;
+        } catch (...) {
+            error = std::current_exception();
+        }
+        alarm.disarm();
+        std::fflush(nullptr);
+        try {
+            send_error(socket, frame_kind::failure, error);
+        } catch (...) {
+            leave_worker(1); // not even the memory for an error message
+        }
+    }
+    leave_worker(0);
+}
+
+// -- the fork server ---------------------------------------------------------------
+//
+// A process with one thread and nothing open, which makes the workers and sees them
+// die. Only it knows for sure whether a process number still means a worker.
+//
+// Facts about Linux that this depends on:
+//   - A pidfd is readable when its process has died, whoever waits for it or not.
+//   - A dead child that has not been waited for keeps its process and group number:
+//     killing the group before waiting hits nobody else.
+//   - PR_SET_PDEATHSIG acts when the *thread* that forked ends; the server has one.
+
+enum class control_kind : std::int32_t { start, kill, dead, failed };
+
+struct control_message {
+    control_kind kind = control_kind::start;
+    std::uint32_t worker = 0;
+    std::int32_t first = 0;  // kill: the signal; dead: the signal or 0; failed: errno
+    std::int32_t second = 0; // dead: the exit code
+};
+
+bool send_control(int socket, const control_message& what, int fd) noexcept {
+    iovec part = {const_cast<control_message*>(&what), sizeof what};
+    msghdr message = {};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    descriptor_message control;
+    attach_descriptor(message, control, fd);
+    ssize_t sent = 0;
+    do sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    return sent == static_cast<ssize_t>(sizeof what);
+}
+
+enum class control_outcome { message, nothing, end };
+
+control_outcome receive_control(int socket, control_message& what, owned_fd& fd) noexcept {
+    iovec part = {&what, sizeof what};
+    descriptor_message control;
+    msghdr message = {};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control.room;
+    ssize_t size = 0;
+    do size = ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    while (size < 0 && errno == EINTR);
+    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return control_outcome::nothing;
+    if (size != static_cast<ssize_t>(sizeof what)) return control_outcome::end;
+    fd = attached_descriptor(message);
+    return control_outcome::message;
+}
+
+int open_pidfd(pid_t pid) noexcept {
+    return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u));
+}
+
+// Starts this program again; it finds `socket` at worker_socket, and in its
+// environment what it is to be. Throws nothing: returns errno.
+int start_program(pid_t& pid, int socket, char role) {
+    const std::string variable =
+        std::string("ASYNCIO_WORKER=") + role + ":" + std::to_string(::getpid());
+    std::vector<char*> environment;
+    for (char** entry = ::environ; entry && *entry; ++entry)
+        if (std::strncmp(*entry, "ASYNCIO_WORKER=", 15) != 0) environment.push_back(*entry);
+    environment.push_back(const_cast<char*>(variable.c_str()));
+    environment.push_back(nullptr);
+    char* arguments[] = {::program_invocation_name, nullptr};
+
+    // Not the number itself: a dup2() onto the same one would keep it close-on-exec.
+    const owned_fd source(::fcntl(socket, F_DUPFD_CLOEXEC, worker_socket + 1));
+    if (!source) return errno;
+    ::posix_spawn_file_actions_t actions;
+    ::posix_spawnattr_t attributes;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawnattr_init(&attributes);
+    ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    ::posix_spawn_file_actions_adddup2(&actions, source.get(), worker_socket);
+    sigset_t all, none;
+    ::sigfillset(&all);
+    ::sigemptyset(&none);
+    ::posix_spawnattr_setsigdefault(&attributes, &all);
+    ::posix_spawnattr_setsigmask(&attributes, &none);
+    ::posix_spawnattr_setpgroup(&attributes, 0); // Ctrl-C at the terminal is not for workers
+    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF |
+                                                POSIX_SPAWN_SETSIGMASK);
+    const int error = ::posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, arguments,
+                                    environment.data());
+    ::posix_spawnattr_destroy(&attributes);
+    ::posix_spawn_file_actions_destroy(&actions);
+    return error;
+}
+
+class fork_server {
+public:
+    fork_server(int control, pid_t parent, bool spawns) noexcept
+        : control_(control), spawns_(spawns), parent_(open_pidfd(parent)) {
+        // The parent may have died before its pidfd was there.
+        if (::getppid() != parent) ::_exit(0);
+    }
+
+    [[noreturn]] void run() noexcept {
+        std::vector<pollfd> polled;
+        for (;;) {
+            polled.clear();
+            polled.push_back({control_, POLLIN, 0});
+            polled.push_back({parent_, POLLIN, 0});
+            for (const child& c : children_) polled.push_back({c.pidfd, POLLIN, 0});
+            if (::poll(polled.data(), polled.size(), -1) < 0) {
+                if (errno == EINTR) continue;
+                end();
+            }
+            if (polled[1].revents != 0) end();
+            for (std::size_t i = polled.size(); i-- > 2;)
+                if (polled[i].revents != 0) bury(i - 2);
+            if (polled[0].revents != 0) take_orders();
+        }
+    }
+
+private:
+    struct child {
+        std::uint32_t worker;
+        pid_t pid;
+        int pidfd;
+    };
+
+    void take_orders() noexcept {
+        for (;;) {
+            control_message order;
+            owned_fd fd;
+            switch (receive_control(control_, order, fd)) {
+            case control_outcome::nothing: return;
+            case control_outcome::end: end();
+            case control_outcome::message: break;
+            }
+            if (order.kind == control_kind::start) start(order.worker, fd);
+            else if (order.kind == control_kind::kill) kill(order.worker, order.first);
+        }
+    }
+
+    void start(std::uint32_t worker, const owned_fd& socket) noexcept {
+        pid_t pid = 0;
+        int error = 0;
+        if (spawns_) {
+            error = start_program(pid, socket.get(), 'w');
+        } else {
+            std::fflush(nullptr);
+            pid = ::fork();
+            if (pid == 0) become_worker(socket.get());
+            if (pid < 0) error = errno;
+            // Both sides do this, so that it is done before either goes on.
+            else ::setpgid(pid, pid);
+        }
+        int pidfd = -1;
+        if (error == 0 && (pidfd = open_pidfd(pid)) < 0) {
+            error = errno;
+            ::kill(-pid, SIGKILL);
+            ::waitpid(pid, nullptr, 0);
+        }
+        if (error != 0) {
+            tell({control_kind::failed, worker, error, 0});
+            return;
+        }
+        children_.push_back({worker, pid, pidfd});
+    }
+
+    [[noreturn]] void become_worker(int socket) noexcept {
+        const pid_t server = ::getppid();
+        ::setpgid(0, 0);
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (::getppid() != server) ::_exit(0);
+        ::dup2(socket, worker_socket);
+        ::fcntl(worker_socket, F_SETFD, FD_CLOEXEC);
+        close_descriptors_from(worker_socket + 1);
+        run_worker(worker_socket);
+    }
+
+    void kill(std::uint32_t worker, int signal) noexcept {
+        for (const child& c : children_)
+            if (c.worker == worker) ::kill(-c.pid, signal);
+    }
+
+    // A child has died: so does what it has started.
+    void bury(std::size_t index) noexcept {
+        const child dead = children_[index];
+        children_.erase(children_.begin() + static_cast<std::ptrdiff_t>(index));
+        ::kill(-dead.pid, SIGKILL);
+        int status = 0;
+        while (::waitpid(dead.pid, &status, 0) < 0 && errno == EINTR) {}
+        ::close(dead.pidfd);
+        tell({control_kind::dead, dead.worker, WIFSIGNALED(status) ? WTERMSIG(status) : 0,
+              WIFEXITED(status) ? WEXITSTATUS(status) : 0});
+    }
+
+    void tell(const control_message& what) noexcept {
+        if (!send_control(control_, what, -1)) end();
+    }
+
+    // The parent is gone, or needs no workers any more.
+    [[noreturn]] void end() noexcept {
+        for (const child& c : children_) ::kill(-c.pid, SIGKILL);
+        for (const child& c : children_)
+            while (::waitpid(c.pid, nullptr, 0) < 0 && errno == EINTR) {}
+        leave_worker(0);
+    }
+
+    int control_;
+    bool spawns_;
+    int parent_;
+    std::vector<child> children_;
+};
+
+// Makes this process, which has its control socket at worker_socket, a fork server.
+[[noreturn]] void run_server(pid_t parent, bool spawns) noexcept {
+    ::prctl(PR_SET_NAME, "asyncio-forks");
+    ::fcntl(worker_socket, F_SETFD, FD_CLOEXEC);
+    close_descriptors_from(worker_socket + 1);
+    fork_server(worker_socket, parent, spawns).run();
+}
+
+// Whether worker_main() has been called in this program.
+std::atomic<bool> worker_main_ran{false};
+
+// What this process was started to be: f and s are fork servers that fork and
+// spawn, w is a worker, 0 is none of them.
+char worker_role(pid_t& parent) noexcept {
+    const char* const text = std::getenv("ASYNCIO_WORKER");
+    if (!text || !*text || text[1] != ':') return 0;
+    // The variable alone may have been inherited by somebody else.
+    int type = 0;
+    socklen_t size = sizeof type;
+    if (::getsockopt(worker_socket, SOL_SOCKET, SO_TYPE, &type, &size) != 0 ||
+        type != SOCK_SEQPACKET)
+        return 0;
+    parent = static_cast<pid_t>(std::strtol(text + 2, nullptr, 10));
+    return *text;
+}
+
+void refuse_in_worker() {
+    if (worker_main_ran.load(std::memory_order_relaxed)) return;
+    pid_t parent = 0;
+    if (worker_role(parent) == 0) return;
+    static constexpr std::string_view sentence =
+        "asyncio::worker_main: this process was started as a worker, but main() did not call "
+        "worker_main(); make asyncio::worker_main() the first line of main()\n";
+    static_cast<void>(!::write(STDERR_FILENO, sentence.data(), sentence.size()));
+    ::_exit(1);
+}
+
 } // namespace detail
+
+void worker_main() {
+    detail::worker_main_ran.store(true);
+    pid_t parent = 0;
+    const char role = detail::worker_role(parent);
+    if (role == 0) return;
+    ::unsetenv("ASYNCIO_WORKER");
+    if (role == 'w') {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (::getppid() != parent) ::_exit(0);
+        ::fcntl(detail::worker_socket, F_SETFD, FD_CLOEXEC);
+        detail::close_descriptors_from(detail::worker_socket + 1);
+        detail::run_worker(detail::worker_socket);
+    }
+    detail::run_server(parent, role == 's');
+}
+
+namespace detail {
+
+// -- process workers, seen from the parent -----------------------------------------
+//
+// One thread per executor, the supervisor, reads what workers send and hears of
+// their deaths. Whoever submits a job writes it to an idle worker itself, so that
+// the supervisor sleeps whenever nothing has happened.
+
+class process_core final : public executor_core {
+public:
+    struct settings {
+        std::string who;
+        std::size_t most = 1;
+        start_method start = start_method::forkserver;
+        std::optional<std::size_t> max_tasks;
+        std::optional<duration> job_timeout;
+        worker_setup setup;
+        void (*initializer)() = nullptr;
+    };
+
+    explicit process_core(settings how);
+    ~process_core() override;
+
+    void begin();
+    void submit(ref_ptr<concurrent_base> state, remote_job& job,
+                std::unique_ptr<outgoing> call) override;
+    void stop(remote_job& job) noexcept override;
+    void shutdown(bool wait, bool cancel_futures) override;
+    void kill(int signal) override;
+    void close() noexcept override;
+
+private:
+    using clock = std::chrono::steady_clock;
+
+    struct item {
+        ref_ptr<concurrent_base> state;
+        remote_job* job = nullptr;
+        std::unique_ptr<outgoing> call; // kept while it runs: a job never taken is sent again
+        bool started = false;
+    };
+    enum class phase { starting, idle, busy, leaving };
+    struct worker {
+        std::uint32_t id = 0;
+        owned_fd socket;
+        phase now = phase::starting;
+        item job; // while busy
+        std::size_t jobs = 0;
+        std::optional<clock::time_point> deadline;
+        int kill_with = 0;    // a signal that the supervisor is to have sent
+        bool silent = false;  // nothing more comes from its socket
+        bool untaken = false; // it has died, and its job was not read
+    };
+    // What has happened to a job; told to its future when no lock is held.
+    struct ending {
+        item job;
+        std::exception_ptr error; // null: cancelled
+    };
+    using endings = std::vector<ending>;
+
+    void start_server();
+    void supervise() noexcept;
+    void settle(endings& ends);
+    bool start_worker(endings& ends);
+    void hand_out(endings& ends);
+    void set_timer();
+    void wake() noexcept;
+    void listen(worker& from);
+    void take_frame(worker& from, frame_reader& reader);
+    void take_notes();
+    void bury(std::uint32_t id, int signal, int code);
+    void expire(clock::time_point now);
+    void server_died();
+    void break_pool(const std::string& why, endings& ends);
+    void cancel_queue(endings& ends);
+    void wait_for_end() noexcept;
+    void make_idle(worker& w);
+    void forget_idle(const worker& w) noexcept;
+    void dismiss(worker& w) noexcept;
+    worker* find(std::uint32_t id) noexcept;
+    bool any_fit() const noexcept;
+    static void finish(endings& ends) noexcept;
+
+    const settings how_;
+    owned_fd control_;
+    owned_fd server_; // its pidfd
+    pid_t server_pid_ = -1;
+    owned_fd wake_;
+    owned_fd timer_;
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<item> queue_;
+    std::vector<std::unique_ptr<worker>> workers_; // the supervisor alone adds and removes
+    std::vector<worker*> idle_;                    // the last used is used next: it is warm
+    std::size_t starting_ = 0;
+    std::uint32_t next_id_ = 1;
+    std::size_t deaths_in_a_row_ = 0; // before they took a job
+    std::size_t unfit_in_a_row_ = 0;  // whose initializer failed
+    bool shut_down_ = false;
+    bool over_ = false;
+    std::string broken_;
+    std::optional<clock::time_point> kill_at_; // of the destructor
+    std::optional<clock::time_point> timer_set_;
+    std::thread supervisor_;
+    std::thread::id supervisor_id_;
+    frame_reader reader_; // the supervisor's
+};
+
+static owned_fd made_fd(int fd, const char* call) {
+    if (fd < 0) throw_last_error(call);
+    return owned_fd(fd);
+}
+
+static std::pair<owned_fd, owned_fd> socket_pair() {
+    int both[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, both) < 0)
+        throw_last_error("socketpair");
+    std::pair<owned_fd, owned_fd> pair{owned_fd(both[0]), owned_fd(both[1])};
+    // Room for a full frame, whatever the system's default is.
+    const int room = 4 * static_cast<int>(frame_room);
+    for (const int fd : both) ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    return pair;
+}
+
+process_core::process_core(settings how)
+    : executor_core(true), how_(std::move(how)),
+      wake_(made_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
+      timer_(made_fd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
+                     "timerfd_create")) {
+    start_server();
+}
+
+process_core::~process_core() {
+    // Only when begin() failed: else the supervisor has done it.
+    control_.reset();
+    if (server_pid_ > 0)
+        while (::waitpid(server_pid_, nullptr, 0) < 0 && errno == EINTR) {}
+}
+
+void process_core::start_server() {
+    auto [ours, theirs] = socket_pair();
+    const bool again = worker_main_ran.load() && how_.start != start_method::fork;
+    if (again) {
+        const int error =
+            start_program(server_pid_, theirs.get(), how_.start == start_method::spawn ? 's' : 'f');
+        if (error != 0) throw_system_error(error, "posix_spawn");
+    } else {
+        // No handler of the parent's may run in the child: it would write to pipes
+        // that both have.
+        sigset_t all, before;
+        ::sigfillset(&all);
+        ::pthread_sigmask(SIG_SETMASK, &all, &before);
+        const pid_t parent = ::getpid();
+        std::fflush(nullptr);
+        const pid_t pid = ::fork();
+        if (pid == 0) {
+            this_thread_core = nullptr;
+            for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
+            sigset_t none;
+            ::sigemptyset(&none);
+            ::setpgid(0, 0);
+            const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+            if (null >= 0) ::dup2(null, STDIN_FILENO);
+            ::dup2(theirs.get(), worker_socket);
+            ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
+            run_server(parent, false);
+        }
+        const int error = errno;
+        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        if (pid < 0) throw_system_error(error, "fork");
+        ::setpgid(pid, pid);
+        server_pid_ = pid;
+    }
+    server_ = owned_fd(open_pidfd(server_pid_));
+    control_ = std::move(ours);
+}
+
+void process_core::begin() {
+    auto self = std::static_pointer_cast<process_core>(shared_from_this());
+    // The program's signals are for its own threads.
+    sigset_t all, before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    const std::lock_guard guard(mutex_);
+    try {
+        supervisor_ = std::thread([self = std::move(self)] { self->supervise(); });
+    } catch (...) {
+        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        throw;
+    }
+    supervisor_id_ = supervisor_.get_id();
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void process_core::wake() noexcept {
+    const std::uint64_t one = 1;
+    static_cast<void>(!::write(wake_.get(), &one, sizeof one));
+}
+
+void process_core::finish(endings& ends) noexcept {
+    for (ending& end : ends) {
+        if (end.error) end.job.state->fail(std::move(end.error));
+        else end.job.state->cancel_anyway();
+    }
+    ends.clear();
+}
+
+void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job,
+                          std::unique_ptr<outgoing> call) {
+    endings ends;
+    {
+        const std::lock_guard guard(mutex_);
+        if (!broken_.empty()) throw broken_executor(broken_);
+        if (shut_down_)
+            throw std::runtime_error(how_.who + "::submit: the executor was shut down; submit "
+                                                "before shutdown(), or make another one");
+        queue_.push_back({std::move(state), &job, std::move(call), false});
+        hand_out(ends);
+        if (how_.job_timeout) set_timer();
+        if (starting_ < queue_.size() && workers_.size() < how_.most) wake();
+    }
+    finish(ends);
+}
+
+// Gives jobs to idle workers.
+void process_core::hand_out(endings& ends) {
+    while (!queue_.empty() && !idle_.empty()) {
+        item& next = queue_.front();
+        if (!next.started && !next.state->start()) {
+            queue_.pop_front(); // cancelled
+            continue;
+        }
+        next.started = true;
+        worker& w = *idle_.back();
+        const int error = send_frame(w.socket.get(), frame_kind::job, *next.call, MSG_DONTWAIT);
+        if (error == EPIPE || error == ECONNRESET) {
+            // It has died idle; its death note is on the way.
+            idle_.pop_back();
+            w.now = phase::leaving;
+            continue;
+        }
+        if (error != 0) {
+            ends.push_back({std::move(next), std::make_exception_ptr(std::system_error(
+                                                 error, std::system_category(), "sendmsg"))});
+            queue_.pop_front();
+            continue;
+        }
+        idle_.pop_back();
+        w.job = std::move(next);
+        w.now = phase::busy;
+        if (how_.job_timeout) w.deadline = steady_deadline(how_.job_timeout);
+        queue_.pop_front();
+    }
+}
+
+void process_core::set_timer() {
+    std::optional<clock::time_point> first = kill_at_;
+    for (const auto& w : workers_)
+        if (w->now == phase::busy && w->deadline && (!first || *w->deadline < *first))
+            first = w->deadline;
+    if (first == timer_set_) return;
+    timer_set_ = first;
+    itimerspec when = {};
+    if (first) {
+        const std::int64_t ns = std::max<std::int64_t>(
+            std::chrono::duration_cast<std::chrono::nanoseconds>(first->time_since_epoch()).count(),
+            1);
+        when.it_value.tv_sec = static_cast<time_t>(ns / 1000000000);
+        when.it_value.tv_nsec = static_cast<long>(ns % 1000000000);
+    }
+    ::timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
+}
+
+process_core::worker* process_core::find(std::uint32_t id) noexcept {
+    for (const auto& w : workers_)
+        if (w->id == id) return w.get();
+    return nullptr;
+}
+
+bool process_core::any_fit() const noexcept {
+    return std::any_of(workers_.begin(), workers_.end(), [](const auto& w) {
+        return w->now == phase::idle || w->now == phase::busy;
+    });
+}
+
+void process_core::make_idle(worker& w) {
+    w.now = phase::idle;
+    w.deadline.reset();
+    idle_.push_back(&w);
+}
+
+void process_core::forget_idle(const worker& w) noexcept { std::erase(idle_, &w); }
+
+// Lets a worker leave by itself.
+void process_core::dismiss(worker& w) noexcept {
+    forget_idle(w);
+    if (w.now == phase::starting) --starting_;
+    w.now = phase::leaving;
+    w.silent = true;
+    w.socket.reset();
+}
+
+void process_core::supervise() noexcept {
+    name_this_thread("asyncio-workers");
+    std::vector<pollfd> polled;
+    std::vector<worker*> heard;
+    for (;;) {
+        endings ends;
+        polled.clear();
+        heard.clear();
+        {
+            const std::lock_guard guard(mutex_);
+            settle(ends);
+            if (shut_down_ && queue_.empty() && workers_.empty() && ends.empty()) break;
+            polled.push_back({wake_.get(), POLLIN, 0});
+            polled.push_back({timer_.get(), POLLIN, 0});
+            polled.push_back({control_.get(), POLLIN, 0});
+            for (const auto& w : workers_)
+                if (!w->silent) {
+                    polled.push_back({w->socket.get(), POLLIN, 0});
+                    heard.push_back(w.get());
+                }
+        }
+        if (!ends.empty()) {
+            finish(ends);
+            continue; // a callback may have submitted something
+        }
+        if (::poll(polled.data(), polled.size(), -1) < 0) continue;
+        std::uint64_t count = 0;
+        if (polled[0].revents != 0)
+            static_cast<void>(!::read(wake_.get(), &count, sizeof count));
+        // First what workers say, then that they have died.
+        for (std::size_t i = 0; i < heard.size(); ++i)
+            if (polled[i + 3].revents != 0) listen(*heard[i]);
+        if (polled[2].revents != 0) take_notes();
+        if (polled[1].revents != 0) {
+            static_cast<void>(!::read(timer_.get(), &count, sizeof count));
+            expire(clock::now());
+        }
+    }
+    // Nobody is left: the server leaves when its socket closes.
+    control_.reset();
+    if (server_) {
+        pollfd gone = {server_.get(), POLLIN, 0};
+        while (::poll(&gone, 1, 2000) < 0 && errno == EINTR) {}
+        if (gone.revents == 0)
+            ::syscall(SYS_pidfd_send_signal, server_.get(), SIGKILL, nullptr, 0u);
+    }
+    while (::waitpid(server_pid_, nullptr, 0) < 0 && errno == EINTR) {}
+    const std::lock_guard guard(mutex_);
+    server_pid_ = -1;
+    over_ = true;
+    changed_.notify_all();
+}
+
+// Does what the present state asks for.
+void process_core::settle(endings& ends) {
+    hand_out(ends);
+    if (shut_down_ && queue_.empty())
+        for (const auto& w : workers_)
+            if (w->now == phase::idle || w->now == phase::starting) dismiss(*w);
+    for (const auto& w : workers_)
+        if (const int signal = std::exchange(w->kill_with, 0))
+            send_control(control_.get(), {control_kind::kill, w->id, signal, 0}, -1);
+    // While some workers are fit and the new ones are not, those are enough.
+    while (broken_.empty() && starting_ < queue_.size() && workers_.size() < how_.most &&
+           unfit_in_a_row_ < how_.most)
+        if (!start_worker(ends)) break;
+    set_timer();
+}
+
+bool process_core::start_worker(endings& ends) {
+    try {
+        auto [ours, theirs] = socket_pair();
+        outgoing setup;
+        setup.out.put(how_.setup);
+        if (how_.initializer) put_code(setup.out, how_.initializer);
+        setup.seal();
+        const int error = send_frame(ours.get(), frame_kind::setup, setup, MSG_DONTWAIT);
+        if (error != 0) throw_system_error(error, "sendmsg");
+        auto made = std::make_unique<worker>();
+        made->id = next_id_++;
+        made->socket = std::move(ours);
+        workers_.reserve(workers_.size() + 1);
+        idle_.reserve(how_.most);
+        if (!send_control(control_.get(), {control_kind::start, made->id, 0, 0}, theirs.get()))
+            throw_runtime_error("asyncio::isolated_executor: the fork server has died; make "
+                                "another executor");
+        workers_.push_back(std::move(made));
+        ++starting_;
+        return true;
+    } catch (const std::exception& error) {
+        // Those that work will come to the jobs; with none, nobody would.
+        if (workers_.empty())
+            break_pool(how_.who + ": no worker could be started: " + error.what(), ends);
+        return false;
+    }
+}
+
+void process_core::break_pool(const std::string& why, endings& ends) {
+    if (broken_.empty()) broken_ = why;
+    for (item& waiting : queue_)
+        ends.push_back({std::move(waiting), std::make_exception_ptr(broken_executor(broken_))});
+    queue_.clear();
+}
+
+void process_core::listen(worker& from) {
+    for (;;) {
+        {
+            const std::lock_guard guard(mutex_);
+            if (from.silent) return;
+        }
+        const frame_reader::outcome got = reader_.receive(from.socket.get(), MSG_DONTWAIT);
+        if (got == frame_reader::outcome::nothing) return;
+        if (got == frame_reader::outcome::frame) {
+            take_frame(from, reader_);
+            continue;
+        }
+        endings ends;
+        {
+            const std::lock_guard guard(mutex_);
+            from.silent = true;
+            from.untaken = got == frame_reader::outcome::unread;
+            // Usually it is dead; one that has only closed its socket is of no use.
+            from.kill_with = SIGKILL;
+            forget_idle(from);
+            if (got == frame_reader::outcome::broken && from.now == phase::busy)
+                ends.push_back({std::exchange(from.job, {}),
+                                std::make_exception_ptr(codec_error(
+                                    how_.who + ": what the worker sent is no message; a job must "
+                                               "not write to descriptors it did not open"))});
+            if (from.now == phase::idle) from.now = phase::leaving;
+        }
+        finish(ends);
+        return;
+    }
+}
+
+void process_core::take_frame(worker& from, frame_reader& reader) {
+    endings ends;
+    item job;
+    {
+        const std::lock_guard guard(mutex_);
+        switch (reader.kind()) {
+        case frame_kind::ready:
+            if (from.now != phase::starting) return;
+            --starting_;
+            unfit_in_a_row_ = 0;
+            make_idle(from);
+            break;
+        case frame_kind::unfit: {
+            std::string why = "unknown";
+            try {
+                decoder in(reader.bytes());
+                why = describe(in.get<std::exception_ptr>());
+            } catch (const std::exception&) {
+                // It is unfit all the same.
+            }
+            dismiss(from);
+            ++unfit_in_a_row_;
+            if (unfit_in_a_row_ >= how_.most && !any_fit())
+                break_pool(how_.who + ": the initializer threw " + why +
+                               " in every worker; none can run jobs",
+                           ends);
+            break;
+        }
+        case frame_kind::result:
+        case frame_kind::failure:
+            // A job that was cancelled or timed out has left the worker already.
+            if (from.now != phase::busy) return;
+            job = std::exchange(from.job, {});
+            deaths_in_a_row_ = 0;
+            ++from.jobs;
+            if (how_.max_tasks && from.jobs == *how_.max_tasks) dismiss(from);
+            else make_idle(from);
+            break;
+        default: return;
+        }
+        hand_out(ends);
+    }
+    finish(ends);
+    if (!job.state || !job.state->claim()) return;
+    try {
+        decoder in(reader.bytes());
+        if (reader.kind() == frame_kind::result) job.job->decode_result(in);
+        else job.state->error = in.get<std::exception_ptr>();
+    } catch (...) {
+        job.state->error = std::current_exception();
+    }
+    job.state->publish(concurrent_base::status::finished);
+}
+
+void process_core::take_notes() {
+    for (;;) {
+        control_message note;
+        owned_fd fd;
+        switch (receive_control(control_.get(), note, fd)) {
+        case control_outcome::nothing: return;
+        case control_outcome::end: server_died(); return;
+        case control_outcome::message: break;
+        }
+        if (note.kind == control_kind::dead) bury(note.worker, note.first, note.second);
+        else if (note.kind == control_kind::failed) bury(note.worker, 0, -note.first);
+    }
+}
+
+// "signal 11 (Segmentation fault)" or "exit code 3".
+static std::string how_it_died(int signal, int code) {
+    if (code < 0) return std::system_category().message(-code) + ", before it began";
+    if (signal == 0) return "exit code " + std::to_string(code);
+    std::string text = "signal " + std::to_string(signal);
+#if defined(__GLIBC_PREREQ)
+#if __GLIBC_PREREQ(2, 32)
+    if (const char* name = ::sigdescr_np(signal)) text += std::string(" (") + name + ")";
+#endif
+#endif
+    return text;
+}
+
+void process_core::bury(std::uint32_t id, int signal, int code) {
+    worker* const dead = find(id);
+    if (!dead) return;
+    listen(*dead); // what it still managed to say
+    endings ends;
+    {
+        const std::lock_guard guard(mutex_);
+        forget_idle(*dead);
+        bool early = false;
+        if (dead->now == phase::starting) {
+            --starting_;
+            early = true;
+        }
+        if (dead->job.state && dead->untaken) {
+            queue_.push_front(std::move(dead->job));
+            early = true;
+        } else if (dead->job.state) {
+            deaths_in_a_row_ = 0;
+            ends.push_back({std::move(dead->job),
+                            std::make_exception_ptr(worker_crashed(
+                                how_.who + ": the worker that ran this job died by " +
+                                    how_it_died(signal, code),
+                                signal, code))});
+        }
+        std::erase_if(workers_, [&](const auto& w) { return w.get() == dead; });
+        if (early && ++deaths_in_a_row_ >= 3)
+            break_pool(how_.who + ": three workers in a row died before they took a job, the last "
+                                  "by " +
+                           how_it_died(signal, code) +
+                           "; see whether the program can be started again",
+                       ends);
+    }
+    finish(ends);
+}
+
+void process_core::expire(clock::time_point now) {
+    endings ends;
+    {
+        const std::lock_guard guard(mutex_);
+        timer_set_.reset();
+        const bool end = kill_at_ && *kill_at_ <= now;
+        if (end) kill_at_.reset();
+        for (const auto& w : workers_) {
+            const bool late = w->now == phase::busy && w->deadline && *w->deadline <= now;
+            if (late)
+                ends.push_back({std::exchange(w->job, {}),
+                                std::make_exception_ptr(timeout_error(
+                                    how_.who + ": the job ran longer than job_timeout; its worker "
+                                               "was killed"))});
+            else if (end && w->now == phase::busy)
+                ends.push_back({std::exchange(w->job, {}),
+                                std::make_exception_ptr(broken_executor(
+                                    how_.who + ": the executor was destroyed while the job ran; "
+                                               "wait with shutdown() before that"))});
+            if (late || end) {
+                if (w->now == phase::starting) --starting_;
+                forget_idle(*w);
+                w->now = phase::leaving;
+                w->kill_with = SIGKILL;
+            }
+        }
+    }
+    finish(ends);
+}
+
+// All workers die with the server.
+void process_core::server_died() {
+    for (const auto& w : workers_)
+        if (!w->silent) listen(*w);
+    endings ends;
+    {
+        const std::lock_guard guard(mutex_);
+        const std::string why = how_.who + ": the process that makes the workers has died; make "
+                                           "another executor";
+        for (const auto& w : workers_)
+            if (w->job.state)
+                ends.push_back({std::move(w->job),
+                                std::make_exception_ptr(worker_crashed(why, SIGKILL, 0))});
+        idle_.clear();
+        workers_.clear();
+        starting_ = 0;
+        break_pool(why, ends);
+        control_.reset(); // poll() passes over it
+    }
+    finish(ends);
+}
+
+void process_core::cancel_queue(endings& ends) {
+    for (item& waiting : queue_) ends.push_back({std::move(waiting), nullptr});
+    queue_.clear();
+}
+
+void process_core::stop(remote_job& job) noexcept {
+    endings ends;
+    {
+        const std::lock_guard guard(mutex_);
+        for (auto i = queue_.begin(); i != queue_.end(); ++i)
+            if (i->job == &job) {
+                ends.push_back({std::move(*i), nullptr});
+                queue_.erase(i);
+                break;
+            }
+        for (const auto& w : workers_)
+            if (w->now == phase::busy && w->job.job == &job) {
+                ends.push_back({std::exchange(w->job, {}), nullptr});
+                w->now = phase::leaving;
+                w->kill_with = SIGKILL;
+                wake();
+            }
+    }
+    finish(ends);
+}
+
+void remote_job::stop() noexcept {
+    if (const auto core = pool.lock()) core->stop(*this);
+}
+
+void process_core::wait_for_end() noexcept {
+    std::unique_lock lock(mutex_);
+    // A done-callback runs on the supervisor, which cannot wait for itself.
+    if (std::this_thread::get_id() == supervisor_id_) {
+        if (supervisor_.joinable()) supervisor_.detach();
+        return;
+    }
+    changed_.wait(lock, [this] { return over_; });
+    std::thread ended = std::move(supervisor_);
+    lock.unlock();
+    if (ended.joinable()) ended.join();
+}
+
+void process_core::shutdown(bool wait, bool cancel_futures) {
+    endings ends;
+    {
+        const std::lock_guard guard(mutex_);
+        shut_down_ = true;
+        if (cancel_futures) cancel_queue(ends);
+    }
+    finish(ends);
+    wake();
+    if (wait) wait_for_end();
+}
+
+void process_core::close() noexcept {
+    endings ends;
+    {
+        const std::lock_guard guard(mutex_);
+        shut_down_ = true;
+        cancel_queue(ends);
+        kill_at_ = clock::now() + std::chrono::seconds(1);
+    }
+    finish(ends);
+    wake();
+    wait_for_end();
+}
+
+void process_core::kill(int signal) {
+    endings ends;
+    {
+        const std::lock_guard guard(mutex_);
+        shut_down_ = true;
+        cancel_queue(ends);
+        for (const auto& w : workers_) w->kill_with = signal;
+    }
+    finish(ends);
+    wake();
+}
+
+} // namespace detail
+
+isolated_executor::isolated_executor(const char* who, std::ptrdiff_t workers,
+                                     const isolated_options& options)
+    : executor([&]() -> std::shared_ptr<detail::executor_core> {
+          detail::refuse_in_worker();
+          const std::string name = who;
+          const auto reject = [&](const char* what) {
+              throw std::invalid_argument(name + ": " + what);
+          };
+          if (workers < 0) reject("the number of workers is negative; give 0 for a good one");
+          if (options.max_tasks_per_child == std::size_t{0})
+              reject("max_tasks_per_child is 0; give 1 or more, or none for no limit");
+          if (options.job_timeout && options.job_timeout->count() <= 0)
+              reject("job_timeout is not positive; give a time in which a job can be done");
+          if (options.cpu_time_limit && options.cpu_time_limit->count() <= 0)
+              reject("cpu_time_limit is not positive; give a time in which a job can be done");
+          const std::size_t most = workers == 0 ? detail::usable_processors()
+                                                : static_cast<std::size_t>(workers);
+          if (options.isolation == isolation::thread) {
+              if (options.memory_limit || options.cpu_time_limit || options.job_timeout)
+                  reject("a thread cannot be stopped or limited; use isolation::process for "
+                         "memory_limit, cpu_time_limit and job_timeout");
+              detail::thread_core::settings how;
+              how.who = name;
+              how.prefix = "isolated";
+              how.most = most;
+              how.max_tasks = options.max_tasks_per_child;
+              if (options.initializer) how.initializer = options.initializer;
+              return std::make_shared<detail::thread_core>(std::move(how));
+          }
+          if (options.start == start_method::spawn && !detail::worker_main_ran.load())
+              throw std::runtime_error(name + ": start_method::spawn starts this program again; "
+                                              "make asyncio::worker_main() the first line of "
+                                              "main()");
+          detail::process_core::settings how;
+          how.who = name;
+          how.most = most;
+          how.start = options.start;
+          how.max_tasks = options.max_tasks_per_child;
+          how.job_timeout = options.job_timeout;
+          how.setup.memory_limit = options.memory_limit;
+          if (options.cpu_time_limit) how.setup.cpu_limit = options.cpu_time_limit->count();
+          how.setup.has_initializer = options.initializer != nullptr;
+          how.initializer = options.initializer;
+          auto core = std::make_shared<detail::process_core>(std::move(how));
+          core->begin();
+          return core;
+      }()) {}
+
+void isolated_executor::kill_workers() { core().kill(SIGKILL); }
+void isolated_executor::terminate_workers() { core().kill(SIGTERM); }
 
 } // namespace asyncio::inline ASYNCIO_ABI
 // =============================================================================
@@ -12087,7 +14220,8 @@ static address parse_numeric(std::string_view host, std::uint16_t port) {
         const std::string zone = text.substr(percent + 1);
         text.resize(percent);
         n.scope = ::if_nametoindex(zone.c_str());
-        if (n.scope == 0) n.scope = static_cast<std::uint32_t>(std::strtoul(zone.c_str(), nullptr, 10));
+        if (n.scope == 0)
+            n.scope = static_cast<std::uint32_t>(std::strtoul(zone.c_str(), nullptr, 10));
         if (n.scope == 0) return address();
     }
     if (::inet_pton(AF_INET6, text.c_str(), n.bytes.data()) == 1)
@@ -13345,7 +15479,7 @@ static coro<stream_pair> connect_to_fastest(std::vector<address> to, address fro
     throw_connect_errors(failures);
 }
 
-static coro<stream_pair> connect_to_one(std::vector<address> to, address from,
+static coro<stream_pair> connect_to_best(std::vector<address> to, address from,
                                         std::size_t limit, std::optional<duration> delay) {
     if (to.empty()) throw_invalid_argument("asyncio::open_connection: no address given");
     if (delay && to.size() > 1)
@@ -13356,7 +15490,7 @@ static coro<stream_pair> connect_to_one(std::vector<address> to, address from,
 static coro<stream_pair> connect_to_host(std::string host, int port, address from,
                                          std::size_t limit, std::optional<duration> delay) {
     std::vector<address> found = co_await getaddrinfo(std::move(host), std::to_string(port));
-    co_return co_await connect_to_one(std::move(found), std::move(from), limit, delay);
+    co_return co_await connect_to_best(std::move(found), std::move(from), limit, delay);
 }
 
 // The options' strings are looked at before the coroutine begins.
@@ -13375,7 +15509,7 @@ coro<stream_pair> open_connection(std::string host, int port, connect_options op
 }
 
 coro<stream_pair> open_connection(std::vector<address> where, connect_options options) {
-    return detail::connect_to_one(std::move(where), detail::local_address(options.local_addr),
+    return detail::connect_to_best(std::move(where), detail::local_address(options.local_addr),
                                   options.limit, options.happy_eyeballs_delay);
 }
 
@@ -13894,6 +16028,250 @@ double loop_core::next_random() noexcept {
 }
 
 } // namespace detail
+
+// -- circuit_breaker, rate_limiter ---------------------------------------------------
+
+circuit_breaker::circuit_breaker(circuit_breaker_options options) : options_(options) {
+    if (options_.failures < 1 || options_.half_open_calls < 1)
+        detail::throw_invalid_argument("asyncio::circuit_breaker: failures and half_open_calls "
+                                       "must be at least 1");
+}
+
+circuit_state circuit_breaker::state() const noexcept {
+    const detail::loop_core* core = detail::running_core();
+    if (state_ == circuit_state::open && core &&
+        core->now_ns() >= open_until_.time_since_epoch().count())
+        return circuit_state::half_open;
+    return state_;
+}
+
+void circuit_breaker::change(circuit_state to) {
+    const circuit_state from = std::exchange(state_, to);
+    ++period_;
+    failures_ = trials_ = successes_ = 0;
+    if (to == circuit_state::open) open_until_ = get_running_loop().time() + options_.open_for;
+    if (on_change_) on_change_(from, to);
+}
+
+void circuit_breaker::let_in() {
+    if (state_ == circuit_state::open && state() == circuit_state::half_open)
+        change(circuit_state::half_open);
+    if (state_ == circuit_state::open ||
+        (state_ == circuit_state::half_open && trials_ >= options_.half_open_calls))
+        throw circuit_open_error();
+    if (state_ == circuit_state::half_open) ++trials_;
+}
+
+void circuit_breaker::note(std::uint64_t period, const std::exception_ptr& failure) {
+    if (period != period_) return; // it was let in by a state that is over
+    const bool counts = !failure || detail::kind_of(failure) == detail::error_kind::ordinary;
+    if (state_ == circuit_state::half_open) {
+        if (!counts) --trials_; // another one may try
+        else if (failure) change(circuit_state::open);
+        else if (++successes_ == options_.half_open_calls) change(circuit_state::closed);
+    } else if (counts) {
+        failures_ = failure ? failures_ + 1 : 0;
+        if (failures_ >= options_.failures) change(circuit_state::open);
+    }
+}
+
+rate_limiter::rate_limiter(rate_limiter_options options)
+    : options_(options), saved_(options.burst) {
+    if (!(options.rate > 0) || options.per.count() <= 0 || !(options.burst >= 1))
+        detail::throw_invalid_argument("asyncio::rate_limiter: rate and per must be positive, "
+                                       "and burst at least 1");
+}
+
+void rate_limiter::refill() {
+    const time_point now = get_running_loop().time();
+    if (filled_at_)
+        saved_ = std::min(options_.burst,
+                          saved_ + (now - *filled_at_) / options_.per * options_.rate);
+    filled_at_ = now;
+}
+
+coro<> rate_limiter::acquire() {
+    // Who sleeps for its turn holds the line; the others wait behind it.
+    const auto first_in_line = co_await line_.scoped();
+    refill();
+    while (saved_ < 1) {
+        // A nanosecond more than computed, so that rounding costs no second sleep.
+        const duration pause = options_.per * ((1 - saved_) / options_.rate);
+        co_await sleep(pause + std::chrono::nanoseconds(1));
+        refill();
+    }
+    saved_ -= 1;
+}
+
+// -- call graphs -----------------------------------------------------------------------
+
+namespace detail {
+
+namespace {
+
+// The unfinished tasks of a loop, and which of them waits for which: directly, or
+// through futures like gather's.
+class await_graph {
+public:
+    explicit await_graph(event_loop& loop) : tasks_(all_tasks(loop)) {
+        for (const any_task& task : tasks_) {
+            finder find{*this, &base(task), {}};
+            if (suspension* waiting = base(task).waiting) waiting->show_awaited(find);
+        }
+    }
+
+    const std::vector<any_task>& tasks() const noexcept { return tasks_; }
+    static task_base& base(const any_task& task) {
+        return static_cast<task_base&>(task.state());
+    }
+    std::vector<task_base*> awaited_by(const task_base& task) const {
+        std::vector<task_base*> all;
+        for (const auto& [waiter, awaited] : edges_)
+            if (awaited == &task) all.push_back(waiter);
+        return all;
+    }
+    std::vector<task_base*> awaits(const task_base& task) const {
+        std::vector<task_base*> all;
+        for (const auto& [waiter, awaited] : edges_)
+            if (waiter == &task) all.push_back(awaited);
+        return all;
+    }
+
+private:
+    struct finder final : awaited_visitor {
+        finder(await_graph& g, task_base* w, std::vector<state_base*> s)
+            : graph(g), waiter(w), seen(std::move(s)) {}
+        void visit(state_base& state) override {
+            if (state.is_task) {
+                if (!state.done())
+                    graph.edges_.emplace_back(waiter, static_cast<task_base*>(&state));
+                return;
+            }
+            if (std::find(seen.begin(), seen.end(), &state) != seen.end()) return;
+            seen.push_back(&state);
+            state.show_awaited(*this);
+        }
+        await_graph& graph;
+        task_base* waiter;
+        std::vector<state_base*> seen;
+    };
+
+    std::vector<any_task> tasks_;
+    std::vector<std::pair<task_base*, task_base*>> edges_; // (who waits, for whom)
+};
+
+// The coroutines of a task from the innermost suspended one outwards, without those of
+// this library.
+std::vector<const promise_base*> coroutines_of(const task_base& task) {
+    const std::string_view own = std::source_location::current().file_name();
+    std::vector<const promise_base*> chain;
+    for (const promise_base* p = task.started ? task.at : nullptr; p;
+         p = p == task.root ? nullptr : p->parent)
+        if (p->place.file_name() != own) chain.push_back(p);
+    return chain;
+}
+
+// "fetch, client.cpp:12". g++ names the function that a coroutine is turned into, with
+// its frame as the parameter.
+std::string place_of(const promise_base& p) {
+    std::string_view function = p.place.function_name();
+    if (function.ends_with(".Frame*)")) {
+        std::size_t begin = function.size() - 1;
+        for (int depth = 0; begin > 0; --begin) {
+            if (function[begin] == ')') ++depth;
+            if (function[begin] == '(' && --depth == 0) break;
+        }
+        function = function.substr(0, begin);
+        if (function.starts_with("void ")) function.remove_prefix(5);
+    }
+    return std::string(function) + ", " + p.place.file_name() + ":" +
+           std::to_string(p.place.line());
+}
+
+void print_graph(std::ostream& out, const await_graph& graph, const task_base& task,
+                 std::optional<int> limit, const std::string& indent,
+                 std::vector<const task_base*>& above) {
+    out << indent << "* task '" << task.name() << "'"
+        << (task.core->current == &task ? ", running" : !task.started ? ", not started" : "")
+        << '\n';
+    std::vector<const promise_base*> chain = coroutines_of(task);
+    std::reverse(chain.begin(), chain.end()); // the outermost first
+    if (limit) {
+        const std::size_t keep = std::min(chain.size(), static_cast<std::size_t>(std::abs(*limit)));
+        if (*limit >= 0) chain.resize(keep);
+        else chain.erase(chain.begin(), chain.end() - static_cast<std::ptrdiff_t>(keep));
+    }
+    if (!chain.empty()) out << indent << "  awaits in\n";
+    for (const promise_base* p : chain) out << indent << "  | " << place_of(*p) << '\n';
+    const std::vector<task_base*> waiters = graph.awaited_by(task);
+    if (waiters.empty()) return;
+    out << indent << "  awaited by\n";
+    above.push_back(&task);
+    for (const task_base* waiter : waiters) {
+        if (std::find(above.begin(), above.end(), waiter) != above.end())
+            out << indent << "    * task '" << waiter->name() << "', see above: a circle\n";
+        else
+            print_graph(out, graph, *waiter, limit, indent + "    ", above);
+    }
+    above.pop_back();
+}
+
+void print_task_tree(std::ostream& out, const await_graph& graph, const task_base& task,
+                const std::string& indent) {
+    out << "task '" << task.name() << "'\n";
+    const std::vector<const promise_base*> chain = coroutines_of(task);
+    for (auto p = chain.rbegin(); p != chain.rend(); ++p)
+        out << indent << "  " << place_of(**p) << '\n';
+    const std::vector<task_base*> children = graph.awaits(task);
+    for (std::size_t i = 0; i < children.size(); ++i) {
+        const bool last = i + 1 == children.size();
+        out << indent << (last ? "  `-- " : "  |-- ");
+        print_task_tree(out, graph, *children[i], indent + (last ? "      " : "  |   "));
+    }
+}
+
+// Follows the awaits from `task`; throws when they lead back to where they were.
+void refuse_circles(const await_graph& graph, const task_base& task,
+                    std::vector<const task_base*>& path, std::vector<const task_base*>& safe) {
+    if (std::find(safe.begin(), safe.end(), &task) != safe.end()) return;
+    const auto again = std::find(path.begin(), path.end(), &task);
+    if (again != path.end()) {
+        std::string names;
+        for (auto it = again; it != path.end(); ++it) names += "'" + (*it)->name() + "' -> ";
+        throw std::runtime_error("asyncio::print_tasks: tasks wait for each other in a circle: " +
+                                 names + "'" + task.name() + "'");
+    }
+    path.push_back(&task);
+    for (const task_base* next : graph.awaits(task)) refuse_circles(graph, *next, path, safe);
+    path.pop_back();
+    safe.push_back(&task);
+}
+
+} // namespace
+
+} // namespace detail
+
+void print_call_graph(const any_task& task, std::ostream& out, std::optional<int> limit) {
+    const detail::await_graph graph(task.get_loop());
+    std::vector<const detail::task_base*> above;
+    detail::print_graph(out, graph, detail::await_graph::base(task), limit, "", above);
+}
+
+void print_call_graph(std::ostream& out, std::optional<int> limit) {
+    const any_task task = current_task();
+    if (task) print_call_graph(task, out, limit);
+}
+
+void print_tasks(std::ostream& out) {
+    const detail::await_graph graph(get_running_loop());
+    std::vector<const detail::task_base*> path;
+    std::vector<const detail::task_base*> safe;
+    for (const any_task& task : graph.tasks())
+        detail::refuse_circles(graph, detail::await_graph::base(task), path, safe);
+    for (const any_task& task : graph.tasks())
+        if (graph.awaited_by(detail::await_graph::base(task)).empty())
+            detail::print_task_tree(out, graph, detail::await_graph::base(task), "");
+}
 
 // -- tracer --------------------------------------------------------------------------
 

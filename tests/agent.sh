@@ -5,6 +5,7 @@
 #
 # Prints one line per check; exits 1 if one does not hold. Takes about half a minute.
 set -u
+agent=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.." || exit 1
 dir=$(mktemp -d)
 server=
@@ -15,7 +16,6 @@ cleanup() {
 }
 trap cleanup EXIT
 
-agent=${1:-}
 if [ -z "$agent" ]; then
     agent=$dir/agent
     ${CXX:-g++} -std=c++20 -O2 -pthread -I. examples/6_agent/ai_agent.cpp -o "$agent" || exit 1
@@ -39,7 +39,10 @@ gives() { # gives STATUS OPTIONS...: how the agent ends; output in $dir/out and 
     [ $got -eq "$status" ] || { echo "exit $got instead of $status; it said:"; cat "$dir/out" "$dir/err"; return 1; }
 }
 says() { grep -q -- "$2" "$dir/$1" || { echo "no \"$2\" in:"; cat "$dir/$1"; return 1; }; }
-is_json() { ! command -v python3 >/dev/null || python3 -c 'import json, sys; json.load(open(sys.argv[1]))' "$1"; }
+is_json() {
+    command -v python3 >/dev/null || return 0
+    python3 -c 'import json, sys; json.load(open(sys.argv[1]))' "$1" 2>/dev/null || { echo "not JSON:"; cat "$1"; return 1; }
+}
 
 listen() { # listen OPTIONS...: starts a server on a free port; its number is in $port
     : >"$dir/server"

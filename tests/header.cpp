@@ -86,11 +86,11 @@ struct header_text {
     std::string text = read(path);
     std::vector<std::string> lines = lines_of(text);
     std::size_t implementation = lines.size();              // index of the #if that opens it
-    std::vector<std::pair<std::string, std::size_t>> index; // name, line
+    std::vector<std::pair<std::string, std::size_t>> index; // the entry from its name on, its line
     std::vector<section> sections;
 
     header_text() {
-        static const std::regex entry(R"(^// {2,}\[SECTION\] (.+?)(?: {2,}.*)?$)");
+        static const std::regex entry(R"(^// {2,}\[SECTION\] (.+)$)");
         static const std::regex marker(R"(^// \[SECTION\] (\S.*)$)");
         static const std::regex opening(R"(^#\s*if.*\bASYNCIO_IMPLEMENTATION\b.*)");
         for (std::size_t i = 0; i < lines.size(); ++i) {
@@ -277,7 +277,8 @@ TEST_CASE("the index on the cover lists exactly the sections, in order") {
     for (std::size_t i = 0; i < std::max(listed.size(), marked.size()); ++i) {
         const std::string in_index = i < listed.size() ? listed[i] : "(nothing)";
         const std::string in_file = i < marked.size() ? marked[i] : "(nothing)";
-        REQUIRE_MESSAGE(in_index == in_file, "entry ", i + 1, " of the index");
+        const bool same = starts_with(in_index + " ", in_file + " "); // words about it may follow
+        REQUIRE_MESSAGE(same, "entry ", i + 1, ": ", in_index, " stands for ", in_file);
     }
     CHECK(header().index.back().second < header().sections.front().line);
 }
@@ -288,7 +289,8 @@ TEST_CASE("every section says which sections above it it uses") {
         const std::string place = at(header().path, s.line, "[SECTION] " + s.name);
         CAPTURE(place);
         CHECK_MESSAGE(above.count(s.name) == 0, "the name stands twice");
-        if (!above.empty()) CHECK_MESSAGE(s.says_uses, "the next line must be \"// uses: ...\"");
+        const bool uses_none = above.empty() || s.name == "licence";
+        if (!uses_none) CHECK_MESSAGE(s.says_uses, "the next line must be \"// uses: ...\"");
         for (const std::string& name : s.uses)
             CHECK_MESSAGE(above.count(name) == 1, "uses \"", name, "\", which is no section above");
         above.insert(s.name);
@@ -421,7 +423,7 @@ TEST_SUITE("words") {
 
 TEST_CASE("labels in comments are the four of the house, in their order") {
     static const std::regex comment(R"(^\s*///(.*)$)");
-    static const std::regex label(R"(^ ([A-Z][a-z]+(?: [a-z]+){0,2}):(?: .*)?$)");
+    static const std::regex label(R"(^ (Thread safety|[A-Z][a-z]+):(?: .*)?$)");
     const std::vector<std::string> allowed = {"Throws", "Cancellation", "Lifetime",
                                               "Thread safety"};
     std::ptrdiff_t last = -1; // the place in `allowed` of the last label of this block
@@ -462,9 +464,9 @@ TEST_CASE("comments have no markup of documentation tools and no open ends") {
 }
 
 TEST_CASE("no name in the declarations is one that systems define as a macro") {
-    static const std::set<std::string> forbidden = {"emit",  "slot",      "small", "near",
-                                                    "far",   "interface", "ERROR", "major",
-                                                    "minor", "linux",     "unix"};
+    static const std::set<std::string> forbidden = {"emit",      "signals", "slots", "small",
+                                                    "near",      "far",     "ERROR", "major",
+                                                    "interface", "minor",   "linux", "unix"};
     const std::vector<std::string> lines = lines_of(code_only(header().text));
     for (std::size_t i = 0; i < header().implementation; ++i) {
         if (starts_with(trimmed(lines[i]), "#")) continue;
@@ -486,7 +488,8 @@ TEST_SUITE("g++ 12") {
 TEST_CASE("no co_await stands in a condition or a ternary") {
     static const std::regex condition(R"(\b(if|while|switch|for)\s*(constexpr\s*)?\()");
     static const std::regex declares(R"(^\s*[^=?]*[\w>&]\s+&*\w+\s*=\s*co_await\b[^;]*$)");
-    static const std::regex ranges(R"(^[^;?]*\w\s*:\s*[^;:?]*$)");
+    static const std::regex ranges(R"(^[^;?]*[\w\]] *: [^;?]*$)");
+    static const std::regex await(R"(\bco_await\b)");
     for (const fs::path& file : cpp_files()) {
         const std::string code = code_only(read(file));
         for (auto it = std::sregex_iterator(code.begin(), code.end(), condition);
@@ -498,7 +501,7 @@ TEST_CASE("no co_await stands in a condition or a ternary") {
                 if (code[close] == ')') --depth;
             }
             const std::string inside = code.substr(open, close - open - 1);
-            if (inside.find("co_await") == std::string::npos) continue;
+            if (!std::regex_search(inside, await)) continue;
             const bool fine = std::regex_match(inside, declares) ||
                               ((*it)[1] == "for" && std::regex_match(inside, ranges));
             if (!fine) FAIL_CHECK(at(file, line_number(code, open), "if (" + inside + ")"));
@@ -522,7 +525,7 @@ TEST_CASE("no co_await stands in a condition or a ternary") {
                 code.substr(start > 30 ? start - 30 : 0, start > 30 ? 30 : start);
             const std::string whole = code.substr(start, end - start);
             static const std::regex awaited(R"(\bco_await\s*\(\s*$)");
-            if (whole.find("co_await") != std::string::npos || std::regex_search(before, awaited))
+            if (std::regex_search(whole, await) || std::regex_search(before, awaited))
                 FAIL_CHECK(at(file, line_number(code, i), trimmed(whole)));
         }
     }

@@ -65,10 +65,11 @@ asyncio::coro<> echo(stream_reader reader, stream_writer writer) {
     }
 }
 
-// Lets the peer fill what the system keeps for a connection, so that writes stay here.
-void fill(stream_writer& writer) {
+// Writes what the system takes for a connection whose peer does not read, and as much again as
+// the writer has to keep.
+void fill(stream_writer& writer, std::size_t kept = 256 * 1024) {
     const std::string block(256 * 1024, 'f');
-    while (writer.get_write_buffer_size() < block.size()) writer.write(block);
+    while (writer.get_write_buffer_size() < kept) writer.write(block);
 }
 
 int open_descriptors() {
@@ -80,6 +81,7 @@ int open_descriptors() {
 }
 
 int code_of(const std::exception_ptr& error) {
+    if (!error) return 0;
     try {
         std::rethrow_exception(error);
     } catch (const std::system_error& e) {
@@ -464,7 +466,7 @@ ASYNC_TEST_CASE("SW-01: write never waits and keeps the order of what it keeps")
     std::string sent;
     std::vector<std::string> pieces;
     for (int i = 0; i < 2000; ++i) {
-        pieces.push_back("piece " + std::to_string(i) + std::string(700, '.'));
+        pieces.push_back("piece " + std::to_string(i) + std::string(10'000, '.'));
         sent += pieces.back();
     }
     ends.writer().write("");
@@ -508,17 +510,17 @@ ASYNC_TEST_CASE("SW-01: writelines takes ranges of text and pieces made on the w
 
 ASYNC_TEST_CASE("SW-02: drain waits from the high mark down to the low one") {
     link_ends ends = co_await connected();
-    fill(ends.writer());
+    fill(ends.writer(), 4'000'000);
     auto draining = asyncio::create_task(ends.writer().drain());
     co_await support::turns(3);
     CHECK_FALSE(draining.done());
     while (!draining.done()) {
-        CHECK(ends.writer().get_write_buffer_size() > 16 * 1024);
-        std::string some = co_await ends.peer_reader().read(8192);
+        std::string some = co_await ends.peer_reader().read(64 * 1024);
         CHECK_FALSE(some.empty());
         co_await support::turns(1);
+        const bool low = ends.writer().get_write_buffer_size() <= 16 * 1024;
+        CHECK((low || !draining.done()));
     }
-    CHECK(ends.writer().get_write_buffer_size() <= 16 * 1024);
 }
 
 ASYNC_TEST_CASE("SW-03: all who drain go on together") {
@@ -673,12 +675,12 @@ ASYNC_TEST_CASE("SW-09: limits that make no sense are refused, the others follow
     co_await support::turns(2);
     CHECK_FALSE(draining.done());
     while (!draining.done()) {
-        CHECK(writer.get_write_buffer_size() > 250);
-        std::string some = co_await ends.peer_reader().read(4096);
+        std::string some = co_await ends.peer_reader().read(64 * 1024);
         CHECK_FALSE(some.empty());
         co_await support::turns(1);
+        const bool low = writer.get_write_buffer_size() <= 250;
+        CHECK((low || !draining.done()));
     }
-    CHECK(writer.get_write_buffer_size() <= 250);
     writer.set_write_buffer_limits({}, 100); // high becomes 400
     fill(writer);
     auto again = asyncio::create_task(writer.drain());
@@ -730,8 +732,7 @@ ASYNC_TEST_CASE("SV-01: a server that is not serving is bound but accepts nobody
         co_await asyncio::start_server(echo, "127.0.0.1", 0, {.start_serving = false});
     CHECK_FALSE(server.is_serving());
     CHECK(server.port() != 0);
-    CHECK_AWAIT_THROWS_AS(asyncio::open_connection("127.0.0.1", server.port()),
-                          std::system_error);
+    CHECK_AWAIT_THROWS_AS(asyncio::open_connection("127.0.0.1", server.port()), std::system_error);
     co_await server.start_serving();
     co_await server.start_serving();
     CHECK(server.is_serving());
@@ -959,6 +960,26 @@ ASYNC_TEST_CASE("max_connections keeps the others waiting until a place is free"
     CHECK(received == "your turn");
 }
 
+ASYNC_TEST_CASE("max_connections counts the connections of all sockets together") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server =
+        co_await asyncio::start_server(handler, "", 0, {.max_connections = 1});
+    std::vector<stream_pair> clients;
+    for (const asyncio::server_socket& socket : server.sockets()) {
+        const char* const host = socket.local_address().is_v6() ? "::1" : "127.0.0.1";
+        for (int i = 0; i < 2; ++i) {
+            stream_pair client = co_await asyncio::open_connection(host, server.port());
+            clients.push_back(std::move(client));
+        }
+    }
+    for (std::size_t i = 0; i < clients.size(); ++i) {
+        stream_pair served = co_await side.accepted->get();
+        co_await support::turns(10);
+        CHECK(side.accepted->empty());
+    }
+}
+
 ASYNC_TEST_CASE("drain lets connections end for a while, then aborts them") {
     acceptor side;
     auto handler = side.handler();
@@ -998,7 +1019,7 @@ ASYNC_TEST_CASE("reuse_port lets two servers share a port") {
     CHECK(one.port() == other.port());
 }
 
-ASYNC_TEST_CASE("a thousand connections are served side by side") {
+ASYNC_TEST_CASE("many connections are served side by side") {
     asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
     auto client = [](int port, int number) -> asyncio::coro<bool> {
         auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
@@ -1012,51 +1033,57 @@ ASYNC_TEST_CASE("a thousand connections are served side by side") {
         co_return right;
     };
     std::vector<asyncio::task<bool>> clients;
-    for (int batch = 0; batch < 10; ++batch) {
-        for (int i = 0; i < 20; ++i)
-            clients.push_back(asyncio::create_task(client(server.port(), batch * 100 + i)));
-        for (asyncio::task<bool>& t : clients) {
-            const bool right = co_await t;
-            CHECK(right);
-        }
+    for (int i = 0; i < 300; ++i) clients.push_back(asyncio::create_task(client(server.port(), i)));
+    int served = 0;
+    for (asyncio::task<bool>& t : clients) {
+        const bool right = co_await t;
+        if (right) ++served;
     }
+    CHECK(served == 300);
 }
 
 // Out of descriptors, in a process of its own: the server waits instead of spinning, says so, and
-// goes on when a descriptor is free.
+// goes on later. The handler frees the descriptors at once: sanitizers need some to look at types.
 TEST_CASE("a server that runs out of descriptors reports it and goes on later") {
-    const support::child_result result = support::in_child([] {
-        return asyncio::run([]() -> asyncio::coro<int> {
-            asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
-            const auto reports = support::collect_reports();
-            auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
-            writer.write("x\n");
-            co_await reader.readline();
-            // The client takes the last descriptor.
-            const rlimit few{static_cast<rlim_t>(open_descriptors()),
-                             static_cast<rlim_t>(open_descriptors())};
-            std::vector<int> taken;
-            ::setrlimit(RLIMIT_NOFILE, &few);
-            const int client = ::socket(AF_INET, SOCK_STREAM, 0);
-            for (int fd = ::dup(0); fd >= 0; fd = ::dup(0)) taken.push_back(fd);
-            sockaddr_in a{};
-            a.sin_family = AF_INET;
-            a.sin_port = htons(static_cast<std::uint16_t>(server.port()));
-            a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-            if (::connect(client, reinterpret_cast<sockaddr*>(&a), sizeof a) != 0) co_return 1;
-            while (reports->empty()) co_await support::turns(1);
-            if (code_of(reports->at(0).exception) != EMFILE) co_return 2;
-            const std::size_t turns = asyncio::get_running_loop().metrics().turns;
-            for (int fd : taken) ::close(fd);
-            if (::send(client, "late\n", 5, 0) != 5) co_return 3;
-            co_await asyncio::sleep(1100ms); // the server's own pause
-            if (asyncio::get_running_loop().metrics().turns - turns > 100) co_return 4;
-            char answer[5];
-            if (::recv(client, answer, 5, 0) != 5) co_return 5;
-            ::close(client);
-            co_return 0;
-        });
-    });
+    const auto program = []() -> asyncio::coro<int> {
+        asyncio::event_loop& loop = asyncio::get_running_loop();
+        std::vector<int> taken;
+        std::vector<int> errors;
+        loop.set_exception_handler(
+            [&](asyncio::event_loop&, const asyncio::exception_context& context) {
+                for (int fd : taken) ::close(fd);
+                taken.clear();
+                errors.push_back(code_of(context.exception));
+            });
+        loop.call_exception_handler({"a first time"});
+        asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+        writer.write("x\n");
+        co_await reader.readline();
+
+        const int client = ::socket(AF_INET, SOCK_STREAM, 0);
+        rlimit few{};
+        few.rlim_cur = few.rlim_max = static_cast<rlim_t>(client) + 4;
+        ::setrlimit(RLIMIT_NOFILE, &few);
+        for (int fd = ::dup(0); fd >= 0; fd = ::dup(0)) taken.push_back(fd);
+        sockaddr_in a{};
+        a.sin_family = AF_INET;
+        a.sin_port = htons(static_cast<std::uint16_t>(server.port()));
+        a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        if (::connect(client, reinterpret_cast<sockaddr*>(&a), sizeof a) != 0) co_return 1;
+        if (::send(client, "late\n", 5, 0) != 5) co_return 2;
+        while (errors.size() < 2) co_await support::turns(1);
+        if (errors[1] != EMFILE) co_return 3;
+        const auto turns = loop.metrics().turns;
+        co_await asyncio::sleep(1200ms); // a little longer than the server's own pause
+        if (loop.metrics().turns - turns > 100 || errors.size() != 2) co_return 4;
+        char answer[5];
+        if (::recv(client, answer, 5, 0) != 5) co_return 5;
+        ::close(client);
+        co_return 0;
+    };
+    const support::child_result result =
+        support::in_child([program] { return asyncio::run(program()); });
     CHECK(result.err == "");
     CHECK(result.exit_code == 0);
 }
@@ -1127,8 +1154,7 @@ ASYNC_TEST_CASE_REAL("CN-03: with a delay the next attempt starts beside one tha
     where.emplace_back("127.0.0.1", refused);
     where.emplace_back("127.0.0.1", server.port());
     const int before = open_descriptors();
-    stream_pair client =
-        co_await asyncio::open_connection(where, {.happy_eyeballs_delay = 10ms});
+    stream_pair client = co_await asyncio::open_connection(where, {.happy_eyeballs_delay = 10ms});
     stream_pair accepted = co_await side.accepted->get();
     CHECK(client.second.peername().port() == server.port());
     co_await support::turns(3); // the one that lost ends
@@ -1197,8 +1223,8 @@ ASYNC_TEST_CASE("a connect can choose where it comes from") {
     acceptor side;
     auto handler = side.handler();
     asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
-    stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port(),
-                                                           {.local_addr = "127.0.0.9"});
+    stream_pair client =
+        co_await asyncio::open_connection("127.0.0.1", server.port(), {.local_addr = "127.0.0.9"});
     stream_pair accepted = co_await side.accepted->get();
     CHECK(accepted.second.peername().host() == "127.0.0.9");
     CHECK_THROWS_AS(static_cast<void>(asyncio::open_connection("127.0.0.1", server.port(),
@@ -1210,8 +1236,7 @@ ASYNC_TEST_CASE("a connect holds the virtual clock, waiting for a peer does not"
     asyncio::event_loop& loop = asyncio::get_running_loop();
     {
         const silent_address silent;
-        auto connecting =
-            asyncio::create_task(asyncio::open_connection("127.0.0.1", silent.port));
+        auto connecting = asyncio::create_task(asyncio::open_connection("127.0.0.1", silent.port));
         bool jumped = false;
         asyncio::handle timer = loop.call_later(1h, [&] { jumped = true; });
         co_await support::turns(100);
@@ -1263,7 +1288,6 @@ ASYNC_TEST_CASE("UX-01: streams over a Unix socket are the same streams") {
     asyncio::server server = co_await asyncio::start_unix_server(echo, path.text);
     auto [reader, writer] = co_await asyncio::open_unix_connection(path.text);
     CHECK(writer.peername() == asyncio::address::local(path.text));
-    const std::string much(500'000, 'm');
     writer.write("hello\n");
     std::string line = co_await reader.readline();
     CHECK(line == "hello\n");

@@ -4,10 +4,9 @@
 //
 // What it teaches: waiting and computing overlap. Three HTTP services are asked at the same time:
 // weather answers after 2 s, news after 1.5 s, knowledge after 3 s. Each answer goes, as it comes,
-// through an inference of about 2 s of one core, cut into 50 pieces that run on isolated worker
+// through an inference of about 2 s of one core, cut into 40 pieces that run on isolated worker
 // processes. In turn that takes 12.5 s: 6.5 s of waiting, then 6 s of work on one worker. On paper
 // two cores need 4.5 s: from 1.5 s on, when the news are in, both are busy with 6 s of work.
-//
 // Look at: the two timelines and the claims below them; one that does not hold makes it exit 1.
 // A source that is down, late or talks nonsense costs only its own part: try --fail news,
 // --slow weather, --garbage knowledge. --serve 8080 answers GET /ask?q=... until SIGTERM or Ctrl-C.
@@ -19,6 +18,7 @@
 #include <cstdio>
 #include <ctime>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <map>
 #include <thread>
@@ -40,10 +40,10 @@ string quoted(string_view text) { // as a JSON string
 
 // What our services answer is {"source": "news", "text": "..."}; this gives the text.
 string text_of(const string& json) {
-    const std::size_t key = json.find("\"text\": \""), begin = key + 9, end = json.rfind("\"}");
-    if (!json.starts_with('{') || key == string::npos || end == string::npos || end < begin)
+    const std::size_t key = json.find("\"text\": \"");
+    if (json[0] != '{' || key == string::npos || !json.ends_with("\"}\n"))
         throw std::runtime_error("the answer is not the JSON we expect");
-    return json.substr(begin, end - begin);
+    return json.substr(key + 9, json.size() - key - 12);
 }
 
 string percent_decoded(const string& text) {
@@ -59,7 +59,6 @@ string percent_decoded(const string& text) {
 struct message { // a request or a response; one exchange per connection
     string first_line, body;
 };
-
 asyncio::coro<message> receive(asyncio::stream_reader& reader) {
     const string head = co_await reader.readuntil("\r\n\r\n"), name = "\r\nContent-Length: ";
     message got{head.substr(0, head.find('\r')), ""};
@@ -77,10 +76,9 @@ asyncio::coro<> send(asyncio::stream_writer& writer, string first_line, string b
 asyncio::coro<string> post(int port, string body) {
     auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
     co_await send(writer, "POST / HTTP/1.1", std::move(body));
-    const message response = co_await receive(reader);
-    if (!response.first_line.starts_with("HTTP/1.1 200 "))
-        throw std::runtime_error("the service answered " + response.first_line);
-    co_return response.body;
+    const message got = co_await receive(reader);
+    if (!got.first_line.starts_with("HTTP/1.1 200")) throw std::runtime_error(got.first_line);
+    co_return got.body;
 }
 
 // ---- 2. The three services ---------------------------------------------------------------------
@@ -90,8 +88,8 @@ struct service {
     int port = 0;
     bool garbage = false;
 };
-
 asyncio::coro<> serve_text(service s, asyncio::stream_reader in, asyncio::stream_writer out) {
+    asyncio::current_task().set_name("(" + s.name + " service)"); // for the timeline
     try {
         co_await receive(in);
         co_await asyncio::sleep(s.latency);
@@ -114,13 +112,13 @@ struct ranking {
     double wall = 0, cpu = 0; // the seconds it took
     void operator+=(const ranking& r) { relevance += r.relevance, wall += r.wall, cpu += r.cpu; }
 };
-
 std::uint64_t embed(string_view text, int round) {
     int sums[64] = {};
     std::uint64_t token = 0, embedding = 0;
     for (const char c : text) {
         token = (token << 8 | (static_cast<unsigned char>(c) | 0x20U)) & 0xffffffU; // lower case
-        std::uint64_t signs = (token | static_cast<std::uint64_t>(round) << 24) * 0x9e3779b97f4a7c15U;
+        std::uint64_t signs = token | static_cast<std::uint64_t>(round) << 24;
+        signs *= 0x9e3779b97f4a7c15U;
         signs = (signs ^ signs >> 29) * 0xbf58476d1ce4e5b9U;
         for (std::size_t i = 0; i < 64; ++i) sums[i] += (signs >> i & 1U) != 0 ? 1 : -1;
     }
@@ -143,7 +141,7 @@ ranking infer_piece(piece job) { // runs in a worker process
 // ---- 4. The agent ------------------------------------------------------------------------------
 struct part { // what becomes of one source; in the end an empty error means that all went well
     service source;
-    string text = "", error = "timeout";
+    string question, text = "", error = "timeout";
     double asked = 0, fetched = 0, done = 0; // in seconds since the start
     ranking work = {};                       // all pieces added up
 };
@@ -157,28 +155,25 @@ struct agent {
         {"knowledge", "The museum is closed on Mondays. The harbour is old, cafes are new.", 3s},
     };
     const asyncio::duration fetch_limit = quick ? 2s : 5s;
-    const int pieces = quick ? 4 : 50;          // of each inference
-    const double piece_seconds = quick ? 0.001 : 0.040; // what a piece is to take
+    const int pieces = quick ? 4 : 40;                  // of each inference
+    const double piece_seconds = quick ? 0.001 : 0.050; // what a piece is to take
     double piece_letters = 2e5;                         // the work that takes it, once calibrated
-    const part probe{services[0], services[0].text};    // to measure the machine with
+    const part probe{services[0], "a probe", services[0].text}; // to measure the machine with
 };
 struct answer {
     string question, missing; // missing: the sources with an error
     vector<part> parts;
-    ranking work; // of all parts
-    double began = now(), total = 0, last_asked = 0, longest_fetch = 0;
-    double cores = 0; // busy ones, from the first text on
+    ranking work;                               // of all parts
+    double began = now(), total = 0, cores = 0; // cores: busy, from the first text on
 
     answer(const agent& a, string asked) : question(std::move(asked)) {
-        for (const service& s : a.services) parts.push_back({s});
+        for (const service& s : a.services) parts.push_back({s, question});
     }
     void finish() {
         double first_text = now();
         total = now() - began;
         for (const part& p : parts) {
             work += p.work;
-            last_asked = std::max(last_asked, p.asked - began);
-            longest_fetch = std::max(longest_fetch, p.fetched - p.asked);
             if (!p.text.empty()) first_text = std::min(first_text, p.fetched);
             if (!p.error.empty()) missing += p.source.name;
         }
@@ -186,24 +181,24 @@ struct answer {
     }
 };
 
-asyncio::coro<> fetch(agent& a, string question, part& p) {
+asyncio::coro<> fetch(agent& a, part& p) {
     p.asked = now();
     try {
-        p.text = text_of(co_await asyncio::wait_for(post(p.source.port, question), a.fetch_limit));
+        auto exchange = post(p.source.port, p.question);
+        p.text = text_of(co_await asyncio::wait_for(std::move(exchange), a.fetch_limit));
     } catch (const asyncio::timeout_error&) { // which is what p.error says already
     } catch (const std::exception& error) { p.error = error.what(); }
     p.fetched = p.done = now();
 }
 
 // Hands all pieces over at once; whichever worker is idle takes the next.
-asyncio::coro<> infer(agent& a, asyncio::isolated_executor& pool, string question, part& p,
-                      int pieces) {
+asyncio::coro<> infer(agent& a, asyncio::isolated_executor& pool, part& p, int pieces) {
     if (p.text.empty()) co_return; // the fetch failed
-    const double letters = static_cast<double>(question.size() + p.text.size());
+    const double letters = static_cast<double>(p.question.size() + p.text.size());
     const int rounds = static_cast<int>(a.piece_letters / letters) + 1;
     vector<asyncio::future<ranking>> running;
     for (int i = 0; i < pieces; ++i) {
-        const piece job{question, p.text, i * rounds, rounds};
+        const piece job{p.question, p.text, i * rounds, rounds};
         running.push_back(asyncio::run_in_executor(&pool, &infer_piece, job));
     }
     try {
@@ -217,23 +212,22 @@ asyncio::coro<> infer(agent& a, asyncio::isolated_executor& pool, string questio
 // The slow way: one fetch after the other, then one inference after the other on one worker.
 asyncio::coro<answer> ask_in_turn(agent& a, string question) {
     answer out(a, question);
-    for (part& p : out.parts) co_await fetch(a, question, p);
-    for (part& p : out.parts) co_await infer(a, a.one, question, p, a.pieces);
+    for (part& p : out.parts) co_await fetch(a, p);
+    for (part& p : out.parts) co_await infer(a, a.one, p, a.pieces);
     out.finish();
     co_return out;
 }
 
-asyncio::coro<> fetch_and_infer(agent& a, string question, part& p) {
-    co_await fetch(a, question, p);
-    co_await infer(a, a.all, question, p, a.pieces);
+asyncio::coro<> fetch_and_infer(agent& a, part& p) {
+    co_await fetch(a, p);
+    co_await infer(a, a.all, p, a.pieces);
 }
 
 // The agent's way: a task per source, and every core works on what has arrived.
 asyncio::coro<answer> ask_at_once(agent& a, string question) {
     answer out(a, question);
     const auto all_sources = [&](asyncio::task_group& group) {
-        for (part& p : out.parts)
-            group.create_task(fetch_and_infer(a, question, p), {.name = p.source.name});
+        for (part& p : out.parts) group.create_task(fetch_and_infer(a, p), {.name = p.source.name});
     };
     try {
         co_await asyncio::wait_for(asyncio::with(asyncio::task_group(), all_sources), 15s);
@@ -247,7 +241,7 @@ string to_json(const answer& from) {
     const part* best = &from.parts[0];
     for (const part& p : from.parts) {
         string& list = p.error.empty() ? results : errors;
-        list += (list.empty() ? "" : ",\n    ") + quoted(p.source.name) + ": ";
+        list += (list.empty() ? "\n    " : ",\n    ") + quoted(p.source.name) + ": ";
         list += !p.error.empty() ? quoted(p.error) : "{\"text\": " + quoted(p.text) +
                 ", \"relevance\": " + num(p.work.relevance) + ", \"fetch_s\": " +
                 num(p.fetched - p.asked) + ", \"inference_s\": " + num(p.done - p.fetched) + "}";
@@ -282,32 +276,39 @@ asyncio::coro<> answer_client(agent& a, asyncio::semaphore& slots, asyncio::stre
 
 asyncio::coro<int> serve(agent& a, int port) {
     asyncio::semaphore slots(a.quick ? 32 : 2 * a.cores);
-    const auto on_client = [&](asyncio::stream_reader in, asyncio::stream_writer out) {
-        return answer_client(a, slots, std::move(in), std::move(out));
-    };
-    asyncio::server server =
-        co_await asyncio::start_server(on_client, "127.0.0.1", port, {.backlog = 1000});
+    const auto on_client = std::bind_front(answer_client, std::ref(a), std::ref(slots));
+    auto server = co_await asyncio::start_server(on_client, "127.0.0.1", port, {.backlog = 1000});
     std::cout << "listening on http://127.0.0.1:" << server.port() << "/ask?q=..." << std::endl;
     co_await asyncio::wait_signal(SIGTERM, SIGINT);
-    std::cout << "no new questions; finishing those that run" << std::endl;
     server.close();
     co_await server.wait_closed();
     co_return 0;
 }
 
 // ---- 6. The program: in turn, at once, and what the machine gives -------------------------------
-// How many times faster all workers are than one with the same work, in three pairs.
+// How many times faster all workers are than one with the same work, in three pairs of runs.
 asyncio::coro<double> capacity(agent& a) {
-    double alone_s = 0, together_s = 0;
-    for (int pair = 0; pair < 3; ++pair) {
+    double seconds[2] = {};
+    for (int run = 0; run < 6; ++run) {
+        part probe = a.probe;
         const double began = now();
-        part alone = a.probe, together = a.probe;
-        co_await infer(a, a.one, "a probe", alone, 4 * a.cores);
-        co_await infer(a, a.all, "a probe", together, 4 * a.cores);
-        alone_s += alone.done - began;
-        together_s += together.done - alone.done;
+        co_await infer(a, run % 2 == 0 ? a.one : a.all, probe, 4 * a.cores);
+        seconds[run % 2] += now() - began;
     }
-    co_return alone_s / together_s;
+    co_return seconds[0] / seconds[1];
+}
+
+asyncio::coro<answer> traced(asyncio::coro<answer> work, std::ostream& out, string title,
+                             string file_name) {
+    asyncio::tracer trace(asyncio::get_running_loop());
+    answer result = co_await std::move(work);
+    out << title;
+    trace.print_timeline(out);
+    if (file_name.empty()) co_return result;
+    std::ofstream file(file_name);
+    trace.write_chrome_trace(file);
+    if (!file.flush()) throw std::runtime_error("cannot write the trace to " + file_name);
+    co_return result;
 }
 
 asyncio::coro<int> async_main(std::map<string, string> option) {
@@ -318,9 +319,7 @@ asyncio::coro<int> async_main(std::map<string, string> option) {
         const bool fails = option["--fail"] == s.name, late = option["--slow"] == s.name;
         s.garbage = option["--garbage"] == s.name;
         s.latency = late ? a.fetch_limit + 1s : s.latency / (a.quick ? 10 : 1);
-        const auto on_client = [s](asyncio::stream_reader in, asyncio::stream_writer out) {
-            return serve_text(s, std::move(in), std::move(out));
-        };
+        const auto on_client = std::bind_front(serve_text, s);
         servers.push_back(co_await asyncio::start_server(on_client, "127.0.0.1", 0));
         s.port = servers.back().port();
         if (fails) servers.back().close(); // from now on its port refuses connections
@@ -328,45 +327,43 @@ asyncio::coro<int> async_main(std::map<string, string> option) {
     }
     co_await capacity(a); // a first time, so that all workers are started and warm
     part sample = a.probe;
-    co_await infer(a, a.one, "a probe", sample, 20);
+    co_await infer(a, a.one, sample, 20);
     a.piece_letters *= a.piece_seconds / std::max(1e-6, sample.work.cpu / 20); // the right size
-    if (!option["--serve"].empty())
-        co_return co_await serve(a, std::stoi(option["--serve"]));
+    if (!option["--serve"].empty()) co_return co_await serve(a, std::stoi(option["--serve"]));
 
     std::ostream& out = option["--json"] == "yes" ? std::cerr : std::cout;
-    out << "In turn, inference on one worker:\n";
-    asyncio::tracer slow_trace(asyncio::get_running_loop());
-    const answer slow = co_await ask_in_turn(a, option["--question"]);
-    slow_trace.print_timeline(out);
+    const answer slow = co_await traced(ask_in_turn(a, option["--question"]), out,
+                                        "\nIn turn, with one worker:\n", "");
     const double before = co_await capacity(a);
-    out << "At once, inference on " << a.cores << " workers:\n";
-    asyncio::tracer trace(asyncio::get_running_loop());
-    const answer fast = co_await ask_at_once(a, option["--question"]);
-    trace.print_timeline(out);
+    const answer fast = co_await traced(ask_at_once(a, option["--question"]), out,
+                                        "\nAt once, with all workers:\n", option["--trace"]);
     const double after = co_await capacity(a);
-    std::cout << to_json(fast) << std::flush;
-    std::ofstream file(option["--trace"]); // without a name it is not open, and swallows all
-    trace.write_chrome_trace(file);
+    std::cout << '\n' << to_json(fast) << std::endl;
 
     // The capacity while the agent ran shows in how much longer its pieces took than those in turn.
-    const double work = slow.work.wall;
+    const double work = slow.work.wall, speed_up = slow.total / fast.total;
     const double during = a.cores * (work + 1e-9) / (fast.work.wall + 1e-9);
-    const double least = std::min({before, during, after}), speed_up = slow.total / fast.total;
+    const double least = std::min({before, during, after});
     double wanted = least < 1.8 ? 0.95 * slow.total / (1.5 + work / least) : 2.5;
-    if (a.quick || !broken.empty()) // then waiting at once is what counts
-        wanted = 0.75 * slow.total / (slow.longest_fetch + work / least);
+    if (a.quick || !broken.empty()) wanted = broken.empty() ? 1.5 : 0.9; // less can overlap
     bool all_hold = true;
     const auto claim = [&](bool holds, const string& text) {
         out << (holds ? "holds:  " : "BROKEN: ") << text << '\n';
         all_hold = all_hold && holds;
     };
     out << "capacity of " << a.cores << " workers: " << num(before) << " before, " << num(during)
-        << " meanwhile, " << num(after) << " after" << (least < 1.8 ? ": machine busy\n" : "\n");
-    claim(speed_up >= wanted, num(speed_up) + "x: in turn " + num(slow.total) + " s, at once " +
-                                  num(fast.total) + " s (at least " + num(wanted) + "x)");
-    claim(fast.last_asked < 0.1, "all fetches began within " + num(fast.last_asked) + " s (0.1 s)");
-    claim(fast.missing == broken, "missing sources: \"" + fast.missing + "\" (\"" + broken + "\")");
-    claim(fast.work.relevance == slow.work.relevance || !broken.empty(), "the same results");
+        << " meanwhile, " << num(after) << (least < 1.8 ? " after; machine busy\n" : " after\n");
+    const double last_asked = fast.parts.back().asked - fast.began;
+    claim(last_asked < 0.1, "all fetches began within " + num(last_asked) + " s (at most 0.10)");
+    if (least < 1.8 && fast.total >= 15) {
+        out << "not judged: so busy a machine that the limit of 15 s came before the end\n";
+        co_return all_hold ? 0 : 1;
+    }
+    claim(speed_up >= wanted, num(speed_up) + "x (at least " + num(wanted) + "x): in turn " +
+                                  num(slow.total) + " s, at once " + num(fast.total) + " s");
+    claim(fast.missing == broken, "missing: " + fast.missing + " (as told: " + broken + ")");
+    const bool same = fast.work.relevance == slow.work.relevance;
+    if (broken.empty()) claim(same, "both ways give the same results");
     if (a.cores > 1 && !a.quick && least > 1.2)
         claim(fast.cores > 1, num(fast.cores) + " cores were busy (more than 1)");
     co_return all_hold ? 0 : 1;
@@ -392,8 +389,7 @@ int main(int argc, char** argv) {
     good = good && !option["--question"].empty() && std::stoi("0" + port) < 65536;
     if (good && option["--help"] == "no") return asyncio::run_main(async_main(option));
     (good ? std::cout : std::cerr)
-        << "usage: agent [--question TEXT] [--fail SOURCE] [--slow SOURCE] [--garbage SOURCE]\n"
-           "             [--serve PORT] [--quick] [--json] [--trace FILE]\n"
-           "SOURCE is weather, news or knowledge.\n";
+        << "usage: agent [--question TEXT] [--serve PORT] [--quick] [--json] [--trace FILE]\n"
+           "             [--fail|--slow|--garbage weather|news|knowledge]\n";
     return good ? 0 : 2;
 }

@@ -1,0 +1,1330 @@
+// Tests [SECTION] executors and [SECTION] codec: concurrent futures, thread pools, isolated
+// workers, and what happens when workers die.
+#include "support.hpp"
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <deque>
+#include <fcntl.h>
+#include <future>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <set>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+#include <unordered_map>
+
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool sanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
+constexpr bool sanitized = true;
+#else
+constexpr bool sanitized = false;
+#endif
+#else
+constexpr bool sanitized = false;
+#endif
+
+// A program that uses a loop before it calls worker_main(); see "forgotten worker_main".
+const bool forgets_worker_main = [] {
+    if (std::getenv("ASYNCIO_TEST_FORGETS")) asyncio::event_loop loop;
+    return true;
+}();
+
+// Keeps jobs inside until it is opened.
+class gate {
+public:
+    void open() { opened_.set_value(); }
+    auto waiting() {
+        return [seen = seen_] { seen.wait(); };
+    }
+
+private:
+    std::promise<void> opened_;
+    std::shared_future<void> seen_ = opened_.get_future().share();
+};
+
+// Lets a job in another process say that it runs: it writes its process number.
+class meeting_point {
+public:
+    meeting_point() {
+        char name[] = "/tmp/asyncio-test-XXXXXX";
+        REQUIRE(::mkdtemp(name) != nullptr);
+        folder_ = name;
+        REQUIRE(::mkfifo(path().c_str(), 0600) == 0);
+    }
+    meeting_point(const meeting_point&) = delete;
+    ~meeting_point() {
+        ::unlink(path().c_str());
+        ::rmdir(folder_.c_str());
+    }
+    std::string path() const { return folder_ + "/fifo"; }
+
+    /// Blocks until a job has arrived.
+    pid_t arrived() const {
+        const int fd = ::open(path().c_str(), O_RDONLY);
+        REQUIRE(fd >= 0);
+        pid_t pid = 0;
+        CHECK(::read(fd, &pid, sizeof pid) == sizeof pid);
+        ::close(fd);
+        return pid;
+    }
+
+private:
+    std::string folder_;
+};
+
+void arrive(const std::string& path) {
+    const int fd = ::open(path.c_str(), O_WRONLY);
+    const pid_t self = ::getpid();
+    if (::write(fd, &self, sizeof self) != sizeof self) std::abort();
+    ::close(fd);
+}
+
+int add(int a, int b) { return a + b; }
+pid_t process_number() { return ::getpid(); }
+void never_ends(std::string path) {
+    arrive(path);
+    for (;;) ::pause();
+}
+std::thread::id thread_number() { return std::this_thread::get_id(); }
+
+bool is_gone(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; }
+
+// True when this process has no child, dead or alive.
+bool has_no_children() {
+    int status = 0;
+    return ::waitpid(-1, &status, WNOHANG) == -1 && errno == ECHILD;
+}
+
+template <class T>
+T round_trip(const T& value) {
+    asyncio::encoder out;
+    out.put(value);
+    asyncio::decoder in(out.bytes());
+    T back = in.get<T>();
+    in.finish();
+    return back;
+}
+
+template <class T>
+bool survives(const T& value) {
+    return round_trip(value) == value;
+}
+
+// Decodes damaged forms of `value` and pure noise. A wrong value may come out, an error may; but
+// nothing else.
+template <class T>
+void damage(const T& value) {
+    std::mt19937 random(7);
+    asyncio::encoder out;
+    out.put(value);
+    for (int round = 0; round < 5000; ++round) {
+        std::string bytes = out.bytes();
+        if (round % 3 == 0) {
+            bytes.resize(random() % 200);
+            for (char& byte : bytes) byte = static_cast<char>(random());
+        } else {
+            for (unsigned i = 0; i <= random() % 4 && !bytes.empty(); ++i)
+                bytes[random() % bytes.size()] = static_cast<char>(random());
+            if (round % 5 == 0) bytes.resize(random() % (bytes.size() + 1));
+        }
+        try {
+            asyncio::decoder in(bytes);
+            static_cast<void>(in.get<T>());
+            in.finish();
+        } catch (const asyncio::codec_error&) {
+        }
+    }
+}
+
+struct point {
+    int x = 0;
+    double y = 0;
+    bool operator==(const point&) const = default;
+};
+enum class colour : unsigned char { red, green };
+struct document {
+    std::string title;
+    std::vector<point> points;
+    std::map<std::string, int> counts;
+    std::optional<colour> tint;
+    int grid[2][2];
+    bool operator==(const document&) const = default;
+};
+struct tree {
+    int value = 0;
+    std::vector<tree> children;
+    bool operator==(const tree&) const = default;
+};
+struct list {
+    int value = 0;
+    std::unique_ptr<list> next;
+};
+class opaque { // no aggregate: it has a codec of its own
+public:
+    explicit opaque(int value) : value_(value) {}
+    int value() const { return value_; }
+
+private:
+    int value_;
+};
+struct derived_point : point {
+    int z;
+};
+
+} // namespace
+
+template <>
+struct asyncio::codec<opaque> {
+    static void encode(const opaque& value, encoder& out) { out.put(value.value()); }
+    static opaque decode(decoder& in) {
+        const int value = in.get<int>();
+        if (value < 0) throw codec_error("opaque: negative");
+        return opaque(value);
+    }
+};
+
+namespace {
+
+template <class T>
+concept travels = asyncio::detail::encodable<T>;
+
+static_assert(travels<document> && travels<tree> && travels<list> && travels<opaque>);
+static_assert(!travels<int*> && !travels<std::string_view> && !travels<std::vector<const char*>>);
+static_assert(!travels<std::shared_ptr<int>> && !travels<derived_point>);
+static_assert(!travels<std::reference_wrapper<int>> && !travels<void (*)()>);
+
+// ---- codec --------------------------------------------------------------------------------------
+
+TEST_SUITE("codec") {
+TEST_CASE("what is encoded is decoded: numbers, texts, containers, times, structs") {
+    CHECK(survives(-5));
+    CHECK(survives(true));
+    CHECK(survives(2.5));
+    CHECK(survives(colour::green));
+    CHECK(survives(std::string("a\0b", 3)));
+    CHECK(survives(std::vector<double>{1, 2, 3}));
+    CHECK(survives(std::vector<bool>{true, false, true}));
+    CHECK(survives(std::vector<std::string>{"", "x"}));
+    CHECK(survives(std::deque<int>{1, 2}));
+    CHECK(survives(std::map<std::string, std::vector<int>>{{"a", {1}}, {"b", {}}}));
+    CHECK(survives(std::unordered_map<int, std::string>{{1, "x"}}));
+    CHECK(survives(std::set<std::string>{"q", "r"}));
+    CHECK(survives(std::multimap<int, int>{{1, 2}, {1, 3}}));
+    CHECK(survives(std::array<int, 3>{1, 2, 3}));
+    CHECK(survives(std::array<int, 0>{}));
+    CHECK(survives(std::array<std::string, 2>{"a", "b"}));
+    CHECK(survives(std::optional<std::string>{}));
+    CHECK(survives(std::variant<int, std::string>{"s"}));
+    CHECK(survives(std::pair<int, std::string>{1, "s"}));
+    CHECK(survives(std::tuple<int, std::string, bool>{1, "s", true}));
+    CHECK(survives(std::tuple<>{}));
+    CHECK(survives(std::monostate{}));
+    CHECK(survives(std::chrono::milliseconds(5)));
+    CHECK(survives(std::chrono::system_clock::now()));
+    CHECK(survives(asyncio::duration(3s)));
+    CHECK(survives(document{"t", {{1, 2.5}, {}}, {{"n", 3}}, colour::green, {{1, 2}, {3, 4}}}));
+    CHECK(survives(tree{1, {{2, {}}, {3, {{4, {}}}}}}));
+    CHECK(round_trip(opaque(4)).value() == 4);
+    CHECK(round_trip(list{1, std::make_unique<list>(list{2, nullptr})}).next->value == 2);
+}
+
+TEST_CASE("random and damaged bytes give a codec_error or a value, and nothing else") {
+    damage(tree{1, {{2, {}}, {3, {{4, {}}}}}});
+    damage(document{"t", {{1, 2.5}, {}}, {{"n", 3}}, colour::green, {{1, 2}, {3, 4}}});
+    damage(std::vector<std::variant<int, std::string>>{1, "x"});
+    damage(std::vector<std::monostate>(3));
+    damage(std::make_exception_ptr(std::runtime_error("x")));
+}
+
+TEST_CASE("a length that no bytes follow is refused before memory is taken") {
+    const std::string bytes(8, '\xff');
+    asyncio::decoder in(bytes);
+    CHECK_THROWS_AS(in.get<std::vector<std::monostate>>(), asyncio::codec_error);
+    asyncio::decoder again(bytes);
+    CHECK_THROWS_AS(again.get<std::string>(), asyncio::codec_error);
+}
+
+TEST_CASE("a value nested deeper than the stack is refused on both sides") {
+    list deep;
+    for (int i = 0; i < 2000; ++i) {
+        list next{i, std::make_unique<list>(std::move(deep))};
+        deep = std::move(next);
+    }
+    asyncio::encoder out;
+    CHECK_THROWS_AS(out.put(deep), asyncio::codec_error);
+    const std::string ones(20000, '\1');
+    asyncio::decoder in(ones);
+    CHECK_THROWS_AS(in.get<list>(), asyncio::codec_error);
+}
+
+TEST_CASE("exceptions keep their type, text, code, cause and members") {
+    const auto again = [](auto error) { return round_trip(std::make_exception_ptr(error)); };
+    CHECK(support::message_of(again(std::out_of_range("far"))) == "far");
+    CHECK(support::holds<std::out_of_range>(again(std::out_of_range("far"))));
+    CHECK(support::holds<std::bad_alloc>(again(std::bad_alloc())));
+    CHECK(support::holds<asyncio::timeout_error>(again(asyncio::timeout_error("late"))));
+    CHECK(support::holds<asyncio::cancelled_error>(again(asyncio::cancelled_error("c"))));
+
+    const std::system_error opened(std::make_error_code(std::errc::no_such_file_or_directory), "open");
+    try {
+        std::rethrow_exception(again(opened));
+    } catch (const std::system_error& error) {
+        CHECK(error.code() == opened.code());
+        CHECK(std::string(error.what()) == opened.what());
+    }
+
+    struct private_error : std::runtime_error {
+        using std::runtime_error::runtime_error;
+    };
+    try {
+        std::rethrow_exception(again(private_error("mine")));
+    } catch (const asyncio::remote_error& error) {
+        CHECK(std::string(error.what()) == "mine");
+        CHECK(error.type_name().find("private_error") != std::string::npos);
+    }
+    CHECK(support::holds<asyncio::remote_error>(again(42)));
+
+    try {
+        try {
+            throw std::length_error("inner");
+        } catch (...) {
+            std::throw_with_nested(std::runtime_error("outer"));
+        }
+    } catch (...) {
+        const auto back = round_trip(std::current_exception());
+        CHECK(support::message_of(back) == "outer");
+        try {
+            std::rethrow_exception(back);
+        } catch (const std::runtime_error& error) {
+            try {
+                std::rethrow_if_nested(error);
+                FAIL("the cause is lost");
+            } catch (const std::length_error& cause) {
+                CHECK(std::string(cause.what()) == "inner");
+            }
+        }
+    }
+
+    const asyncio::exception_group group(
+        "two", {std::make_exception_ptr(std::range_error("a")),
+                std::make_exception_ptr(asyncio::exception_group(
+                    "one", {std::make_exception_ptr(std::bad_cast())}))});
+    try {
+        std::rethrow_exception(again(group));
+    } catch (const asyncio::exception_group& back) {
+        CHECK(back.message() == "two");
+        CHECK(back.contains<std::range_error>());
+        CHECK(back.contains<std::bad_cast>());
+    }
+}
+} // TEST_SUITE
+
+// ---- concurrent futures -------------------------------------------------------------------------
+
+TEST_SUITE("concurrent_future") {
+TEST_CASE("CF-01: cancel() works while pending and again when cancelled, not when running or done") {
+    auto pending = asyncio::concurrent_future<int>::create();
+    CHECK(pending.cancel());
+    CHECK(pending.cancelled());
+    CHECK(pending.cancel());
+    CHECK_FALSE(pending.set_running());
+
+    auto running = asyncio::concurrent_future<int>::create();
+    CHECK(running.set_running());
+    CHECK(running.running());
+    CHECK_FALSE(running.cancel());
+    running.set_result(1);
+    CHECK_FALSE(running.cancel());
+    CHECK(running.result() == 1);
+}
+
+TEST_CASE("CF-02: result(timeout) and exception(timeout) time out and change nothing") {
+    auto f = asyncio::concurrent_future<int>::create();
+    CHECK_THROWS_AS(f.result(0s), asyncio::timeout_error);
+    CHECK_THROWS_AS(f.exception(1ms), asyncio::timeout_error);
+    CHECK_FALSE(f.done());
+    f.set_result(5);
+    CHECK(f.result(0s) == 5);
+    CHECK(f.exception() == nullptr);
+}
+
+TEST_CASE("CF-02: a cancelled one throws cancelled_error, also in a thread that waits already") {
+    auto f = asyncio::concurrent_future<int>::create();
+    std::promise<void> begun;
+    std::thread waiter([&] {
+        begun.set_value();
+        CHECK_THROWS_AS(static_cast<void>(f.result()), asyncio::cancelled_error);
+    });
+    begun.get_future().wait();
+    f.cancel();
+    waiter.join();
+    CHECK_THROWS_AS(static_cast<void>(f.exception()), asyncio::cancelled_error);
+}
+
+TEST_CASE("CF-03: callbacks run in order in the completing thread; one that throws stops no other") {
+    auto f = asyncio::concurrent_future<int>::create();
+    std::vector<std::string> calls;
+    std::thread::id where;
+    f.add_done_callback([&](asyncio::concurrent_future<int> done) {
+        calls.push_back("first " + std::to_string(done.result()));
+        where = std::this_thread::get_id();
+    });
+    f.add_done_callback([&] {
+        calls.push_back("second");
+        throw std::runtime_error("no luck");
+    });
+    f.add_done_callback([&] { calls.push_back("third"); });
+    support::captured_stderr quiet;
+    std::thread completing([&] { f.set_result(7); });
+    const std::thread::id completer = completing.get_id();
+    completing.join();
+    CHECK(quiet.taken().find("no luck") != std::string::npos);
+    CHECK(calls == std::vector<std::string>{"first 7", "second", "third"});
+    CHECK(where == completer);
+    f.add_done_callback([&] { calls.push_back("late"); });
+    CHECK(calls.back() == "late");
+}
+
+TEST_CASE("CF-04: a second outcome is refused and the first kept") {
+    auto f = asyncio::concurrent_future<int>::create();
+    f.set_result(1);
+    CHECK_THROWS_AS(f.set_result(2), asyncio::invalid_state_error);
+    CHECK_THROWS_AS(f.set_exception(std::runtime_error("x")), asyncio::invalid_state_error);
+    CHECK(f.result() == 1);
+    auto gone = asyncio::concurrent_future<int>::create();
+    gone.cancel();
+    CHECK_THROWS_AS(gone.set_result(2), asyncio::invalid_state_error);
+}
+
+TEST_CASE("CF-05: wait() returns when told, counts duplicates once and throws no timeout") {
+    std::vector<asyncio::concurrent_future<int>> all;
+    for (int i = 0; i < 3; ++i) all.push_back(asyncio::concurrent_future<int>::create());
+    all.push_back(all[0]);
+
+    auto none = asyncio::concurrent::wait(all, {.timeout = 0s});
+    CHECK(none.done.empty());
+    CHECK(none.pending.size() == 3);
+
+    all[1].set_result(1);
+    auto first =
+        asyncio::concurrent::wait(all, {.return_when = asyncio::return_when::first_completed});
+    REQUIRE(first.done.size() == 1);
+    CHECK(first.done[0] == all[1]);
+    CHECK(first.pending.size() == 2);
+
+    std::thread failing([&] { all[2].set_exception(std::runtime_error("x")); });
+    auto failed =
+        asyncio::concurrent::wait(all, {.return_when = asyncio::return_when::first_exception});
+    failing.join();
+    CHECK(failed.done.size() == 2);
+    CHECK(failed.pending.size() == 1);
+
+    std::thread last([&] { all[0].set_result(0); });
+    auto everything = asyncio::concurrent::wait(all);
+    last.join();
+    CHECK(everything.done.size() == 3);
+    CHECK(everything.pending.empty());
+}
+
+TEST_CASE("CF-06: as_completed() gives the finished ones first, each once, and times out") {
+    std::vector<asyncio::concurrent_future<int>> all;
+    for (int i = 0; i < 3; ++i) all.push_back(asyncio::concurrent_future<int>::create());
+    all.push_back(all[2]);
+    all[2].set_result(2);
+    auto next = asyncio::concurrent::as_completed(all);
+    std::vector<int> order;
+    order.push_back(next.next()->result());
+    all[1].set_result(1);
+    order.push_back(next.next()->result());
+    all[0].set_result(0);
+    for (auto& f : next) order.push_back(f.result());
+    CHECK(order == std::vector<int>{2, 1, 0});
+
+    std::vector<asyncio::concurrent_future<int>> never{asyncio::concurrent_future<int>::create()};
+    auto late = asyncio::concurrent::as_completed(never, {.timeout = 1ms});
+    CHECK_THROWS_AS(static_cast<void>(late.next()), asyncio::timeout_error);
+}
+
+TEST_CASE("CF-07: map() gives results in order, and an error when its element is reached") {
+    asyncio::thread_pool_executor pool(3);
+    std::vector<int> squares;
+    for (int n : pool.map([](int v) { return v * v; }, std::vector<int>{1, 2, 3, 4}))
+        squares.push_back(n);
+    CHECK(squares == std::vector<int>{1, 4, 9, 16});
+
+    auto some = pool.map(
+        [](int v) {
+            if (v == 0) throw std::invalid_argument("zero");
+            return 12 / v;
+        },
+        std::vector<int>{1, 2, 0, 4}, {.chunksize = 3});
+    CHECK(*some.next() == 12);
+    CHECK(*some.next() == 6);
+    CHECK_THROWS_AS(static_cast<void>(some.next()), std::invalid_argument);
+    CHECK_FALSE(some.next());
+
+    int read = 0;
+    auto ahead = pool.map(
+        [](int v) { return v; },
+        [&] {
+            std::vector<int> numbers(10);
+            std::iota(numbers.begin(), numbers.end(), 0);
+            return numbers;
+        }(),
+        {.buffersize = 2});
+    while (auto v = ahead.next()) CHECK(*v == read++);
+    CHECK(read == 10);
+}
+
+TEST_CASE("CF-07: a timeout of map() counts from the call and takes back what has not begun") {
+    asyncio::thread_pool_executor pool(1);
+    gate closed;
+    std::atomic<int> begun{0};
+    auto blocked = closed.waiting();
+    auto results = pool.map(
+        [&](int v) {
+            ++begun;
+            blocked();
+            return v;
+        },
+        std::vector<int>{1, 2, 3}, {.timeout = 1ms});
+    CHECK_THROWS_AS(static_cast<void>(results.next()), asyncio::timeout_error);
+    closed.open();
+    pool.shutdown();
+    CHECK(begun <= 1);
+}
+
+ASYNC_TEST_CASE("a concurrent future is awaited, also by several tasks and after it is done") {
+    auto f = asyncio::concurrent_future<std::string>::create();
+    auto read = [f]() -> asyncio::coro<std::string> { co_return co_await f; };
+    auto a = asyncio::create_task(read);
+    auto b = asyncio::create_task(read);
+    co_await support::turns(2);
+    std::thread setting([f] { f.set_result("x"); });
+    const std::string from_a = co_await a;
+    const std::string from_b = co_await b;
+    setting.join();
+    CHECK(from_a == "x");
+    CHECK(from_b == "x");
+    const std::string again = co_await f;
+    CHECK(again == "x");
+}
+
+ASYNC_TEST_CASE("a move-only result comes through threads and processes") {
+    asyncio::thread_pool_executor threads(1);
+    auto made = threads.submit([] { return std::make_unique<int>(3); });
+    const std::unique_ptr<int> three = co_await std::move(made);
+    CHECK(*three == 3);
+    asyncio::process_pool_executor processes(1);
+    auto four = std::make_unique<int>(4);
+    auto sent = processes.submit([](std::unique_ptr<int> p) { return p; }, std::move(four));
+    const std::unique_ptr<int> back = co_await std::move(sent);
+    CHECK(*back == 4);
+}
+} // TEST_SUITE
+
+// ---- threads ------------------------------------------------------------------------------------
+
+TEST_SUITE("thread_pool_executor") {
+TEST_CASE("EX-01: the number of workers is positive, or left out") {
+    CHECK_THROWS_AS(asyncio::thread_pool_executor(0), std::invalid_argument);
+    CHECK_THROWS_AS(asyncio::thread_pool_executor(-1), std::invalid_argument);
+    asyncio::thread_pool_executor pool;
+    CHECK(pool.submit(add, 1, 2).result() == 3);
+}
+
+TEST_CASE("EX-02: jobs one after the other run on one thread, 60 blocking ones on four") {
+    {
+        asyncio::thread_pool_executor pool(4);
+        std::set<std::thread::id> used;
+        for (int i = 0; i < 50; ++i) used.insert(pool.submit(thread_number).result());
+        CHECK(used.size() == 1);
+    }
+    asyncio::thread_pool_executor pool(4);
+    gate closed;
+    std::mutex mutex;
+    std::set<std::thread::id> used;
+    std::vector<asyncio::concurrent_future<void>> jobs;
+    for (int i = 0; i < 60; ++i)
+        jobs.push_back(pool.submit([&, wait = closed.waiting()] {
+            wait();
+            const std::lock_guard lock(mutex);
+            used.insert(std::this_thread::get_id());
+        }));
+    CHECK(used.size() == 0);
+    closed.open();
+    for (auto& job : jobs) job.result();
+    CHECK(used.size() <= 4);
+    CHECK(used.size() >= 1);
+}
+
+TEST_CASE("EX-03: submit() after shutdown() throws; shutdown() may be repeated") {
+    asyncio::thread_pool_executor pool(1);
+    pool.shutdown();
+    pool.shutdown();
+    CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2)), std::runtime_error);
+}
+
+TEST_CASE("EX-04: shutdown() and the destructor wait until all queued jobs have run") {
+    std::atomic<int> done{0};
+    {
+        asyncio::thread_pool_executor pool(2);
+        for (int i = 0; i < 20; ++i) pool.submit([&] { ++done; });
+    }
+    CHECK(done == 20);
+    asyncio::thread_pool_executor pool(2);
+    for (int i = 0; i < 20; ++i) pool.submit([&] { ++done; });
+    pool.shutdown();
+    CHECK(done == 40);
+}
+
+TEST_CASE("EX-05: shutdown(wait = false) returns at once, and queued jobs still run") {
+    asyncio::thread_pool_executor pool(1);
+    gate closed;
+    auto blocked = pool.submit(closed.waiting());
+    auto queued = pool.submit(add, 1, 2);
+    pool.shutdown({.wait = false});
+    CHECK_FALSE(queued.done());
+    closed.open();
+    CHECK(queued.result() == 3);
+}
+
+TEST_CASE("EX-06: shutdown(cancel_futures = true) cancels what has not begun; nothing is left") {
+    asyncio::thread_pool_executor pool(1);
+    gate closed;
+    std::promise<void> begun;
+    auto running = pool.submit([&, wait = closed.waiting()] {
+        begun.set_value();
+        wait();
+    });
+    auto queued = pool.submit(add, 1, 2);
+    begun.get_future().wait();
+    std::thread opening([&] { closed.open(); });
+    pool.shutdown({.wait = true, .cancel_futures = true});
+    opening.join();
+    CHECK(queued.cancelled());
+    CHECK(running.done());
+    CHECK_FALSE(running.cancelled());
+}
+
+TEST_CASE("EX-07: the initializer runs once per thread, before the first job") {
+    std::atomic<int> calls{0};
+    asyncio::thread_pool_executor pool(
+        2, {.thread_name_prefix = "worker", .initializer = [&calls] { ++calls; }});
+    CHECK(pool.submit([&] { return calls.load(); }).result() == 1);
+    for (int i = 0; i < 5; ++i) pool.submit(add, i, i).result();
+    CHECK(calls == 1);
+}
+
+TEST_CASE("EX-07: an initializer that throws breaks the pool") {
+    asyncio::thread_pool_executor pool(1, {.initializer = [] { throw std::runtime_error("no"); }});
+    std::vector<asyncio::concurrent_future<int>> jobs;
+    try {
+        for (int i = 0; i < 3; ++i) jobs.push_back(pool.submit(add, i, i));
+    } catch (const asyncio::broken_executor&) {
+    }
+    REQUIRE(!jobs.empty());
+    for (auto& job : jobs)
+        CHECK_THROWS_AS(static_cast<void>(job.result()), asyncio::broken_executor);
+    CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2)), asyncio::broken_executor);
+}
+
+TEST_CASE("EX-08: whatever a job throws is in its future, and the worker goes on") {
+    asyncio::thread_pool_executor pool(1);
+    const auto first = pool.submit(thread_number).result();
+    auto fatal = pool.submit([] { throw asyncio::keyboard_interrupt("stop"); });
+    CHECK_THROWS_AS(fatal.result(), asyncio::keyboard_interrupt);
+    auto number = pool.submit([] { throw 42; });
+    CHECK_THROWS_AS(number.result(), int);
+    CHECK(pool.submit(thread_number).result() == first);
+}
+
+ASYNC_TEST_CASE("with(pool, body) shuts the pool down without blocking the loop") {
+    bool ticked = false;
+    gate closed;
+    asyncio::concurrent_future<void> job;
+    auto ticker = [&]() -> asyncio::coro<> {
+        co_await asyncio::sleep(0s);
+        ticked = true;
+        closed.open();
+    };
+    auto ticking = asyncio::create_task(ticker);
+    co_await asyncio::with(asyncio::thread_pool_executor(1),
+                           [&](asyncio::thread_pool_executor& pool) -> asyncio::coro<> {
+                               job = pool.submit(closed.waiting());
+                               co_return;
+                           });
+    CHECK(ticked);
+    CHECK(job.done());
+    co_await ticking;
+}
+} // TEST_SUITE
+
+// ---- the loop and threads -----------------------------------------------------------------------
+
+TEST_SUITE("threads and the loop") {
+ASYNC_TEST_CASE("TH-01: to_thread runs the function once in another thread; the loop goes on") {
+    std::atomic<int> calls{0};
+    const auto here = std::this_thread::get_id();
+    const auto there = co_await asyncio::to_thread([&] {
+        ++calls;
+        return std::this_thread::get_id();
+    });
+    CHECK(there != here);
+    CHECK(calls == 1);
+    CHECK_AWAIT_THROWS_AS(asyncio::to_thread([] { throw std::domain_error("x"); }),
+                          std::domain_error);
+
+    gate closed;
+    auto open = [&]() -> asyncio::coro<> {
+        co_await asyncio::sleep(0s);
+        closed.open();
+    };
+    auto opening = asyncio::create_task(open);
+    auto blocked = closed.waiting();
+    co_await asyncio::to_thread(blocked);
+    co_await opening;
+}
+
+asyncio::context_var<int> request("request", 0);
+
+ASYNC_TEST_CASE("TH-02: to_thread's function sees the context variables, in a copy") {
+    request.set(5);
+    const int seen = co_await asyncio::to_thread([] {
+        const int before = request.get();
+        request.set(9);
+        return before;
+    });
+    CHECK(seen == 5);
+    CHECK(request.get() == 5);
+    const int bare = co_await asyncio::run_in_executor(nullptr, [] { return request.get(); });
+    CHECK(bare == 0);
+}
+
+ASYNC_TEST_CASE("TH-03: a cancelled to_thread ends at once; the function runs to its end") {
+    gate closed;
+    std::promise<void> begun, ended;
+    auto work = [&, wait = closed.waiting()] {
+        begun.set_value();
+        wait();
+        ended.set_value();
+    };
+    auto task = asyncio::create_task(asyncio::to_thread(work));
+    co_await support::turns(2);
+    begun.get_future().wait();
+    task.cancel();
+    CHECK_AWAIT_THROWS_AS(task, asyncio::cancelled_error);
+    closed.open();
+    ended.get_future().wait();
+}
+
+ASYNC_TEST_CASE("TH-04: a queued job whose future is cancelled never runs") {
+    asyncio::thread_pool_executor pool(1);
+    gate closed;
+    bool ran = false;
+    auto blocked = closed.waiting();
+    auto first = asyncio::run_in_executor(pool, blocked);
+    auto second = asyncio::run_in_executor(pool, [&] { ran = true; });
+    second.cancel();
+    closed.open();
+    co_await first;
+    CHECK_AWAIT_THROWS_AS(second, asyncio::cancelled_error);
+    pool.shutdown();
+    CHECK_FALSE(ran);
+}
+
+TEST_CASE("TH-05: call_soon_threadsafe wakes a loop that sleeps, and runs in its thread") {
+    asyncio::event_loop loop;
+    std::thread::id where;
+    std::thread caller;
+    loop.call_soon([&] {
+        caller = std::thread([&] {
+            loop.call_soon_threadsafe([&] {
+                where = std::this_thread::get_id();
+                loop.stop();
+            });
+        });
+    });
+    loop.run_forever();
+    caller.join();
+    CHECK(where == std::this_thread::get_id());
+}
+
+TEST_CASE("TH-06: call_soon_threadsafe on a closed loop throws in the calling thread") {
+    asyncio::event_loop loop;
+    loop.close();
+    std::thread caller(
+        [&] { CHECK_THROWS_AS(loop.call_soon_threadsafe([] {}), std::runtime_error); });
+    caller.join();
+}
+
+TEST_CASE("TH-07: a handle cancelled by the other thread before it runs never runs") {
+    asyncio::event_loop loop;
+    bool ran = false;
+    std::thread caller([&] { loop.call_soon_threadsafe([&] { ran = true; }).cancel(); });
+    caller.join();
+    loop.call_soon([&] { loop.stop(); });
+    loop.run_forever();
+    CHECK_FALSE(ran);
+}
+
+// Runs `body` in another thread while a loop runs in this one.
+template <class F>
+void beside_a_loop(F body) {
+    asyncio::event_loop loop;
+    std::thread other([&] {
+        body(loop);
+        loop.call_soon_threadsafe([&] { loop.stop(); });
+    });
+    loop.run_forever();
+    other.join();
+}
+
+asyncio::coro<int> answer() {
+    co_await asyncio::sleep(0s);
+    co_return 42;
+}
+asyncio::coro<> fails_in_loop() {
+    co_await asyncio::sleep(0s);
+    throw std::range_error("no");
+}
+asyncio::coro<> waits_for_ever() { co_await asyncio::create_future<void>(); }
+
+TEST_CASE("TH-08: run_coroutine_threadsafe gives the result, the exception, or a timeout") {
+    beside_a_loop([](asyncio::event_loop& loop) {
+        CHECK(asyncio::run_coroutine_threadsafe(answer(), loop).result() == 42);
+        CHECK_THROWS_AS(asyncio::run_coroutine_threadsafe(fails_in_loop(), loop).result(),
+                        std::range_error);
+        auto late = asyncio::run_coroutine_threadsafe(waits_for_ever(), loop);
+        CHECK_THROWS_AS(late.result(1ms), asyncio::timeout_error);
+        CHECK_FALSE(late.done());
+        CHECK(late.cancel());
+    });
+}
+
+TEST_CASE("TH-09: cancelling the thread's future cancels the task in the loop") {
+    std::promise<void> cancelled;
+    beside_a_loop([&](asyncio::event_loop& loop) {
+        std::promise<void> begun;
+        auto work = [&]() -> asyncio::coro<> {
+            begun.set_value();
+            try {
+                co_await asyncio::create_future<void>();
+            } catch (const asyncio::cancelled_error&) {
+                cancelled.set_value();
+                throw;
+            }
+        };
+        auto f = asyncio::run_coroutine_threadsafe(work, loop);
+        begun.get_future().wait();
+        CHECK(f.cancel());
+        cancelled.get_future().wait();
+        CHECK(f.cancelled());
+    });
+}
+
+TEST_CASE("TH-10: a coroutine that ends cancelled cancels the thread's future") {
+    beside_a_loop([](asyncio::event_loop& loop) {
+        auto work = []() -> asyncio::coro<> {
+            asyncio::current_task().cancel();
+            co_await asyncio::sleep(0s);
+        };
+        auto f = asyncio::run_coroutine_threadsafe(work, loop);
+        CHECK_THROWS_AS(f.result(), asyncio::cancelled_error);
+        CHECK(f.cancelled());
+    });
+}
+
+TEST_CASE("a thread that waits for a loop that goes away is told so") {
+    asyncio::concurrent_future<void> f;
+    {
+        asyncio::event_loop loop;
+        f = asyncio::run_coroutine_threadsafe(waits_for_ever(), loop);
+        loop.call_soon([&] { loop.stop(); });
+        loop.run_forever();
+    }
+    CHECK_THROWS_AS(f.result(), asyncio::cancelled_error);
+}
+
+ASYNC_TEST_CASE("TH-11: run_in_executor after shutdown_default_executor throws") {
+    const int three = co_await asyncio::run_in_executor(nullptr, add, 1, 2);
+    CHECK(three == 3);
+    co_await asyncio::get_running_loop().shutdown_default_executor();
+    CHECK_THROWS_AS(static_cast<void>(asyncio::run_in_executor(nullptr, add, 1, 2)),
+                    std::runtime_error);
+}
+} // TEST_SUITE
+
+// ---- processes ----------------------------------------------------------------------------------
+
+int global = 1;
+
+TEST_SUITE("isolated_executor") {
+ASYNC_TEST_CASE("PP-01: a worker that is killed costs only its job, and is replaced") {
+    meeting_point meeting;
+    asyncio::isolated_executor pool(1);
+    auto doomed = pool.submit(never_ends, meeting.path());
+    auto queued = pool.submit(add, 1, 2);
+    ::kill(meeting.arrived(), SIGKILL);
+    int signal = 0;
+    try {
+        co_await doomed;
+    } catch (const asyncio::worker_crashed& error) {
+        signal = error.signal();
+    }
+    CHECK(signal == SIGKILL);
+    const int three = co_await queued;
+    CHECK(three == 3);
+    const int seven = co_await pool.submit(add, 3, 4);
+    CHECK(seven == 7);
+}
+
+ASYNC_TEST_CASE("PP-01: a worker that dies idle costs no job at all") {
+    asyncio::isolated_executor pool(1);
+    for (int round = 0; round < 5; ++round) {
+        const pid_t pid = co_await pool.submit(process_number);
+        ::kill(pid, SIGKILL);
+        while (!is_gone(pid)) std::this_thread::yield();
+        const int three = co_await pool.submit(add, 1, 2);
+        CHECK(three == 3);
+    }
+}
+
+ASYNC_TEST_CASE("PP-02: a pool that cannot start its workers breaks, and shutdown() returns") {
+    asyncio::isolated_executor pool(1, {.initializer = [] { std::_Exit(9); }});
+    CHECK_AWAIT_THROWS_WITH_AS(pool.submit(add, 1, 2), "exit code 9", asyncio::broken_executor);
+    CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2)), asyncio::broken_executor);
+    pool.shutdown();
+}
+
+ASYNC_TEST_CASE("PP-03: a job's error comes back as what it was; the pool stays usable") {
+    asyncio::isolated_executor pool(1);
+    CHECK_AWAIT_THROWS_WITH_AS(
+        pool.submit([](int v) { return std::vector<int>().at(static_cast<std::size_t>(v)); }, 3),
+        "3", std::out_of_range);
+    CHECK_AWAIT_THROWS_AS(pool.submit([] { throw asyncio::cancelled_error("x"); }),
+                          asyncio::cancelled_error);
+    CHECK_AWAIT_THROWS_AS(pool.submit([] { throw 42; }), asyncio::remote_error);
+    const int three = co_await pool.submit(add, 1, 2);
+    CHECK(three == 3);
+}
+
+TEST_CASE("PP-04: what cannot be encoded is refused by submit(), and nothing is stuck") {
+    asyncio::isolated_executor pool(1);
+    list deep;
+    for (int i = 0; i < 2000; ++i) {
+        list next{i, std::make_unique<list>(std::move(deep))};
+        deep = std::move(next);
+    }
+    CHECK_THROWS_AS(static_cast<void>(pool.submit([](list l) { return l.value; }, std::move(deep))),
+                    asyncio::codec_error);
+    asyncio::executor& any = pool;
+    int x = 1;
+    CHECK_THROWS_AS(static_cast<void>(any.submit([&x] { return x; })), asyncio::codec_error);
+    CHECK_THROWS_AS(static_cast<void>(any.submit([](int* p) { return *p; }, &x)),
+                    asyncio::codec_error);
+    CHECK(any.submit(add, 1, 2).result() == 3);
+    pool.shutdown();
+}
+
+ASYNC_TEST_CASE("PP-05: what a worker or the parent cannot decode fails that job only") {
+    asyncio::isolated_executor pool(1);
+    CHECK_AWAIT_THROWS_WITH_AS(pool.submit([](opaque o) { return o.value(); }, opaque(-1)),
+                               "opaque: negative", asyncio::codec_error);
+    CHECK_AWAIT_THROWS_WITH_AS(pool.submit([] { return opaque(-1); }), "opaque: negative",
+                               asyncio::codec_error);
+    const int three = co_await pool.submit(add, 1, 2);
+    CHECK(three == 3);
+}
+
+ASYNC_TEST_CASE("PP-06: an initializer that throws in every worker breaks the pool") {
+    asyncio::isolated_executor pool(2, {.initializer = [] { throw std::runtime_error("no way"); }});
+    CHECK_AWAIT_THROWS_WITH_AS(pool.submit(add, 1, 2), "no way", asyncio::broken_executor);
+    CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2)), asyncio::broken_executor);
+}
+
+TEST_CASE("PP-06: an initializer runs before the first job of each worker") {
+    asyncio::isolated_executor pool(1, {.initializer = [] { global = 7; }});
+    CHECK(pool.submit([] { return global; }).result() == 7);
+    CHECK(global == 1);
+}
+
+TEST_CASE("PP-07: max_tasks_per_child replaces the worker, with every start method") {
+    for (const auto start : {asyncio::start_method::forkserver, asyncio::start_method::fork,
+                             asyncio::start_method::spawn}) {
+        CAPTURE(static_cast<int>(start));
+        asyncio::isolated_executor pool(1, {.start = start, .max_tasks_per_child = 3});
+        std::vector<pid_t> pids;
+        for (int i = 0; i < 4; ++i) pids.push_back(pool.submit(process_number).result());
+        CHECK(pids[0] == pids[1]);
+        CHECK(pids[1] == pids[2]);
+        CHECK(pids[3] != pids[2]);
+        CHECK(pids[0] != ::getpid());
+    }
+    CHECK_THROWS_AS(asyncio::isolated_executor(1, {.max_tasks_per_child = 0}),
+                    std::invalid_argument);
+}
+
+TEST_CASE("PP-08: shutdown(cancel_futures = true) cancels queued jobs; begun ones complete") {
+    meeting_point meeting;
+    meeting_point leaving;
+    asyncio::isolated_executor pool(1);
+    auto running = pool.submit(
+        [](std::string in, std::string out) {
+            arrive(in);
+            arrive(out);
+            return 5;
+        },
+        meeting.path(), leaving.path());
+    auto queued = pool.submit(add, 1, 2);
+    meeting.arrived();
+    pool.shutdown({.wait = false, .cancel_futures = true});
+    leaving.arrived();
+    pool.shutdown();
+    CHECK(queued.cancelled());
+    CHECK(running.result() == 5);
+}
+
+TEST_CASE("IP-01: what a job changes is seen by nobody else") {
+    asyncio::isolated_executor pool(1);
+    CHECK(pool.submit([] { return ++global; }).result() == 2);
+    CHECK(pool.submit([] { return ++global; }).result() == 3);
+    CHECK(global == 1);
+    asyncio::isolated_executor other(1);
+    CHECK(other.submit([] { return ++global; }).result() == 2);
+}
+
+TEST_CASE("IP-02: a job's error on an isolated thread comes back; the pool stays usable") {
+    asyncio::interpreter_pool_executor pool(1);
+    CHECK_THROWS_AS(pool.submit([] { throw std::range_error("x"); }).result(), std::range_error);
+    CHECK(pool.submit(add, 1, 2).result() == 3);
+    CHECK_THROWS_AS(asyncio::interpreter_pool_executor(1, {.job_timeout = 1s}),
+                    std::invalid_argument);
+}
+
+TEST_CASE("IP-02: isolated threads keep their own state and are replaced after so many jobs") {
+    asyncio::interpreter_pool_executor pool(1, {.max_tasks_per_child = 2});
+    const auto count = [] {
+        thread_local int calls = 0;
+        return ++calls;
+    };
+    CHECK(pool.submit(count).result() == 1);
+    CHECK(pool.submit(count).result() == 2);
+    CHECK(pool.submit(count).result() == 1);
+}
+
+TEST_CASE("IP-03: an initializer that fails on a thread breaks the pool") {
+    asyncio::interpreter_pool_executor pool(1, {.initializer = [] { throw std::bad_alloc(); }});
+    asyncio::concurrent_future<int> job;
+    try {
+        job = pool.submit(add, 1, 2);
+        CHECK_THROWS_AS(static_cast<void>(job.result()), asyncio::broken_executor);
+    } catch (const asyncio::broken_executor&) {
+    }
+    CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2)), asyncio::broken_executor);
+}
+
+ASYNC_TEST_CASE("a segmentation fault, an exit and an abort reach only their own awaiters") {
+    asyncio::isolated_executor pool(2);
+    auto fault = pool.submit([] {
+        std::signal(SIGSEGV, SIG_DFL);
+        std::raise(SIGSEGV);
+    });
+    auto exits = pool.submit([] { std::_Exit(3); });
+    auto fine = pool.submit(add, 1, 2);
+    int signal = 0;
+    int code = 0;
+    try {
+        co_await fault;
+    } catch (const asyncio::worker_crashed& error) {
+        signal = error.signal();
+    }
+    try {
+        co_await exits;
+    } catch (const asyncio::worker_crashed& error) {
+        code = error.exit_code();
+    }
+    CHECK(signal == SIGSEGV);
+    CHECK(code == 3);
+    const int three = co_await fine;
+    CHECK(three == 3);
+}
+
+ASYNC_TEST_CASE("job_timeout kills an endless loop, and the job fails with timeout_error") {
+    asyncio::isolated_executor pool(1, {.job_timeout = 50ms});
+    CHECK_AWAIT_THROWS_AS(pool.submit([] {
+        volatile bool on = true;
+        while (on) {}
+    }),
+                          asyncio::timeout_error);
+    asyncio::isolated_executor patient(1, {.job_timeout = 1h});
+    const int three = co_await patient.submit(add, 1, 2);
+    CHECK(three == 3);
+}
+
+ASYNC_TEST_CASE("cpu_time_limit ends a job that computes, not one that waits") {
+    asyncio::isolated_executor pool(1, {.cpu_time_limit = 20ms});
+    int signal = 0;
+    try {
+        co_await pool.submit([] {
+            volatile bool on = true;
+            while (on) {}
+        });
+    } catch (const asyncio::worker_crashed& error) {
+        signal = error.signal();
+    }
+    CHECK(signal == SIGXCPU);
+    const int three = co_await pool.submit(add, 1, 2);
+    CHECK(three == 3);
+}
+
+ASYNC_TEST_CASE("memory_limit stops a job that wants too much" * doctest::skip(sanitized)) {
+    asyncio::isolated_executor pool(1, {.memory_limit = std::size_t{64} << 20});
+    CHECK_AWAIT_THROWS_AS(pool.submit([] { return std::string(std::size_t{256} << 20, 'x').size(); }),
+                          std::bad_alloc);
+    const auto size =
+        co_await pool.submit([] { return std::string(std::size_t{8} << 20, 'x').size(); });
+    CHECK(size == std::size_t{8} << 20);
+}
+
+ASYNC_TEST_CASE("100 MB travel both ways") {
+    std::vector<double> numbers(12'500'000);
+    std::iota(numbers.begin(), numbers.end(), 0.0);
+    asyncio::isolated_executor pool(1);
+    auto job = pool.submit(
+        [](std::vector<double> v) {
+            v[0] = -1;
+            return v;
+        },
+        numbers);
+    const std::vector<double> back = co_await std::move(job);
+    REQUIRE(back.size() == numbers.size());
+    CHECK(back[0] == -1);
+    CHECK(back[12'499'999] == 12'499'999.0);
+}
+
+ASYNC_TEST_CASE("payloads around the frame's size travel whole") {
+    asyncio::isolated_executor pool(2);
+    for (const std::size_t size : {0u, 1u, 65000u, 65400u, 65536u, 65537u, 131072u, 300000u}) {
+        const std::string text(size, 'q');
+        const std::string back = co_await pool.submit([](std::string s) { return s; }, text);
+        CHECK(back == text);
+        const std::vector<std::string> many(size / 10, "0123456789abcdef");
+        const auto again =
+            co_await pool.submit([](std::vector<std::string> s) { return s; }, many);
+        CHECK(again == many);
+    }
+}
+
+ASYNC_TEST_CASE("cancelling the awaiting task kills the worker, and the pool goes on") {
+    meeting_point meeting;
+    asyncio::isolated_executor pool(1);
+    auto wait = [&]() -> asyncio::coro<> {
+        co_await asyncio::run_in_executor(pool, never_ends, meeting.path());
+    };
+    auto task = asyncio::create_task(wait);
+    co_await support::turns(2);
+    const pid_t worker = meeting.arrived();
+    task.cancel();
+    CHECK_AWAIT_THROWS_AS(task, asyncio::cancelled_error);
+    const pid_t next = co_await pool.submit(process_number);
+    CHECK(next != worker);
+    CHECK(is_gone(worker));
+}
+
+ASYNC_TEST_CASE("cancelling a task that awaits the concurrent future itself kills the job, too") {
+    meeting_point meeting;
+    asyncio::isolated_executor pool(1);
+    auto job = pool.submit(never_ends, meeting.path());
+    auto wait = [job]() -> asyncio::coro<> { co_await job; };
+    auto task = asyncio::create_task(wait);
+    co_await support::turns(2);
+    meeting.arrived();
+    task.cancel();
+    CHECK_AWAIT_THROWS_AS(task, asyncio::cancelled_error);
+    CHECK(job.cancelled());
+}
+
+TEST_CASE("no child, zombie or worker is left when a pool ends") {
+    pid_t first = 0;
+    pid_t running = 0;
+    {
+        meeting_point meeting;
+        asyncio::isolated_executor pool(2);
+        first = pool.submit(process_number).result();
+        auto endless = pool.submit(never_ends, meeting.path());
+        running = meeting.arrived();
+        pool.kill_workers();
+        CHECK_THROWS_AS(endless.result(), asyncio::worker_crashed);
+        CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2)), std::runtime_error);
+    }
+    CHECK(is_gone(first));
+    CHECK(is_gone(running));
+    CHECK(has_no_children());
+}
+
+TEST_CASE("terminate_workers() ends running jobs with SIGTERM") {
+    meeting_point meeting;
+    asyncio::isolated_executor pool(1);
+    auto endless = pool.submit(never_ends, meeting.path());
+    auto queued = pool.submit(add, 1, 2);
+    meeting.arrived();
+    pool.terminate_workers();
+    try {
+        endless.result();
+        FAIL("the job ended");
+    } catch (const asyncio::worker_crashed& error) {
+        CHECK(error.signal() == SIGTERM);
+    }
+    CHECK(queued.cancelled());
+}
+
+TEST_CASE("the destructor cancels what is queued and kills what does not end") {
+    meeting_point meeting;
+    asyncio::concurrent_future<void> endless;
+    asyncio::concurrent_future<int> queued;
+    pid_t worker = 0;
+    {
+        asyncio::isolated_executor pool(1);
+        endless = pool.submit(never_ends, meeting.path());
+        queued = pool.submit(add, 1, 2);
+        worker = meeting.arrived();
+    }
+    CHECK(queued.cancelled());
+    CHECK_THROWS_AS(endless.result(), asyncio::broken_executor);
+    CHECK(is_gone(worker));
+    CHECK(has_no_children());
+}
+
+TEST_CASE("what a job has started dies with its worker") {
+    meeting_point meeting;
+    asyncio::isolated_executor pool(1);
+    auto job = pool.submit(
+        [](std::string path) {
+            if (::fork() == 0) {
+                arrive(path);
+                for (;;) ::pause();
+            }
+            for (;;) ::pause();
+        },
+        meeting.path());
+    const pid_t grandchild = meeting.arrived();
+    pool.kill_workers();
+    pool.shutdown();
+    CHECK_THROWS_AS(job.result(), asyncio::worker_crashed);
+    // Nobody waits for it but the system, which may take a moment.
+    while (!is_gone(grandchild)) std::this_thread::yield();
+}
+
+TEST_CASE("a worker sees none of the parent's descriptors") {
+    int both[2];
+    REQUIRE(::pipe(both) == 0); // inheritable on purpose
+    for (const auto start : {asyncio::start_method::forkserver, asyncio::start_method::fork,
+                             asyncio::start_method::spawn}) {
+        asyncio::isolated_executor pool(1, {.start = start});
+        const int open = pool.submit([] {
+                                 int count = 0;
+                                 for (int fd = 0; fd < 1000; ++fd)
+                                     if (::fcntl(fd, F_GETFD) >= 0) ++count;
+                                 return count;
+                             }).result();
+        CHECK(open == 4); // standard input, output, error, and the worker's socket
+    }
+    ::close(both[0]);
+    ::close(both[1]);
+}
+
+TEST_CASE("forgotten worker_main: the process says so and ends") {
+    support::captured_stderr quiet;
+    ::setenv("ASYNCIO_TEST_FORGETS", "1", 1);
+    {
+        asyncio::isolated_executor pool(1);
+        CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2).result()),
+                        asyncio::broken_executor);
+    }
+    ::unsetenv("ASYNCIO_TEST_FORGETS");
+    const std::string text = quiet.taken();
+    CHECK(text.find("make asyncio::worker_main() the first line of main()") != std::string::npos);
+    CHECK(has_no_children());
+}
+
+TEST_CASE("map() on processes, in chunks, with an error in its place") {
+    asyncio::process_pool_executor pool(2);
+    std::vector<int> numbers(20);
+    std::iota(numbers.begin(), numbers.end(), 0);
+    std::vector<int> squares;
+    for (int n : pool.map([](int v) { return v * v; }, numbers, {.chunksize = 6}))
+        squares.push_back(n);
+    REQUIRE(squares.size() == 20);
+    CHECK(squares[19] == 361);
+    auto some = pool.map(
+        [](int v) {
+            if (v == 3) throw std::domain_error("three");
+            return v;
+        },
+        numbers, {.chunksize = 2, .buffersize = 4});
+    CHECK(*some.next() == 0);
+    CHECK(*some.next() == 1);
+    CHECK(*some.next() == 2);
+    CHECK_THROWS_AS(static_cast<void>(some.next()), std::domain_error);
+}
+
+ASYNC_TEST_CASE("a text literal, a view and a span parameter get values of their own") {
+    asyncio::isolated_executor pool(1);
+    const auto length = co_await pool.submit([](std::string_view s) { return s.size(); }, "four");
+    CHECK(length == 4);
+    const std::vector<int> numbers{1, 2, 3};
+    const int sum = co_await pool.submit(
+        [](std::span<const int> s) { return std::accumulate(s.begin(), s.end(), 0); }, numbers);
+    CHECK(sum == 6);
+}
+
+struct scaled {
+    double factor;
+    double operator()(double v) const { return factor * v; }
+};
+
+ASYNC_TEST_CASE("a plain function object carries its members along") {
+    asyncio::isolated_executor pool(1);
+    const scaled twice{2};
+    const double four = co_await pool.submit(twice, 2.0);
+    CHECK(four == 4);
+}
+
+ASYNC_TEST_CASE("many jobs from many tasks all come back") {
+    asyncio::isolated_executor pool(2);
+    auto one = [&](int i) -> asyncio::coro<int> {
+        const int sum = co_await asyncio::run_in_executor(pool, add, i, 1);
+        co_return sum;
+    };
+    std::vector<asyncio::task<int>> tasks;
+    for (int i = 0; i < 500; ++i) tasks.push_back(asyncio::create_task(one, i));
+    int total = 0;
+    for (auto& task : tasks) total += co_await task;
+    CHECK(total == 500 * 499 / 2 + 500);
+}
+
+ASYNC_TEST_CASE("with(pool, body) ends the pool without blocking the loop") {
+    int three = 0;
+    co_await asyncio::with(asyncio::process_pool_executor(1),
+                           [&](asyncio::process_pool_executor& pool) -> asyncio::coro<> {
+                               three = co_await pool.submit(add, 1, 2);
+                           });
+    CHECK(three == 3);
+    CHECK(has_no_children());
+}
+} // TEST_SUITE
+
+} // namespace

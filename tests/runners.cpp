@@ -1,0 +1,711 @@
+// [SECTION] runners: run, runner and run_main, Ctrl-C, and what is left when main() has ended.
+#include "support.hpp"
+
+#include <atomic>
+#include <csignal>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <unistd.h>
+
+namespace {
+
+using log_of_words = std::vector<std::string>;
+
+constexpr asyncio::run_options virtual_time = {.clock = asyncio::clock_kind::virtual_time};
+
+struct counted {
+    explicit counted(int& count) : alive(&count) { ++*alive; }
+    counted(const counted& other) : alive(other.alive) { ++*alive; }
+    counted& operator=(const counted&) = delete;
+    ~counted() { --*alive; }
+    int* alive;
+};
+
+asyncio::coro<int> value(int v) {
+    co_await asyncio::sleep(0s);
+    co_return v;
+}
+
+asyncio::coro<> failing(std::string text) {
+    co_await asyncio::sleep(0s);
+    throw std::runtime_error(text);
+}
+
+// A process that gets signals as one started from a terminal.
+support::child_result in_terminal(const std::function<int()>& program) {
+    return support::in_child([&] {
+        std::signal(SIGINT, SIG_DFL);
+        std::signal(SIGTERM, SIG_DFL);
+        return program();
+    });
+}
+
+// Ctrl-C from the loop itself, in its next turns.
+void interrupt_later(asyncio::duration delay = 1ms) {
+    asyncio::get_running_loop().call_later(delay, [] { ::raise(SIGINT); });
+}
+
+} // namespace
+
+TEST_SUITE("run") {
+
+TEST_CASE("RN-01: run() gives main's result or error, and makes a loop for each call") {
+    CHECK(asyncio::run(value(5)) == 5);
+    CHECK_THROWS_WITH_AS(asyncio::run(failing("main failed")), "main failed", std::runtime_error);
+    const auto cancelled = []() -> asyncio::coro<> {
+        asyncio::current_task().cancel();
+        co_await asyncio::sleep(1h);
+    };
+    CHECK_THROWS_AS(asyncio::run(cancelled()), asyncio::cancelled_error);
+
+    std::vector<asyncio::future<int>> seen;
+    const auto remember = [&]() -> asyncio::coro<> {
+        seen.push_back(asyncio::create_future<int>());
+        co_return;
+    };
+    asyncio::run(remember());
+    CHECK_THROWS_AS(static_cast<void>(seen[0].get_loop()), std::runtime_error);
+    asyncio::run(remember);
+    CHECK_FALSE(seen[0] == seen[1]);
+    CHECK_THROWS_AS(asyncio::get_running_loop(), std::runtime_error);
+    const std::unique_ptr<int> moved =
+        asyncio::run([p = std::make_unique<int>(3)]() mutable -> asyncio::coro<std::unique_ptr<int>> {
+            co_await asyncio::sleep(0s);
+            co_return std::move(p);
+        });
+    CHECK(*moved == 3);
+}
+
+ASYNC_TEST_CASE("RN-02: run() inside a running loop is an error, and main never begins") {
+    int alive = 0;
+    bool ran = false;
+    const auto body = [&ran](counted) -> asyncio::coro<> {
+        ran = true;
+        co_return;
+    };
+    CHECK_THROWS_AS(asyncio::run(body(counted(alive))), std::runtime_error);
+    asyncio::runner r;
+    CHECK_THROWS_AS(r.run(body(counted(alive))), std::runtime_error);
+    CHECK(alive == 0);
+    CHECK_FALSE(ran);
+    co_await support::turns(1);
+}
+
+TEST_CASE("RN-03: tasks that main leaves are cancelled and awaited") {
+    log_of_words log;
+    const auto background = [&](std::string name) -> asyncio::coro<> {
+        bool stopped = false;
+        try {
+            co_await asyncio::sleep(1h);
+        } catch (const asyncio::cancelled_error&) {
+            stopped = true;
+        }
+        if (stopped) {
+            co_await asyncio::sleep(100ms);
+            log.push_back(name + " cleaned up");
+        }
+    };
+    const auto main = [&]() -> asyncio::coro<int> {
+        asyncio::create_task(background("a"));
+        asyncio::create_task(background("b"));
+        co_await support::turns(1);
+        log.push_back("main ends");
+        co_return 3;
+    };
+    CHECK(asyncio::run(main(), virtual_time) == 3);
+    CHECK(log == log_of_words{"main ends", "a cleaned up", "b cleaned up"});
+}
+
+TEST_CASE("RN-03: tasks that the clean-up itself starts are ended as well") {
+    int ended = 0;
+    const auto child = [&]() -> asyncio::coro<> {
+        try {
+            co_await asyncio::sleep(1h);
+        } catch (const asyncio::cancelled_error&) {
+            ++ended;
+        }
+    };
+    const auto background = [&]() -> asyncio::coro<> {
+        bool stopped = false;
+        try {
+            co_await asyncio::sleep(1h);
+        } catch (const asyncio::cancelled_error&) {
+            stopped = true;
+        }
+        if (stopped) asyncio::create_task(child);
+        co_await support::turns(2);
+    };
+    const auto main = [&]() -> asyncio::coro<> {
+        asyncio::create_task(background);
+        co_await support::turns(1);
+    };
+    asyncio::run(main(), virtual_time);
+    CHECK(ended == 1);
+}
+
+TEST_CASE("RN-04: a task that answers the final cancellation with an error is reported") {
+    std::shared_ptr<std::vector<asyncio::exception_context>> reports;
+    const auto background = []() -> asyncio::coro<> {
+        try {
+            co_await asyncio::sleep(1h);
+        } catch (const asyncio::cancelled_error&) {
+            throw std::runtime_error("bad clean-up");
+        }
+    };
+    const auto main = [&]() -> asyncio::coro<int> {
+        reports = support::collect_reports();
+        asyncio::create_task(background, {.name = "culprit"});
+        co_await support::turns(1);
+        co_return 4;
+    };
+    CHECK(asyncio::run(main(), virtual_time) == 4);
+    REQUIRE(reports->size() == 1);
+    CHECK(support::message_of(reports->at(0).exception) == "bad clean-up");
+    CHECK(reports->at(0).task == "culprit");
+}
+
+TEST_CASE("RN-05: when main fails, the tasks it leaves are ended before its error comes out") {
+    bool cleaned = false;
+    const auto background = [&]() -> asyncio::coro<> {
+        bool stopped = false;
+        try {
+            co_await asyncio::sleep(1h);
+        } catch (const asyncio::cancelled_error&) {
+            stopped = true;
+        }
+        co_await asyncio::sleep(500ms);
+        cleaned = stopped;
+    };
+    const auto main = [&]() -> asyncio::coro<> {
+        asyncio::create_task(background);
+        co_await support::turns(1);
+        throw std::out_of_range("main's own");
+    };
+    CHECK_THROWS_WITH_AS(asyncio::run(main(), virtual_time), "main's own", std::out_of_range);
+    CHECK(cleaned);
+}
+
+TEST_CASE("RN-05: an interrupt thrown by main lets the other tasks clean up, too") {
+    bool cleaned = false;
+    const auto background = [&]() -> asyncio::coro<> {
+        bool stopped = false;
+        try {
+            co_await asyncio::sleep(1h);
+        } catch (const asyncio::cancelled_error&) {
+            stopped = true;
+        }
+        co_await asyncio::sleep(500ms);
+        cleaned = stopped;
+    };
+    const auto main = [&]() -> asyncio::coro<> {
+        asyncio::create_task(background);
+        co_await support::turns(1);
+        throw asyncio::keyboard_interrupt("out");
+    };
+    CHECK_THROWS_AS(asyncio::run(main(), virtual_time), asyncio::keyboard_interrupt);
+    CHECK(cleaned);
+}
+
+TEST_CASE("RN-06: a runner keeps its loop and its context from call to call") {
+    asyncio::context_var<int> var("var", 0);
+    var.set(1);
+    asyncio::runner r(virtual_time);
+    const asyncio::event_loop* first = nullptr;
+    const auto add = [&]() -> asyncio::coro<int> {
+        if (!first) first = &asyncio::get_running_loop();
+        CHECK(first == &asyncio::get_running_loop());
+        var.set(var.get() + 10);
+        co_return var.get();
+    };
+    CHECK(r.run(add()) == 11);
+    CHECK(r.run(add()) == 21);
+    CHECK(&r.get_loop() == first);
+    CHECK(var.get() == 1);
+    // A task that one call leaves goes on in the next.
+    int ticks = 0;
+    const auto ticking = [&]() -> asyncio::coro<> {
+        for (;;) {
+            co_await asyncio::sleep(1s);
+            ++ticks;
+        }
+    };
+    const auto start = [&]() -> asyncio::coro<> {
+        asyncio::create_task(ticking);
+        co_return;
+    };
+    const auto wait = []() -> asyncio::coro<> { co_await asyncio::sleep(3500ms); };
+    r.run(start());
+    r.run(wait());
+    CHECK(ticks == 3);
+}
+
+TEST_CASE("RN-07: a closed runner refuses; closing twice does nothing") {
+    int alive = 0;
+    const auto body = [](counted) -> asyncio::coro<> { co_return; };
+    asyncio::runner r;
+    r.run(value(1));
+    r.close();
+    r.close();
+    CHECK_THROWS_AS(r.run(body(counted(alive))), std::runtime_error);
+    CHECK_THROWS_AS(r.get_loop(), std::runtime_error);
+    CHECK(alive == 0);
+    asyncio::runner never_used;
+    never_used.close();
+    CHECK_THROWS_AS(never_used.get_loop(), std::runtime_error);
+}
+
+TEST_CASE("RN-14: jobs of the default executor have ended when run() returns") {
+    std::atomic<bool> begun{false};
+    std::atomic<bool> main_ended{false};
+    std::atomic<bool> ended{false};
+    const auto main = [&]() -> asyncio::coro<> {
+        const auto job = asyncio::get_running_loop().run_in_executor(nullptr, [&] {
+            begun = true;
+            begun.notify_all();
+            main_ended.wait(false);
+            for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+            ended = true;
+        });
+        begun.wait(false);
+        main_ended = true;
+        main_ended.notify_all();
+        co_return;
+    };
+    asyncio::run(main());
+    CHECK(ended);
+}
+
+TEST_CASE("a task that ignores its cancellation is asked again, and then printed") {
+    int asked = 0;
+    const auto stubborn = [&]() -> asyncio::coro<> {
+        while (asked < 4) {
+            try {
+                co_await asyncio::sleep(1h);
+            } catch (const asyncio::cancelled_error&) {
+                ++asked;
+            }
+        }
+    };
+    const auto main = [&]() -> asyncio::coro<int> {
+        asyncio::create_task(stubborn, {.name = "mule"});
+        co_await support::turns(1);
+        co_return 1;
+    };
+    support::captured_stderr printed;
+    const int result = asyncio::run(main(), virtual_time);
+    const std::string text = printed.taken();
+    CHECK(result == 1);
+    CHECK(asked == 4);
+    CHECK(text.find("mule") != std::string::npos);
+    CHECK(text.find("runners.cpp") != std::string::npos);
+    CHECK(text.find("mule") == text.rfind("mule")); // once
+}
+
+TEST_CASE("elapsed() counts from the beginning of run()") {
+    const auto main = []() -> asyncio::coro<asyncio::duration> {
+        co_await asyncio::sleep(90s);
+        co_return asyncio::elapsed();
+    };
+    asyncio::runner r(virtual_time);
+    CHECK(r.run(main()) == asyncio::duration(90s));
+    CHECK(r.run(main()) == asyncio::duration(90s));
+    CHECK_THROWS_AS(asyncio::elapsed(), std::runtime_error);
+}
+
+TEST_CASE("a failing runner still closes its loop and destroys what is left") {
+    int alive = 0;
+    const auto forever = [](counted) -> asyncio::coro<> {
+        for (;;) {
+            try {
+                co_await asyncio::sleep(1h);
+            } catch (const asyncio::cancelled_error&) {
+                throw asyncio::keyboard_interrupt("during the clean-up");
+            }
+        }
+    };
+    const auto main = [&]() -> asyncio::coro<> {
+        asyncio::create_task(forever(counted(alive)));
+        asyncio::create_task(forever(counted(alive)));
+        co_await support::turns(1);
+    };
+    CHECK_THROWS_AS(asyncio::run(main(), virtual_time), asyncio::keyboard_interrupt);
+    CHECK(alive == 0);
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("run: Ctrl-C") {
+
+TEST_CASE("RN-08: Ctrl-C cancels main, and run() throws keyboard_interrupt") {
+    const auto result = in_terminal([] {
+        bool cleaned = false;
+        const auto main = [&]() -> asyncio::coro<> {
+            interrupt_later();
+            try {
+                co_await asyncio::sleep(1h);
+            } catch (const asyncio::cancelled_error&) {
+                cleaned = true;
+                throw;
+            }
+        };
+        try {
+            asyncio::run(main());
+        } catch (const asyncio::keyboard_interrupt&) {
+            return cleaned ? 8 : 1;
+        }
+        return 2;
+    });
+    CHECK(result.exit_code == 8);
+}
+
+TEST_CASE("RN-08: a signal from outside wakes a loop that sleeps") {
+    const auto result = in_terminal([] {
+        const auto main = []() -> asyncio::coro<> {
+            const pid_t parent = ::getpid();
+            const pid_t child = ::fork();
+            if (child == 0) {
+                ::kill(parent, SIGINT);
+                ::_exit(0);
+            }
+            co_await asyncio::create_future<void>();
+        };
+        try {
+            asyncio::run(main());
+        } catch (const asyncio::keyboard_interrupt&) {
+            return 8;
+        }
+        return 2;
+    });
+    CHECK(result.exit_code == 8);
+}
+
+TEST_CASE("RN-09: main may catch the cancellation and return a value") {
+    const auto result = in_terminal([] {
+        const auto main = []() -> asyncio::coro<int> {
+            interrupt_later();
+            try {
+                co_await asyncio::sleep(1h);
+            } catch (const asyncio::cancelled_error&) {
+            }
+            co_return 9;
+        };
+        return asyncio::run(main());
+    });
+    CHECK(result.exit_code == 9);
+}
+
+TEST_CASE("RN-10: main may turn the cancellation into an error of its own") {
+    const auto result = in_terminal([] {
+        const auto main = []() -> asyncio::coro<> {
+            interrupt_later();
+            try {
+                co_await asyncio::sleep(1h);
+            } catch (const asyncio::cancelled_error&) {
+                throw std::out_of_range("key");
+            }
+        };
+        try {
+            asyncio::run(main());
+        } catch (const std::out_of_range&) {
+            return 10;
+        }
+        return 2;
+    });
+    CHECK(result.exit_code == 10);
+}
+
+TEST_CASE("RN-11: the second Ctrl-C leaves the loop; closing lets main finish its clean-up") {
+    const auto result = in_terminal([] {
+        int cancellations = 0;
+        bool finished = false;
+        const auto main = [&]() -> asyncio::coro<> {
+            interrupt_later();
+            for (int i = 0; i < 2; ++i) {
+                try {
+                    co_await asyncio::sleep(1h);
+                } catch (const asyncio::cancelled_error&) {
+                    ++cancellations;
+                }
+                if (i == 0) interrupt_later();
+            }
+            finished = true;
+        };
+        try {
+            asyncio::run(main());
+        } catch (const asyncio::keyboard_interrupt&) {
+            return finished && cancellations == 2 ? 11 : 1;
+        }
+        return 2;
+    });
+    CHECK(result.exit_code == 11);
+}
+
+TEST_CASE("RN-11: the third Ctrl-C has the system's effect") {
+    const auto result = in_terminal([] {
+        const auto main = []() -> asyncio::coro<> {
+            interrupt_later();
+            for (;;) {
+                try {
+                    co_await asyncio::sleep(1h);
+                } catch (const asyncio::cancelled_error&) {
+                }
+                interrupt_later();
+            }
+        };
+        try {
+            asyncio::run(main());
+        } catch (...) {
+        }
+        return 2;
+    });
+    CHECK(result.signal_number == SIGINT);
+}
+
+TEST_CASE("RN-12: Ctrl-C during a long step is delivered at main's next wait, however short") {
+    const auto result = in_terminal([] {
+        int waits = 0;
+        const auto main = [&]() -> asyncio::coro<> {
+            co_await support::turns(10); // the loop is warm
+            ::raise(SIGINT);
+            while (waits < 1000) {
+                co_await asyncio::sleep(0s);
+                ++waits;
+            }
+        };
+        try {
+            asyncio::run(main());
+        } catch (const asyncio::keyboard_interrupt&) {
+            return waits == 0 ? 12 : 1;
+        }
+        return 2;
+    });
+    CHECK(result.exit_code == 12);
+}
+
+TEST_CASE("RN-13: Ctrl-C inside a task_group or a timeout is nobody's timeout or error group") {
+    const auto result = in_terminal([] {
+        int cancelled = 0;
+        const auto child = [&]() -> asyncio::coro<> {
+            try {
+                co_await asyncio::sleep(1h);
+            } catch (const asyncio::cancelled_error&) {
+                ++cancelled;
+                throw;
+            }
+        };
+        const auto main = [&]() -> asyncio::coro<> {
+            interrupt_later();
+            const auto in_group = [&](asyncio::task_group& group) -> asyncio::coro<> {
+                group.create_task(child);
+                group.create_task(child);
+                co_await asyncio::sleep(1h);
+            };
+            const auto in_timeout = [&]() -> asyncio::coro<> {
+                co_await asyncio::with(asyncio::task_group(), in_group);
+            };
+            co_await asyncio::with(asyncio::timeout(1h), in_timeout);
+        };
+        try {
+            asyncio::run(main());
+        } catch (const asyncio::keyboard_interrupt&) {
+            return cancelled == 2 ? 13 : 1;
+        } catch (...) {
+            return 3;
+        }
+        return 2;
+    });
+    CHECK(result.exit_code == 13);
+}
+
+TEST_CASE("with handle_sigint = false Ctrl-C keeps the effect that it had") {
+    const auto result = in_terminal([] {
+        const auto main = []() -> asyncio::coro<> {
+            ::raise(SIGINT);
+            co_return;
+        };
+        asyncio::run(main(), {.handle_sigint = false});
+        return 2;
+    });
+    CHECK(result.signal_number == SIGINT);
+}
+
+TEST_CASE("after run() Ctrl-C has its former effect") {
+    const auto result = in_terminal([] {
+        asyncio::run(value(1));
+        ::raise(SIGINT);
+        return 2;
+    });
+    CHECK(result.signal_number == SIGINT);
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("wait_signal") {
+
+TEST_CASE("wait_signal() gives the number of the signal, and takes all it names back") {
+    const auto result = in_terminal([] {
+        const auto main = []() -> asyncio::coro<int> {
+            asyncio::get_running_loop().call_later(1ms, [] { ::raise(SIGTERM); });
+            const int number = co_await asyncio::wait_signal(SIGUSR1, SIGTERM);
+            co_return number;
+        };
+        if (asyncio::run(main()) != SIGTERM) return 1;
+        ::raise(SIGTERM);
+        return 2;
+    });
+    CHECK(result.signal_number == SIGTERM);
+}
+
+TEST_CASE("wait_signal(SIGINT) takes Ctrl-C from run(), and gives it back") {
+    const auto result = in_terminal([] {
+        int received = 0;
+        const auto main = [&]() -> asyncio::coro<> {
+            interrupt_later();
+            received = co_await asyncio::wait_signal(SIGINT);
+            interrupt_later();
+            co_await asyncio::sleep(1h);
+        };
+        try {
+            asyncio::run(main());
+        } catch (const asyncio::keyboard_interrupt&) {
+            return received == SIGINT ? 7 : 1;
+        }
+        return 2;
+    });
+    CHECK(result.exit_code == 7);
+}
+
+TEST_CASE("all tasks that wait for a signal get it") {
+    const auto result = in_terminal([] {
+        int woken = 0;
+        const auto waiter = [&]() -> asyncio::coro<> {
+            const int number = co_await asyncio::wait_signal(SIGUSR1);
+            if (number == SIGUSR1) ++woken;
+        };
+        const auto main = [&]() -> asyncio::coro<> {
+            const auto a = asyncio::create_task(waiter);
+            const auto b = asyncio::create_task(waiter);
+            const auto c = asyncio::create_task(waiter);
+            co_await support::turns(1);
+            c.cancel();
+            co_await support::turns(1);
+            ::raise(SIGUSR1);
+            co_await a;
+            co_await b;
+        };
+        asyncio::run(main());
+        return woken == 2 ? 7 : 1;
+    });
+    CHECK(result.exit_code == 7);
+}
+
+ASYNC_TEST_CASE_REAL("wait_signal() refuses what is no signal, and a task may go on after that") {
+    const auto body = []() -> asyncio::coro<> {
+        CHECK_AWAIT_THROWS_AS(asyncio::wait_signal(SIGUSR2, 0), std::invalid_argument);
+        CHECK_AWAIT_THROWS_AS(asyncio::wait_signal(SIGUSR2, 1000), std::invalid_argument);
+        CHECK_AWAIT_THROWS_AS(asyncio::wait_signal(SIGKILL), std::runtime_error);
+        CHECK_FALSE(asyncio::get_running_loop().remove_signal_handler(SIGUSR2));
+        asyncio::current_task().cancel();
+        co_await asyncio::sleep(1h);
+    };
+    const auto t = asyncio::create_task(body);
+    CHECK_AWAIT_THROWS_AS(t, asyncio::cancelled_error);
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("run_main") {
+
+TEST_CASE("main's int is the exit code; without one it is 0") {
+    CHECK(asyncio::run_main(value(42)) == 42);
+    const auto nothing = []() -> asyncio::coro<> { co_return; };
+    CHECK(asyncio::run_main(nothing()) == 0);
+    CHECK(asyncio::run_main(nothing) == 0);
+    const auto text = []() -> asyncio::coro<std::string> { co_return "no number"; };
+    CHECK(asyncio::run_main(text()) == 0);
+}
+
+TEST_CASE("an uncaught error is printed and gives 1") {
+    support::captured_stderr printed;
+    const int code = asyncio::run_main(failing("nobody caught this"));
+    const std::string text = printed.taken();
+    CHECK(code == 1);
+    CHECK(text == "asyncio: uncaught std::runtime_error: nobody caught this\n");
+}
+
+TEST_CASE("what is no std::exception is printed, too") {
+    const auto cancelled = []() -> asyncio::coro<> {
+        throw asyncio::cancelled_error("by itself");
+        co_return;
+    };
+    const auto number = []() -> asyncio::coro<> {
+        throw 42;
+        co_return;
+    };
+    support::captured_stderr printed;
+    CHECK(asyncio::run_main(cancelled()) == 1);
+    CHECK(asyncio::run_main(number()) == 1);
+    const std::string text = printed.taken();
+    CHECK(text == "asyncio: uncaught asyncio::cancelled_error: by itself\n"
+                  "asyncio: uncaught int\n");
+}
+
+TEST_CASE("an uncaught group of errors is printed as a tree") {
+    const auto out_of_range = []() -> asyncio::coro<> {
+        throw std::out_of_range("leaf three");
+        co_return;
+    };
+    const auto inner = [&](asyncio::task_group& group) {
+        group.create_task(failing("leaf two"));
+        group.create_task(out_of_range);
+    };
+    const auto nested = [&]() -> asyncio::coro<> {
+        co_await asyncio::with(asyncio::task_group(), inner);
+    };
+    const auto outer = [&](asyncio::task_group& group) {
+        group.create_task(nested);
+        group.create_task(failing("leaf one"));
+    };
+    const auto main = [&]() -> asyncio::coro<> {
+        co_await asyncio::with(asyncio::task_group(), outer);
+    };
+    support::captured_stderr printed;
+    const int code = asyncio::run_main(main());
+    const std::string text = printed.taken();
+    CHECK(code == 1);
+    CAPTURE(text);
+    CHECK(text.starts_with("asyncio: uncaught "));
+    CHECK(text.find("-- std::runtime_error: leaf one\n") != std::string::npos);
+    CHECK(text.find("-- std::out_of_range: leaf three\n") != std::string::npos);
+    CHECK(text.find("`-- ") != std::string::npos);
+    CHECK(text.find("|-- ") != std::string::npos);
+    // Leaf three is one level further in than leaf one.
+    const auto column = [&](const char* leaf) {
+        const std::size_t at = text.find(leaf);
+        return at - text.rfind('\n', at);
+    };
+    CHECK(column("std::out_of_range") == column("std::runtime_error: leaf one") + 4);
+}
+
+TEST_CASE("Ctrl-C gives 130 and prints nothing") {
+    const auto result = in_terminal([] {
+        const auto main = []() -> asyncio::coro<> {
+            interrupt_later();
+            co_await asyncio::sleep(1h);
+        };
+        return asyncio::run_main(main());
+    });
+    CHECK(result.exit_code == 130);
+    CHECK(result.err.empty());
+}
+
+} // TEST_SUITE
