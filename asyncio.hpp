@@ -39,7 +39,6 @@
 //     [SECTION] queues        queue, priority_queue, lifo_queue       (Python: asyncio.queues)
 //     [SECTION] executors     run_in_executor, isolated_executor      (Python: concurrent.futures)
 //     [SECTION] sockets       name look-up, connections              (Python: asyncio.base_events)
-//     [SECTION] streams.
 //     [SECTION] streams       open_connection, start_server           (Python: asyncio.streams)
 //     [SECTION] resilience    retry
 //     [SECTION] debugging     tracer
@@ -524,7 +523,8 @@ base_exception_group::split_as(const Group& group) {
 namespace asyncio::inline ASYNCIO_ABI {
 
 /// A span of time in nanoseconds. Takes any std::chrono::duration and converts
-/// back to one: `sleep(1.5s)`, `wait_for(f(), 200ms)`.
+/// back to one: `sleep(1.5s)`, `wait_for(f(), 200ms)`. Floating-point counts are
+/// rounded to the nearest nanosecond.
 ///
 /// Throws: std::invalid_argument when made from NaN or from more than the 292
 /// years that fit. Negative spans count as zero wherever something waits.
@@ -539,9 +539,6 @@ public:
         return duration(std::chrono::duration<double>(count));
     }
     static constexpr duration zero() noexcept { return duration(); }
-    static constexpr duration max() noexcept {
-        return duration(std::chrono::nanoseconds(std::numeric_limits<std::int64_t>::max()));
-    }
 
     /// Nanoseconds.
     constexpr std::int64_t count() const noexcept { return nanoseconds_; }
@@ -588,7 +585,7 @@ public:
     constexpr duration& operator-=(duration other) { return *this = *this - other; }
 
 private:
-    static constexpr std::int64_t limit = std::numeric_limits<std::int64_t>::max();
+    static constexpr std::int64_t limit = INT64_MAX;
 
     [[noreturn]] static void overflow() {
         detail::throw_invalid_argument(
@@ -604,7 +601,7 @@ private:
                                       static_cast<long double>(ratio::den);
             // Written so that NaN fails the test.
             if (!(value > -9.2e18L && value < 9.2e18L)) overflow();
-            return static_cast<std::int64_t>(value);
+            return static_cast<std::int64_t>(value < 0 ? value - 0.5L : value + 0.5L);
         } else {
             using wide = std::common_type_t<Rep, std::int64_t>;
             const wide count = static_cast<wide>(span.count());
@@ -810,6 +807,31 @@ private:
     T* object_ = nullptr;
 };
 
+// Owns an object, and nothing more. std::unique_ptr does the same; that one costs the
+// compiler ten times as much for each type.
+template <class T>
+class box {
+public:
+    constexpr box() noexcept = default;
+    explicit box(T* object) noexcept : object_(object) {}
+    box(box&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+    box& operator=(box&& other) noexcept {
+        reset(std::exchange(other.object_, nullptr));
+        return *this;
+    }
+    ~box() { delete object_; }
+
+    void reset(T* object = nullptr) noexcept { delete std::exchange(object_, object); }
+    T* release() noexcept { return std::exchange(object_, nullptr); }
+    T* get() const noexcept { return object_; }
+    T& operator*() const noexcept { return *object_; }
+    T* operator->() const noexcept { return object_; }
+    explicit operator bool() const noexcept { return object_ != nullptr; }
+
+private:
+    T* object_ = nullptr;
+};
+
 // A move-only callable of any type. For things that are set once and called
 // seldom; hot paths keep callables in nodes of their own.
 template <class Signature>
@@ -822,9 +844,9 @@ public:
     template <class F>
         requires(!std::same_as<std::remove_cvref_t<F>, function> &&
                  std::invocable<std::decay_t<F>&, Args...>)
-    function(F&& fn) : impl_(std::make_unique<holder<std::decay_t<F>>>(std::forward<F>(fn))) {}
+    function(F&& fn) : impl_(new holder<std::decay_t<F>>(std::forward<F>(fn))) {}
 
-    explicit operator bool() const noexcept { return impl_ != nullptr; }
+    explicit operator bool() const noexcept { return static_cast<bool>(impl_); }
     R operator()(Args... args) const { return impl_->call(std::forward<Args>(args)...); }
 
 private:
@@ -843,7 +865,7 @@ private:
         F fn;
     };
 
-    std::unique_ptr<base> impl_;
+    box<base> impl_;
 };
 
 // The name of a type, as the compiler spells it.
@@ -1211,15 +1233,20 @@ constexpr std::size_t count_any_members() {
 // member, which holds for arrays too; so that is asked first.
 template <class T>
 constexpr std::size_t count_members() {
-    if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
+    if constexpr (requires {
+                      T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+                  })
         return 17;
-    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
+    else if constexpr (requires {
+                           T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+                       })
         return 16;
     else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
         return 15;
     else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
         return 14;
-    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 13;
+    else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; })
+        return 13;
     else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 12;
     else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 11;
     else if constexpr (requires { T{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) return 10;
@@ -1303,7 +1330,9 @@ constexpr decltype(auto) with_members(T& value, F&& fn) {
 
 struct list_members {
     template <class... M>
-    type_list<std::remove_cv_t<M>...> operator()(M&...) const;
+    type_list<std::remove_cv_t<M>...> operator()(M&...) const {
+        return {};
+    }
 };
 template <class T>
 using members_of = decltype(with_members(std::declval<T&>(), list_members()));
@@ -1431,12 +1460,13 @@ T get_container(decoder& in) {
         T value;
         // As much as the bytes can make at most; never what somebody claims.
         if constexpr (requires { value.reserve(size); })
-            value.reserve(std::min(size, in.remaining() / sizeof(item) + 1));
+            value.reserve((std::min)(size, in.remaining() / sizeof(item) + 1));
         for (std::size_t i = 0; i < size; ++i) {
             if constexpr (is_instance<item, std::pair>) {
                 auto first = in.get<typename item::first_type>();
                 auto second = in.get<typename item::second_type>();
-                if constexpr (appendable<T>) value.emplace_back(std::move(first), std::move(second));
+                if constexpr (appendable<T>)
+                    value.emplace_back(std::move(first), std::move(second));
                 else value.insert(value.end(), {std::move(first), std::move(second)});
             } else if constexpr (appendable<T>) {
                 value.push_back(in.get<item>());
@@ -1510,7 +1540,8 @@ void encode_value(const T& value, encoder& out) {
         if (value) put_member(out, *value);
     } else if constexpr (is_instance<T, std::variant>) {
         if (value.valueless_by_exception())
-            throw_codec_error("asyncio::codec: a variant without a value cannot travel; assign one");
+            throw_codec_error("asyncio::codec: a variant without a value cannot travel; assign "
+                              "one");
         out.put(static_cast<std::uint16_t>(value.index()));
         std::visit([&](const auto& part) { put_member(out, part); }, value);
     } else if constexpr (is_array<T>) {
@@ -1683,6 +1714,11 @@ struct loop_metrics {
 };
 
 namespace detail {
+
+// Programs without an implementation, or with two, or with another version's, fail to
+// link; this function is the first that the linker misses, and its name is the remedy.
+struct implementation_present {};
+ASYNCIO_API implementation_present define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file();
 
 struct backend_state;
 struct task_base;
@@ -1891,10 +1927,28 @@ private:
 };
 
 // Keeps a loop_core alive from any thread.
-struct shared_core_count {
-    void operator()(loop_core* core) const noexcept { core->release_shared(); }
+class shared_core {
+public:
+    constexpr shared_core() noexcept = default;
+    explicit shared_core(loop_core* counted) noexcept : core_(counted) {}
+    shared_core(shared_core&& other) noexcept : core_(std::exchange(other.core_, nullptr)) {}
+    shared_core& operator=(shared_core&& other) noexcept {
+        std::swap(core_, other.core_);
+        return *this;
+    }
+    ~shared_core() {
+        if (core_) core_->release_shared();
+    }
+
+    void reset() noexcept { *this = shared_core(); }
+    loop_core* get() const noexcept { return core_; }
+    loop_core& operator*() const noexcept { return *core_; }
+    loop_core* operator->() const noexcept { return core_; }
+    explicit operator bool() const noexcept { return core_ != nullptr; }
+
+private:
+    loop_core* core_ = nullptr;
 };
-using shared_core = std::unique_ptr<loop_core, shared_core_count>;
 
 inline shared_core share(loop_core& core) noexcept {
     core.add_shared_ref();
@@ -1912,8 +1966,7 @@ ASYNCIO_API loop_core& require_running(const char* who);
 // The moment `delay` from `now`; negative delays count as none.
 inline std::int64_t deadline_after(std::int64_t now, duration delay) noexcept {
     const std::int64_t span = delay.count() < 0 ? 0 : delay.count();
-    const std::int64_t last = std::numeric_limits<std::int64_t>::max();
-    return now > last - span ? last : now + span;
+    return now > INT64_MAX - span ? INT64_MAX : now + span;
 }
 
 // While one lives, the loop's virtual clock stands still: something outside the
@@ -2074,7 +2127,8 @@ class event_loop {
 public:
     using native_handle_type = int;
 
-    explicit event_loop(run_options options = {});
+    explicit event_loop(run_options options = {})
+        : event_loop(detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file(), options) {}
     event_loop(const event_loop&) = delete;
     event_loop& operator=(const event_loop&) = delete;
 
@@ -2267,12 +2321,14 @@ public:
 
 private:
     friend struct detail::loop_core;
+    event_loop(detail::implementation_present, const run_options& options);
     struct running_guard;
     struct watch_entry;
 
     template <class F>
-    static std::unique_ptr<detail::callback<std::decay_t<F>>> make_callback(F&& fn) {
-        return std::make_unique<detail::callback<std::decay_t<F>>>(std::forward<F>(fn));
+    static detail::box<detail::callback_base> make_callback(F&& fn) {
+        return detail::box<detail::callback_base>(
+            new detail::callback<std::decay_t<F>>(std::forward<F>(fn)));
     }
     template <class F>
     handle call_at_ns(std::int64_t when, F&& fn) {
@@ -2282,14 +2338,14 @@ private:
         core_->add_timer(*node, when);
         return keep(std::move(node));
     }
-    template <class Node>
-    static handle keep(std::unique_ptr<Node> node) {
+    static handle keep(detail::box<detail::callback_base> node) {
         return handle(detail::ref_ptr<detail::callback_base>(node.release()));
     }
     std::int64_t after_ns(duration delay) const noexcept;
     void check_call(const char* who) const;
-    void watch(int fd, bool write, std::unique_ptr<detail::callback_base> fn);
+    void watch(int fd, bool write, detail::box<detail::callback_base> fn);
     bool unwatch(int fd, bool write);
+    void unwatch_all() noexcept;
     friend class runner;
     void run_until_done(detail::state_base& main);
 
@@ -2299,6 +2355,7 @@ private:
     void take_due_timers(std::int64_t now) noexcept;
     void take_signals();
     void forget_signal(const void* which) noexcept;
+    bool listens_to(int number) const noexcept;
     void shuffle_ready();
     std::size_t run_ready();
     std::size_t run_ready_watched();
@@ -2315,7 +2372,7 @@ private:
     detail::ref_ptr<detail::loop_core> core_;
     detail::backend_state* backend_ = nullptr;
     detail::function<void(event_loop&, const exception_context&)> exception_handler_;
-    std::unique_ptr<detail::signal_entry> signals_;
+    detail::box<detail::signal_entry> signals_;
     std::vector<std::shared_ptr<watch_entry>> watches_;
     bool running_ = false;
     bool stopping_ = false;
@@ -2503,7 +2560,7 @@ struct done_callback_of final : done_callback {
     F fn;
 };
 
-ASYNCIO_API std::uint64_t add_callback(state_base& state, std::unique_ptr<done_callback> callback);
+ASYNCIO_API std::uint64_t add_callback(state_base& state, box<done_callback> callback);
 ASYNCIO_API bool remove_callback(state_base& state, std::uint64_t id) noexcept;
 
 // What every handle of a future or task can do without knowing its type.
@@ -2630,7 +2687,8 @@ public:
     template <class F>
     std::uint64_t add_done_callback(F&& fn) const {
         using node = detail::done_callback_of<future, std::decay_t<F>>;
-        return detail::add_callback(state(), std::make_unique<node>(std::forward<F>(fn)));
+        return detail::add_callback(
+            state(), detail::box<detail::done_callback>(new node(std::forward<F>(fn))));
     }
 
     detail::future_awaiter<T, false> operator co_await() const&;
@@ -2750,6 +2808,7 @@ struct task_base : state_base, ready_node {
     ASYNCIO_API void enlist(promise_base& promise) noexcept;
 
     bool cancel(std::string_view message) override;
+    void note_cancel(std::string_view message);
     int uncancel() noexcept {
         if (cancel_requests > 0 && --cancel_requests == 0) must_cancel = false;
         return cancel_requests;
@@ -2781,7 +2840,7 @@ struct task_base : state_base, ready_node {
     bool deliver = false;     // this step does
     bool started = false;
     bool must_confirm = false; // the next step asks `waiting` whether to go on
-    std::unique_ptr<task_extras> extras;
+    box<task_extras> extras;
     context_slot variables;
     task_base* previous_task = nullptr;
     task_base* following_task = nullptr;
@@ -2819,6 +2878,12 @@ public:
 
     // Shows the futures that the task waits for here.
     virtual void show_awaited(awaited_visitor&) {}
+
+    // The future that a cancellation is passed on to, when it is all that is awaited.
+    virtual state_base* passes_on_to() const noexcept { return nullptr; }
+
+    // Ends the wait by a cancellation that cannot be passed on.
+    virtual void give_up() noexcept {}
 
 protected:
     suspension() noexcept = default;
@@ -3471,7 +3536,8 @@ public:
     template <class F>
     std::uint64_t add_done_callback(F&& fn) const {
         using node = detail::done_callback_of<task, std::decay_t<F>>;
-        return detail::add_callback(this->state(), std::make_unique<node>(std::forward<F>(fn)));
+        return detail::add_callback(
+            this->state(), detail::box<detail::done_callback>(new node(std::forward<F>(fn))));
     }
 
 private:
@@ -3499,7 +3565,8 @@ public:
     template <class F>
     std::uint64_t add_done_callback(F&& fn) const {
         using node = detail::done_callback_of<any_task, std::decay_t<F>>;
-        return detail::add_callback(state(), std::make_unique<node>(std::forward<F>(fn)));
+        return detail::add_callback(
+            state(), detail::box<detail::done_callback>(new node(std::forward<F>(fn))));
     }
 
     detail::future_awaiter<any_task, false> operator co_await() const;
@@ -3554,6 +3621,11 @@ public:
 
 private:
     void show_awaited(awaited_visitor& visitor) override { visitor.visit(*state_); }
+    state_base* passes_on_to() const noexcept override { return state_.get(); }
+    void give_up() noexcept override {
+        state_->unlink(*this);
+        cancel_here();
+    }
     bool on_cancel() noexcept override {
         return state_->cancel(task()->extras ? task()->extras->cancel_message
                                              : std::string_view());
@@ -3890,7 +3962,9 @@ ASYNCIO_API void refuse_nested_run(const event_loop* loop, const char* who);
 /// The destructor closes it. What close() throws is printed there, not thrown.
 class runner {
 public:
-    explicit runner(run_options options = {}) : options_(options) {}
+    explicit runner(run_options options = {}) : options_(options) {
+        detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file();
+    }
     runner(const runner&) = delete;
     runner& operator=(const runner&) = delete;
     ~runner();
@@ -3914,7 +3988,7 @@ private:
     void run_until_done(detail::state_base& main);
 
     run_options options_;
-    std::unique_ptr<event_loop> loop_;
+    detail::box<event_loop> loop_;
     std::optional<context> context_; // what main tasks set in it, the next ones see
     bool closed_ = false;
 };
@@ -3947,6 +4021,7 @@ await_result_t<A> runner::run(A&& main) {
 /// inside a running loop.
 template <awaitable A>
 await_result_t<A> run(A&& main, run_options options = {}) {
+    detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file();
     detail::refuse_nested_run(nullptr, "asyncio::run");
     runner owner(options);
     if constexpr (std::is_void_v<await_result_t<A>>) {
@@ -4244,7 +4319,7 @@ decltype(auto) call_body(Body& body, Entered& entered) {
 // Bodies are coroutines or plain callables.
 template <class R>
 struct body_result {
-    using type = R;
+    using type = std::remove_cvref_t<R>;
 };
 template <class R>
     requires awaitable_object<R>
@@ -4466,6 +4541,9 @@ private:
 
 namespace detail {
 
+// For each key whether it stands further ahead, too.
+ASYNCIO_API std::vector<char> find_repeats(std::vector<const void*> keys);
+
 // The future that gather() gives, all but its result.
 template <class Result>
 struct gather_state : value_state<Result, state_base> {
@@ -4478,13 +4556,12 @@ struct gather_state : value_state<Result, state_base> {
         : value_state<Result, state_base>(loop, false), positions(std::move(states)),
           outcomes(keep_errors) {
         // The same future may stand in several places; it is waited for once.
+        std::vector<const void*> keys;
+        for (const ref_ptr<state_base>& state : positions) keys.push_back(state.get());
+        const std::vector<char> repeated = find_repeats(std::move(keys));
         children.reserve(positions.size());
-        for (const ref_ptr<state_base>& state : positions) {
-            const bool known = std::any_of(children.begin(), children.end(), [&](const child& c) {
-                return c.state == state;
-            });
-            if (!known) children.emplace_back().state = state;
-        }
+        for (std::size_t i = 0; i < positions.size(); ++i)
+            if (!repeated[i]) children.emplace_back().state = positions[i];
         unfinished = children.size();
         for (child& c : children) {
             c.owner = this;
@@ -4523,11 +4600,11 @@ struct gather_state : value_state<Result, state_base> {
 
 protected:
     ~gather_state() override {
-        // Nobody will look at later errors, and nobody needs to.
+        // Once the whole has failed nobody needs to look at later errors.
         for (child& c : children)
             if (c.is_linked()) {
                 c.state->unlink(c);
-                c.state->reported = true;
+                if (this->done()) c.state->reported = true;
             }
     }
 
@@ -4572,7 +4649,8 @@ outcome<T> take_outcome(ref_ptr<state_base> state) {
 template <class T>
 stored<T> take_stored(ref_ptr<state_base> state) {
     if constexpr (std::is_void_v<T>) return {};
-    else if constexpr (std::is_reference_v<T>) return std::addressof(future<T>::take(std::move(state)));
+    else if constexpr (std::is_reference_v<T>)
+        return std::addressof(future<T>::take(std::move(state)));
     else return future<T>::take(std::move(state));
 }
 
@@ -4877,16 +4955,19 @@ coro<wait_result<Handle>> wait_on(std::vector<Handle> handles, wait_options opti
 // Each handle once, in order.
 template <class Handle>
 std::vector<Handle> without_duplicates(std::vector<Handle> handles) {
+    std::vector<const void*> keys;
+    for (const Handle& h : handles) keys.push_back(&h.state());
+    const std::vector<char> repeated = find_repeats(std::move(keys));
     std::vector<Handle> unique;
     unique.reserve(handles.size());
-    for (Handle& h : handles)
-        if (std::find(unique.begin(), unique.end(), h) == unique.end())
-            unique.push_back(std::move(h));
+    for (std::size_t i = 0; i < handles.size(); ++i)
+        if (!repeated[i]) unique.push_back(std::move(handles[i]));
     return unique;
 }
 
 template <class H>
-concept waitable = is_future<std::remove_cvref_t<H>> || std::same_as<std::remove_cvref_t<H>, any_task>;
+concept waitable =
+    is_future<std::remove_cvref_t<H>> || std::same_as<std::remove_cvref_t<H>, any_task>;
 
 template <class R>
 concept waitable_range = requires(R& r) {
@@ -4912,13 +4993,14 @@ struct common_handle<First, Rest...> {
     using type = future<typename First::value_type>;
 };
 
-ASYNCIO_API void require_some(std::size_t count);
+ASYNCIO_API void require_waitable(std::size_t count, return_when until);
 
 template <class... Hs>
 auto wait_pack(wait_options options, const Hs&... handles) {
     using H = typename common_handle<Hs...>::type;
     std::vector<H> all;
     (all.push_back(H(handles)), ...);
+    require_waitable(all.size(), options.return_when);
     return wait_on<H>(without_duplicates(std::move(all)), options);
 }
 
@@ -4926,7 +5008,7 @@ auto wait_pack(wait_options options, const Hs&... handles) {
 
 /// Waits until all of some tasks or futures are done, the first is, or the first
 /// has failed; or until the timeout passed. Throws no error of theirs and cancels
-/// nothing. Futures of different types are waited for as any_task. Python's
+/// nothing. Tasks of different types are waited for as any_task. Python's
 /// asyncio.wait.
 ///
 /// Throws: std::invalid_argument when there is nothing to wait for.
@@ -4935,13 +5017,20 @@ auto wait(R&& range, wait_options options = {}) {
     using H = detail::range_element_t<R>;
     std::vector<H> handles;
     for (const auto& h : range) handles.push_back(h);
-    detail::require_some(handles.size());
+    detail::require_waitable(handles.size(), options.return_when);
     return detail::wait_on<H>(detail::without_duplicates(std::move(handles)), options);
 }
 template <detail::waitable... Hs>
     requires(sizeof...(Hs) > 0)
 auto wait(const Hs&... handles) {
     return detail::wait_pack({}, handles...);
+}
+template <class... As>
+    requires(sizeof...(As) > 0 && ((awaitable<As> && !detail::waitable<As>) || ...))
+void wait(As&&...) {
+    static_assert(sizeof...(As) == 0,
+                  "asyncio::wait: it takes tasks and futures; make tasks of coroutines with "
+                  "create_task() first, so that you can tell them apart in the result");
 }
 // Options in braces cannot follow a pack: one overload for each number of handles.
 template <detail::waitable A>
@@ -4991,7 +5080,8 @@ public:
 
     /// The next one to be done; nothing when all have been given.
     ///
-    /// Throws: timeout_error when the timeout has passed. What is not done runs on.
+    /// Throws: timeout_error for each that was not done when the timeout passed. It
+    /// runs on.
     ///
     /// Cancellation: no completion is lost.
     coro<std::optional<Handle>> next() {
@@ -5004,8 +5094,10 @@ public:
             std::optional<duration> left;
             if (deadline_) {
                 left = *deadline_ - get_running_loop().time();
-                if (left->count() <= 0)
+                if (left->count() <= 0) {
+                    ++given_;
                     throw timeout_error("asyncio::as_completed: the time limit passed");
+                }
             }
             co_await detail::some_done(std::move(states), return_when::first_completed, left);
         }
@@ -5016,9 +5108,11 @@ public:
 private:
     struct link : detail::completion_node {
         link(completions& o, std::size_t p) : owner(&o), place(p) {
-            completed = [](completion_node* node, detail::state_base&) noexcept {
+            completed = [](completion_node* node, detail::state_base& state) noexcept {
                 auto* self = static_cast<link*>(node);
-                self->owner->finished_.push_back(self->place);
+                const std::optional<time_point>& limit = self->owner->deadline_;
+                if (!limit || state.core->now_ns() < limit->time_since_epoch().count())
+                    self->owner->finished_.push_back(self->place);
             };
         }
         completions* owner;
@@ -5509,7 +5603,7 @@ public:
     ///
     /// Throws: std::runtime_error when the lock is not held.
     ASYNCIO_API void notify(std::size_t count = 1);
-    void notify_all() { notify(std::numeric_limits<std::size_t>::max()); }
+    void notify_all() { notify(SIZE_MAX); }
 
     lock::acquire_awaiter aenter() noexcept { return lock_->acquire(); }
     coro<bool> aexit(std::exception_ptr error) { return lock_->aexit(std::move(error)); }
@@ -5938,7 +6032,7 @@ protected:
         putters_.detach_all(shut_down_);
     }
 
-    static constexpr std::size_t unbounded = std::numeric_limits<std::size_t>::max();
+    static constexpr std::size_t unbounded = SIZE_MAX;
 
     std::size_t free_slots() const noexcept {
         if (maxsize_ == 0) return unbounded;
@@ -6262,6 +6356,11 @@ public:
     // For the executor, before it runs the job. False: cancelled, do not run it.
     ASYNCIO_API bool start() noexcept;
 
+    // When it was, in nanoseconds of the system's monotonic clock; 0 before that.
+    std::int64_t started_at() const noexcept {
+        return started_at_.load(std::memory_order_relaxed);
+    }
+
     // False when it is running or finished.
     ASYNCIO_API bool cancel() noexcept;
 
@@ -6290,8 +6389,9 @@ public:
     // Blocks until it is done; false when the time passed first.
     ASYNCIO_API bool wait(std::optional<duration> timeout) noexcept;
 
-    // Blocks, and throws what result() throws without a value.
-    ASYNCIO_API void require_value(std::optional<duration> timeout);
+    // Blocks, and throws what result() throws without a value. `last`: by the handle
+    // that will not ask again; the error is moved out if there is no other.
+    ASYNCIO_API void require_value(std::optional<duration> timeout, bool last);
 
     // Blocks, and gives what exception() gives.
     ASYNCIO_API std::exception_ptr exception(std::optional<duration> timeout);
@@ -6307,6 +6407,7 @@ protected:
 private:
     std::atomic<std::size_t> refs_{0};
     std::atomic<std::size_t> handles_{0};
+    std::atomic<std::int64_t> started_at_{0};
     std::atomic<status> status_{status::pending};
     bool claimed_ = false;
     job_lock lock_;
@@ -6401,7 +6502,7 @@ public:
     }
     decltype(auto) await_resume() {
         if (interrupted()) throw_cancelled();
-        future_.state().require_value({});
+        future_.state().require_value({}, Move);
         if constexpr (Move) return future_.state().take();
         else if constexpr (!std::is_void_v<T>) return static_cast<const T&>(*future_.state().value);
     }
@@ -6478,11 +6579,11 @@ public:
     decltype(auto) result() const& { return view({}); }
     decltype(auto) result(duration timeout) const& { return view(timeout); }
     T result() && {
-        state().require_value({});
+        state().require_value({}, true);
         return state().take();
     }
     T result(duration timeout) && {
-        state().require_value(timeout);
+        state().require_value(timeout, true);
         return state().take();
     }
 
@@ -6570,7 +6671,7 @@ private:
         return std::forward<Self>(self);
     }
     decltype(auto) view(std::optional<duration> timeout) const {
-        state().require_value(timeout);
+        state().require_value(timeout, false);
         if constexpr (!std::is_void_v<T>) return static_cast<const T&>(*state_->value);
     }
 
@@ -6865,13 +6966,14 @@ struct call_traits {
     using sent = typename sent_types<parameters, Args...>::type;
     using remote = remote_result<callable, parameters, sent>;
 
+    template <class S, class Arg>
+    static constexpr bool sends_as =
+        std::same_as<S, Arg> || is_span<Arg> || std::constructible_from<S, const Arg&>;
+
     template <class... S>
     static constexpr bool sendable_arguments(type_list<S...>) {
         if constexpr (sizeof...(S) == sizeof...(Args))
-            return ((encodable<S> && (std::same_as<S, std::remove_cvref_t<Args>> ||
-                                      is_span<std::remove_cvref_t<Args>> ||
-                                      std::constructible_from<S, const std::remove_cvref_t<Args>&>)) &&
-                    ...);
+            return ((encodable<S> && sends_as<S, std::remove_cvref_t<Args>>) && ...);
         else return false;
     }
     static constexpr bool travels() {
@@ -7004,12 +7106,16 @@ constexpr bool check_isolated() {
 // For isolated executors: in a process, or with copies of its own on a thread.
 template <class Fn, class... Args>
 auto submit_isolated(executor_core& core, Fn&& fn, Args&&... args) {
-    static_assert(check_isolated<Fn, Args...>());
-    using traits = call_traits<Fn, Args...>;
-    using result = typename traits::remote::type;
-    if (core.remote) return submit_remote<result>(core, fn, args...);
-    return submit_local<result, remote_call<typename traits::callable, typename traits::sent>>(
-        core, typename traits::sent(), std::forward<Fn>(fn), std::forward<Args>(args)...);
+    if constexpr (check_isolated<Fn, Args...>()) {
+        using traits = call_traits<Fn, Args...>;
+        using result = typename traits::remote::type;
+        using call = remote_call<typename traits::callable, typename traits::sent>;
+        if (core.remote) return submit_remote<result>(core, fn, args...);
+        return submit_local<result, call>(core, typename traits::sent(), std::forward<Fn>(fn),
+                                          std::forward<Args>(args)...);
+    } else {
+        return ref_ptr<concurrent_state<void>>(); // the reason has been given above
+    }
 }
 
 // -- map ---------------------------------------------------------------------------
@@ -7106,8 +7212,10 @@ public:
                 if (submit_next_) submit_next_(jobs_);
                 place_ = 0;
                 chunk_ = {};
-                chunk_ = deadline_ ? std::move(job).result(*deadline_ - std::chrono::steady_clock::now())
-                                   : std::move(job).result();
+                if (deadline_)
+                    chunk_ = std::move(job).result(*deadline_ - std::chrono::steady_clock::now());
+                else
+                    chunk_ = std::move(job).result();
             }
         } catch (...) {
             cancel_rest();
@@ -7124,7 +7232,8 @@ public:
     executor_map(const executor_map_options& options, detail::function<bool(job_list&)> submit_next)
         : submit_next_(std::move(submit_next)) {
         if (options.timeout)
-            deadline_ = std::chrono::steady_clock::now() + std::chrono::nanoseconds(*options.timeout);
+            deadline_ =
+                std::chrono::steady_clock::now() + std::chrono::nanoseconds(*options.timeout);
         const std::size_t ahead = options.buffersize.value_or(0);
         try {
             while (!options.buffersize || jobs_.size() * options.chunksize < ahead)
@@ -7531,12 +7640,24 @@ inline coro<> executor::aenter() { co_return; }
 
 namespace detail {
 
+// Tells the loop's tracer of a job: for which task it ran, and when.
+class job_trace {
+public:
+    ASYNCIO_API explicit job_trace(loop_core& loop) noexcept;
+    ASYNCIO_API void ended(loop_core& loop, const concurrent_base& job);
+
+private:
+    std::uint32_t task_ = 0;
+    std::int64_t submitted_ = 0;
+};
+
 // The future of a job, on a loop.
 template <class T>
 class job_future final : public value_state<T, state_base>, relay_target {
 public:
     job_future(loop_core& owner, ref_ptr<concurrent_state<T>> job) noexcept
-        : value_state<T, state_base>(owner, false), hold_(owner), job_(std::move(job)) {}
+        : value_state<T, state_base>(owner, false), hold_(owner), job_(std::move(job)),
+          trace_(owner) {}
 
     void begin() {
         if (!join(*job_, *this->core)) job_done();
@@ -7553,6 +7674,7 @@ private:
     void job_done() noexcept override {
         hold_.reset();
         const auto job = std::exchange(job_, nullptr);
+        trace_.ended(*this->core, *job);
         if (this->done()) return;
         if (job->current() == concurrent_base::status::cancelled)
             this->complete_cancelled(std::make_exception_ptr(cancelled_error()));
@@ -7562,6 +7684,7 @@ private:
 
     clock_hold hold_;
     ref_ptr<concurrent_state<T>> job_;
+    job_trace trace_;
 };
 
 template <class T>
@@ -7764,9 +7887,13 @@ inline std::optional<std::chrono::steady_clock::time_point> steady_deadline(
 template <class Range>
 auto distinct_futures(Range&& range) {
     using handle = std::remove_cvref_t<decltype(*std::begin(range))>;
+    std::vector<const void*> keys;
+    for (const handle& f : range) keys.push_back(&f.state());
+    const std::vector<char> repeated = find_repeats(std::move(keys));
     std::vector<handle> all;
+    std::size_t place = 0;
     for (const handle& f : range)
-        if (std::find(all.begin(), all.end(), f) == all.end()) all.push_back(f);
+        if (!repeated[place++]) all.push_back(f);
     return all;
 }
 
@@ -7912,8 +8039,7 @@ coro<detail::job_result_t<Fn, Args...>> to_thread(Fn&& fn, Args&&... args) {
 // [SECTION] sockets
 // uses: configuration, exceptions, support, tasks
 //
-// Addresses, and names turned into them. Connections themselves are in
-// [SECTION] streams.
+// Addresses, and names turned into them. Connections are the next section's.
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -8746,7 +8872,24 @@ public:
     /// Awaits what `fn` returns, or throws circuit_open_error without calling it.
     template <class F>
         requires detail::owned_callable<F>
-    coro<await_result_t<F>> call(F fn) {
+    auto call(F&& fn) {
+        static_assert(detail::closure_survives<F>(),
+                      "asyncio::circuit_breaker::call: g++ up to 12 destroys such a closure "
+                      "twice; name the lambda first: auto fn = [...]...; co_await c.call(fn)");
+        return run_call<std::decay_t<F>>(std::forward<F>(fn));
+    }
+
+    /// Open turns into half_open when its time is over.
+    circuit_state state() const noexcept;
+
+    /// `fn(from, to)` is called at each change.
+    void on_change(detail::function<void(circuit_state, circuit_state)> fn) {
+        on_change_ = std::move(fn);
+    }
+
+private:
+    template <class F>
+    coro<await_result_t<F>> run_call(F fn) {
         using R = await_result_t<F>;
         let_in();
         const std::uint64_t period = period_;
@@ -8762,16 +8905,6 @@ public:
         if (failure) std::rethrow_exception(std::move(failure));
         if constexpr (!std::is_void_v<R>) co_return std::move(*result);
     }
-
-    /// Open turns into half_open when its time is over.
-    circuit_state state() const noexcept;
-
-    /// `fn(from, to)` is called at each change.
-    void on_change(detail::function<void(circuit_state, circuit_state)> fn) {
-        on_change_ = std::move(fn);
-    }
-
-private:
     void let_in();
     void note(std::uint64_t period, const std::exception_ptr& failure);
     void change(circuit_state to);
@@ -8866,7 +8999,7 @@ coro<range_result<Outcomes, map_result_t<T, F>>> run_map(std::vector<T> items, F
     const std::size_t count = items.size();
     map_state<Outcomes, T, F> work{std::move(items), std::move(fn), 0, {}, options.ordered, 0};
     work.results.resize(count);
-    std::size_t workers = std::min(count, options.limit.value_or(count));
+    const std::size_t workers = (std::min)(count, options.limit.value_or(count));
     std::exception_ptr failure;
     try {
         auto body = [&work, workers](task_group& group) {
@@ -9032,6 +9165,7 @@ private:
 #include <cstdlib>
 #include <cxxabi.h>
 #include <deque>
+#include <dirent.h>
 #include <elf.h>
 #include <fcntl.h>
 #include <functional>
@@ -9065,6 +9199,7 @@ private:
 #include <time.h>
 #include <unistd.h>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace asyncio::inline ASYNCIO_ABI::detail {
 
@@ -9652,7 +9787,7 @@ namespace detail {
 
 // The linker names this function when the program has no implementation of this
 // version, or more than one: that is its only purpose.
-void define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file() {}
+implementation_present define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file() { return {}; }
 
 error_kind kind_of(const std::exception_ptr& error) noexcept {
     try {
@@ -10062,60 +10197,60 @@ struct signal_table {
     struct ::sigaction before[most_signals + 1] = {};
     int users[most_signals + 1] = {};
 };
-signal_table signals;
+signal_table signal_users;
 
 void on_signal(int number) noexcept {
     const int saved = errno;
-    signals.handling.fetch_add(1);
-    for (std::atomic<loop_core*>& slot : signals.loops)
+    signal_users.handling.fetch_add(1);
+    for (std::atomic<loop_core*>& slot : signal_users.loops)
         if (loop_core* core = slot.load()) {
             core->pending_signals.fetch_or(std::uint64_t(1) << (number - 1));
             core->wake();
         }
-    signals.handling.fetch_sub(1);
+    signal_users.handling.fetch_sub(1);
     errno = saved;
 }
 
 void want_signal(loop_core& core, int number) {
-    const std::lock_guard lock(signals.mutex);
+    const std::lock_guard lock(signal_users.mutex);
     std::size_t place = signal_table::most_loops;
     for (std::size_t i = 0; i < signal_table::most_loops; ++i) {
-        if (signals.loops[i] == &core) {
+        if (signal_users.loops[i] == &core) {
             place = i;
             break;
         }
-        if (!signals.loops[i].load() && place == signal_table::most_loops) place = i;
+        if (!signal_users.loops[i].load() && place == signal_table::most_loops) place = i;
     }
     if (place == signal_table::most_loops)
         throw std::runtime_error(
             "asyncio::event_loop::add_signal_handler: over 64 loops handle signals");
-    if (signals.users[number] == 0) {
+    if (signal_users.users[number] == 0) {
         struct ::sigaction action = {};
         action.sa_handler = on_signal;
         action.sa_flags = SA_RESTART;
         sigfillset(&action.sa_mask);
-        if (::sigaction(number, &action, &signals.before[number]) != 0)
+        if (::sigaction(number, &action, &signal_users.before[number]) != 0)
             throw_last_error("sigaction");
     }
-    ++signals.users[number];
-    signals.loops[place] = &core;
-    signals.wanted[place] |= std::uint64_t(1) << (number - 1);
+    ++signal_users.users[number];
+    signal_users.loops[place] = &core;
+    signal_users.wanted[place] |= std::uint64_t(1) << (number - 1);
 }
 
 void unwant_signal(loop_core& core, int number) noexcept {
-    const std::lock_guard lock(signals.mutex);
+    const std::lock_guard lock(signal_users.mutex);
     for (std::size_t i = 0; i < signal_table::most_loops; ++i) {
-        if (signals.loops[i] != &core) continue;
-        signals.wanted[i] &= ~(std::uint64_t(1) << (number - 1));
-        if (signals.wanted[i] == 0) {
-            signals.loops[i] = nullptr;
+        if (signal_users.loops[i] != &core) continue;
+        signal_users.wanted[i] &= ~(std::uint64_t(1) << (number - 1));
+        if (signal_users.wanted[i] == 0) {
+            signal_users.loops[i] = nullptr;
             // A handler on another thread may still hold the pointer.
-            while (signals.handling.load() != 0) std::this_thread::yield();
+            while (signal_users.handling.load() != 0) std::this_thread::yield();
         }
         break;
     }
-    if (--signals.users[number] == 0)
-        ::sigaction(number, &signals.before[number], nullptr);
+    if (--signal_users.users[number] == 0)
+        ::sigaction(number, &signal_users.before[number], nullptr);
 }
 
 } // namespace
@@ -10150,11 +10285,11 @@ void event_loop::listen(int number, signal_layer layer, const void* owner,
         detail::throw_runtime_error(
             "asyncio::event_loop::add_signal_handler: SIGKILL and SIGSTOP cannot be caught");
     core_->require_open("asyncio::event_loop::add_signal_handler: the loop is closed");
-    if (!signals_) signals_ = std::make_unique<detail::signal_entry>();
+    if (!signals_) signals_.reset(new detail::signal_entry);
     auto handler = std::make_shared<detail::signal_entry::handler>(
         detail::signal_entry::handler{number, layer, owner, std::move(fn)});
     signals_->handlers.reserve(signals_->handlers.size() + 1);
-    detail::want_signal(*core_, number);
+    if (!listens_to(number)) detail::want_signal(*core_, number);
     signals_->handlers.push_back(std::move(handler));
 }
 
@@ -10171,7 +10306,12 @@ void event_loop::forget_signal(const void* which) noexcept {
     (*found)->removed = true;
     const int number = (*found)->number;
     handlers.erase(found);
-    detail::unwant_signal(*core_, number);
+    if (!listens_to(number)) detail::unwant_signal(*core_, number);
+}
+
+bool event_loop::listens_to(int number) const noexcept {
+    return std::any_of(signals_->handlers.begin(), signals_->handlers.end(),
+                       [&](const auto& h) { return h->number == number; });
 }
 
 // Handlers come before what is ready, so that Ctrl-C reaches a task before its next step.
@@ -10198,8 +10338,8 @@ void event_loop::take_signals() {
 
 // -- the loop ------------------------------------------------------------------------
 
-event_loop::event_loop(run_options options) : core_(new detail::loop_core) {
-    detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file();
+event_loop::event_loop(detail::implementation_present, const run_options& options)
+    : core_(new detail::loop_core) {
     detail::refuse_in_worker();
     if (!(options.time_scale > 0) ||
         options.time_scale > std::numeric_limits<double>::max())
@@ -10234,7 +10374,7 @@ void event_loop::close() {
         while (!signals_->handlers.empty())
             forget_signal(signals_->handlers.back().get());
     default_executor.reset();
-    watches_.clear();
+    unwatch_all();
     // From here on nobody can post; wait for those who are about to have done so.
     detail::ready_node* late = core_->inbox.exchange(&detail::closed_inbox);
     while (core_->posting.load() != 0) std::this_thread::yield();
@@ -10252,8 +10392,10 @@ void event_loop::close() {
 void event_loop::destroy_pending() noexcept {
     detail::loop_core* const before = std::exchange(detail::this_thread_core, core_.get());
     core_->closing = true;
+    // Some of them stand in the ready queue: they go after that was emptied.
+    std::vector<detail::ref_ptr<detail::state_base>> ended;
     while (detail::task_base* task = core_->tasks) {
-        const detail::ref_ptr<detail::state_base> kept(task);
+        ended.emplace_back(task);
         if (core_->debug)
             call_exception_handler({"task was destroyed while it was pending", {}, task->name()});
         task->destroy_frames();
@@ -10262,6 +10404,7 @@ void event_loop::destroy_pending() noexcept {
         task->leave_loop();
     }
     drop_queues();
+    ended.clear();
     detail::this_thread_core = before;
 }
 
@@ -10320,7 +10463,7 @@ std::int64_t event_loop::after_ns(duration delay) const noexcept {
 
 struct event_loop::watch_entry final : detail::io_watch, detail::ready_node {
     watch_entry(event_loop& owner, int descriptor, bool writing,
-            std::unique_ptr<detail::callback_base> callback)
+            detail::box<detail::callback_base> callback)
         : loop(owner), fd(descriptor), write(writing), fn(std::move(callback)) {
         ready = [](detail::io_watch& self) noexcept {
             auto& w = static_cast<watch_entry&>(self);
@@ -10351,12 +10494,12 @@ struct event_loop::watch_entry final : detail::io_watch, detail::ready_node {
     bool write;
     bool queued = false;
     bool removed = false;
-    std::unique_ptr<detail::callback_base> fn;
+    detail::box<detail::callback_base> fn;
     std::shared_ptr<watch_entry> shared; // itself, while it is registered
     std::shared_ptr<watch_entry> kept;   // itself, while it is in the ready queue
 };
 
-void event_loop::watch(int fd, bool write, std::unique_ptr<detail::callback_base> fn) {
+void event_loop::watch(int fd, bool write, detail::box<detail::callback_base> fn) {
     const char* const who =
         write ? "asyncio::event_loop::add_writer" : "asyncio::event_loop::add_reader";
     check_call(who);
@@ -10373,10 +10516,15 @@ bool event_loop::unwatch(int fd, bool write) {
     });
     if (found == watches_.end()) return false;
     backend_->unwatch(fd, write);
-    (*found)->removed = true;
-    (*found)->shared.reset();
+    const std::shared_ptr<watch_entry> entry = std::move(*found);
+    entry->removed = true;
+    entry->shared.reset();
     watches_.erase(found);
     return true;
+}
+
+void event_loop::unwatch_all() noexcept {
+    while (!watches_.empty()) unwatch(watches_.back()->fd, watches_.back()->write);
 }
 
 // -- turns -----------------------------------------------------------------------------
@@ -10676,9 +10824,14 @@ void event_loop::advance(duration by) {
     // Within a callback the running loop does the rest when nothing else is ready.
     if (running_) return;
     const running_guard guard(*this, "asyncio::event_loop::advance", false);
-    for (;;) {
+    // What yields for ever must not hold the clock for ever.
+    constexpr int most_turns = 1000;
+    for (int turns = 0;;) {
         core_->ask_soon = true;
-        if (turn(false) == 0 && core_->ready.empty() && !clock_can_move()) break;
+        const bool idle = turn(false) == 0 && core_->ready.empty();
+        if (!idle && ++turns < most_turns) continue;
+        if (!clock_can_move()) break;
+        turns = 0;
     }
 }
 
@@ -10687,8 +10840,8 @@ void event_loop::set_time_scale(double scale) {
         detail::throw_invalid_argument(
             "asyncio::event_loop::set_time_scale: the scale must be zero or positive");
     require_real_clock("asyncio::event_loop::set_time_scale");
-    if (scale == 0) pause();
-    else rescale(scale, core_->paused && core_->scale != 0);
+    // A scale of 0 stops the clock until another scale is set; resume() does not.
+    rescale(scale, scale == 0 || (core_->paused && core_->scale != 0));
 }
 void event_loop::pause() {
     require_real_clock("asyncio::event_loop::pause");
@@ -10696,7 +10849,7 @@ void event_loop::pause() {
 }
 void event_loop::resume() {
     require_real_clock("asyncio::event_loop::resume");
-    rescale(core_->scale, false);
+    rescale(core_->scale, core_->scale == 0);
 }
 void event_loop::require_real_clock(const char* who) const {
     if (core_->clock != clock_kind::real)
@@ -10813,7 +10966,7 @@ void done_callback::on_completed(completion_node* node, state_base& state) noexc
 }
 
 void done_callback::run_and_delete(ready_node* node) {
-    const std::unique_ptr<done_callback> self(static_cast<done_callback*>(node));
+    const box<done_callback> self(static_cast<done_callback*>(node));
     const ref_ptr<loop_core> core = self->subject->core;
     if (core->dropping) return;
     try {
@@ -10828,7 +10981,7 @@ void done_callback::run_and_delete(ready_node* node) {
     }
 }
 
-std::uint64_t add_callback(state_base& state, std::unique_ptr<done_callback> callback) {
+std::uint64_t add_callback(state_base& state, box<done_callback> callback) {
     static thread_local constinit std::uint64_t last_id = 0;
     state.core->require_open("asyncio::future::add_done_callback: the loop is closed");
     const std::uint64_t id = callback->id = ++last_id;
@@ -10930,14 +11083,30 @@ void task_base::leave_loop() noexcept {
 
 bool task_base::cancel(std::string_view message) {
     if (done()) return false;
-    ++cancel_requests;
-    if (!message.empty() || extras) {
-        if (!extras) extras = std::make_unique<task_extras>();
-        extras->cancel_message = message;
+    // A task that awaits a task passes the wish on. Such chains may be long, so this is
+    // a loop; and they may be circles, which the slower pointer finds out.
+    task_base* last = this;
+    task_base* slower = this;
+    for (bool odd = false;; odd = !odd) {
+        last->note_cancel(message);
+        state_base* const awaited = last->waiting ? last->waiting->passes_on_to() : nullptr;
+        if (!awaited || !awaited->is_task || awaited->done()) break;
+        last = static_cast<task_base*>(awaited);
+        if (odd) slower = static_cast<task_base*>(slower->waiting->passes_on_to());
+        if (last != slower) continue;
+        last->waiting->give_up();
+        return true;
     }
-    if (waiting && waiting->on_cancel()) return true;
-    must_cancel = true;
+    if (last->waiting && last->waiting->on_cancel()) return true;
+    last->must_cancel = true;
     return true;
+}
+
+void task_base::note_cancel(std::string_view message) {
+    ++cancel_requests;
+    if (message.empty() && !extras) return;
+    if (!extras) extras.reset(new task_extras);
+    extras->cancel_message = message;
 }
 
 void task_base::throw_cancelled() {
@@ -10945,7 +11114,7 @@ void task_base::throw_cancelled() {
 }
 
 void task_base::name(std::string_view text) {
-    if (!extras) extras = std::make_unique<task_extras>();
+    if (!extras) extras.reset(new task_extras);
     extras->name = text;
 }
 
@@ -11133,7 +11302,7 @@ event_loop& runner::get_loop() {
     if (closed_)
         detail::throw_runtime_error("asyncio::runner: it is closed; make another one");
     if (!loop_) {
-        loop_ = std::make_unique<event_loop>(options_);
+        loop_.reset(new event_loop(options_));
         context_ = context::current();
     }
     return *loop_;
@@ -11152,6 +11321,25 @@ void runner::run_until_done(detail::state_base& main) {
 
 namespace detail {
 
+// Cancels each of these once. Who awaits another one passes the wish on, so that only
+// those whom nobody awaits are asked: a long chain of tasks costs a single walk.
+static void cancel_all(const std::vector<any_task>& tasks) {
+    std::unordered_set<const state_base*> reached;
+    for (const any_task& task : tasks) {
+        suspension* const waiting = static_cast<const task_base&>(task.state()).waiting;
+        const state_base* const awaited = waiting ? waiting->passes_on_to() : nullptr;
+        if (awaited && !awaited->done()) reached.insert(awaited);
+    }
+    std::vector<int> before;
+    before.reserve(tasks.size());
+    for (const any_task& task : tasks) before.push_back(task.cancelling());
+    for (const any_task& task : tasks)
+        if (!reached.contains(&task.state())) task.cancel();
+    // Those that await each other in a circle.
+    for (std::size_t i = 0; i < tasks.size(); ++i)
+        if (!tasks[i].done() && tasks[i].cancelling() == before[i]) tasks[i].cancel();
+}
+
 // Cancels what is left until nothing is left. A task that does not listen is asked
 // again every second, and named after a while.
 static coro<> end_tasks(event_loop& loop, duration patience) {
@@ -11162,7 +11350,7 @@ static coro<> end_tasks(event_loop& loop, duration patience) {
         std::vector<any_task> left = all_tasks(loop);
         std::erase(left, self);
         if (left.empty()) co_return;
-        for (const any_task& task : left) task.cancel();
+        cancel_all(left);
         wait_options options;
         options.timeout = std::chrono::seconds(1);
         const wait_result<any_task> ended = co_await wait(left, options);
@@ -11191,7 +11379,7 @@ void runner::close() {
     if (!loop_) return;
     // Whatever is thrown on the way, the loop gets closed.
     struct closing {
-        std::unique_ptr<event_loop>& loop;
+        detail::box<event_loop>& loop;
         ~closing() { loop.reset(); }
     } at_end{loop_};
     if (loop_->core().tasks)
@@ -11499,10 +11687,8 @@ coro<bool> task_group::aexit(std::exception_ptr error) {
         } catch (const cancelled_error&) {
             cancelled = std::current_exception();
         }
-        if (cancelled && !aborting_) {
-            cancellation = std::move(cancelled);
-            abort();
-        }
+        if (cancelled && !cancellation) cancellation = std::move(cancelled);
+        if (cancellation && !aborting_) abort();
     }
     finished_ = true;
     const any_task parent = std::exchange(parent_, any_task());
@@ -11515,8 +11701,8 @@ coro<bool> task_group::aexit(std::exception_ptr error) {
         own_cancellation = true;
         cancellation = nullptr;
     }
-    if (cancellation && errors.empty()) std::rethrow_exception(std::move(cancellation));
     if (error && kind != error_kind::cancelled) errors.push_back(error);
+    if (cancellation && errors.empty()) std::rethrow_exception(std::move(cancellation));
     if (!errors.empty()) {
         // A cancellation from outside that has been delivered already is asked for
         // again, so that the next await throws it.
@@ -11594,10 +11780,20 @@ bool some_done::on_cancel() noexcept {
     return true;
 }
 
-void require_some(std::size_t count) {
+void require_waitable(std::size_t count, return_when until) {
     if (count == 0)
         throw_invalid_argument("asyncio::wait: there is nothing to wait for; give at least one "
                                "task or future");
+    if (until < return_when::all_completed || until > return_when::first_exception)
+        throw_invalid_argument("asyncio::wait: return_when has no such value; use "
+                               "all_completed, first_completed or first_exception");
+}
+
+std::vector<char> find_repeats(std::vector<const void*> keys) {
+    std::vector<char> repeated(keys.size());
+    std::unordered_set<const void*> seen;
+    for (std::size_t i = 0; i < keys.size(); ++i) repeated[i] = !seen.insert(keys[i]).second;
+    return repeated;
 }
 
 void report_if_failed(state_base& inner) {
@@ -11835,8 +12031,24 @@ concurrent_base::~concurrent_base() {
 bool concurrent_base::start() noexcept {
     const std::lock_guard guard(lock_);
     if (claimed_ || status_.load(std::memory_order_relaxed) != status::pending) return false;
+    started_at_.store(system_now_ns(), std::memory_order_relaxed);
     status_.store(status::running, std::memory_order_release);
     return true;
+}
+
+job_trace::job_trace(loop_core& loop) noexcept {
+    if (!loop.tracing || !loop.current) return;
+    task_ = loop.current->id;
+    submitted_ = loop.now_ns();
+}
+
+void job_trace::ended(loop_core& loop, const concurrent_base& job) {
+    if (!loop.tracing || task_ == 0) return;
+    // The loop's own time where that is the system's; else all that is known is when
+    // the job was submitted.
+    const bool same = loop.clock == clock_kind::real && loop.scale == 1.0 && !loop.paused;
+    const std::int64_t began = same && job.started_at() ? job.started_at() : submitted_;
+    loop.tracing->job_ended(task_, began, loop.now_ns());
 }
 
 bool concurrent_base::cancel() noexcept {
@@ -11946,8 +12158,11 @@ std::exception_ptr concurrent_base::exception(std::optional<duration> timeout) {
     return error;
 }
 
-void concurrent_base::require_value(std::optional<duration> timeout) {
-    if (std::exception_ptr why = exception(timeout)) std::rethrow_exception(std::move(why));
+void concurrent_base::require_value(std::optional<duration> timeout, bool last) {
+    std::exception_ptr why = exception(timeout);
+    if (!why) return;
+    if (last && only_handle()) error = nullptr;
+    std::rethrow_exception(std::move(why));
 }
 
 void report_callback_error() noexcept {
@@ -12382,7 +12597,15 @@ namespace detail {
 
 // -- exceptions that travel --------------------------------------------------------
 
-enum class error_form : std::uint8_t { none, known, other, cancelled, interrupt, group, base_group };
+enum class error_form : std::uint8_t {
+    none,
+    known,
+    other,
+    cancelled,
+    interrupt,
+    group,
+    base_group
+};
 
 // How one exception type travels.
 struct error_type {
@@ -13454,7 +13677,7 @@ private:
     void hand_out(endings& ends);
     void set_timer();
     void wake() noexcept;
-    void listen(worker& from);
+    void listen(worker& from, bool to_the_end);
     void take_frame(worker& from, frame_reader& reader);
     void take_notes();
     void bury(std::uint32_t id, int signal, int code);
@@ -13527,6 +13750,22 @@ process_core::~process_core() {
         while (::waitpid(server_pid_, nullptr, 0) < 0 && errno == EINTR) {}
 }
 
+// Locks that other threads hold at the fork stay locked in the workers for ever.
+static void warn_of_threads(const std::string& who) {
+    if (!(this_thread_core ? this_thread_core->debug : ASYNCIO_DEBUG != 0)) return;
+    std::size_t threads = 0;
+    if (DIR* const tasks = ::opendir("/proc/self/task")) {
+        while (const dirent* entry = ::readdir(tasks))
+            if (entry->d_name[0] != '.') ++threads;
+        ::closedir(tasks);
+    }
+    if (threads > 1)
+        std::fprintf(stderr,
+                     "%s: %zu threads run while the workers' process is forked; make the executor "
+                     "before them, or call asyncio::worker_main() first in main()\n",
+                     who.c_str(), threads);
+}
+
 void process_core::start_server() {
     auto [ours, theirs] = socket_pair();
     const bool again = worker_main_ran.load() && how_.start != start_method::fork;
@@ -13541,6 +13780,7 @@ void process_core::start_server() {
         ::sigfillset(&all);
         ::pthread_sigmask(SIG_SETMASK, &all, &before);
         const pid_t parent = ::getpid();
+        warn_of_threads(how_.who);
         std::fflush(nullptr);
         const pid_t pid = ::fork();
         if (pid == 0) {
@@ -13721,7 +13961,7 @@ void process_core::supervise() noexcept {
             static_cast<void>(!::read(wake_.get(), &count, sizeof count));
         // First what workers say, then that they have died.
         for (std::size_t i = 0; i < heard.size(); ++i)
-            if (polled[i + 3].revents != 0) listen(*heard[i]);
+            if (polled[i + 3].revents != 0) listen(*heard[i], false);
         if (polled[2].revents != 0) take_notes();
         if (polled[1].revents != 0) {
             static_cast<void>(!::read(timer_.get(), &count, sizeof count));
@@ -13794,7 +14034,7 @@ void process_core::break_pool(const std::string& why, endings& ends) {
     queue_.clear();
 }
 
-void process_core::listen(worker& from) {
+void process_core::listen(worker& from, bool to_the_end) {
     for (;;) {
         {
             const std::lock_guard guard(mutex_);
@@ -13804,7 +14044,10 @@ void process_core::listen(worker& from) {
         if (got == frame_reader::outcome::nothing) return;
         if (got == frame_reader::outcome::frame) {
             take_frame(from, reader_);
-            continue;
+            // A worker sends one frame per job: asking for more costs a system call
+            // that finds nothing.
+            if (to_the_end) continue;
+            return;
         }
         endings ends;
         {
@@ -13910,7 +14153,7 @@ static std::string how_it_died(int signal, int code) {
 void process_core::bury(std::uint32_t id, int signal, int code) {
     worker* const dead = find(id);
     if (!dead) return;
-    listen(*dead); // what it still managed to say
+    listen(*dead, true); // what it still managed to say
     endings ends;
     {
         const std::lock_guard guard(mutex_);
@@ -13975,7 +14218,7 @@ void process_core::expire(clock::time_point now) {
 // All workers die with the server.
 void process_core::server_died() {
     for (const auto& w : workers_)
-        if (!w->silent) listen(*w);
+        if (!w->silent) listen(*w, true);
     endings ends;
     {
         const std::lock_guard guard(mutex_);
@@ -15530,10 +15773,13 @@ struct listener {
         descriptor.fd = fd.get();
         accept.on = &descriptor;
     }
+    listener(const listener&) = delete;
 
     struct operation final : io_operation {
         operation(listener& l, server_state& s, done_function d) noexcept
             : io_operation(io_kind::accept, d), from(l), server(s) {}
+        // A connection that came when nobody could take it any more.
+        ~operation() { owned_fd(accepted).reset(); }
         listener& from;
         server_state& server;
         system_address peer;
@@ -15543,7 +15789,7 @@ struct listener {
     address local;
     io_descriptor descriptor;
     operation accept;
-    bool parked = false; // stopped by max_connections or by an error
+    bool parked = false; // stopped by max_connections or by an error; see unpark()
 };
 
 class server_state final : public frame_allocated {
@@ -15581,11 +15827,11 @@ private:
     static constexpr int most_accepts = 64; // before others have a turn
 
     static void accepted(io_operation& op) noexcept;
-    void resume_soon(listener& from);
     void accept_from(listener& from);
     bool take(listener& from);
     void serve(owned_fd fd, address peer);
     void report(const char* message, std::exception_ptr error) const;
+    void park_when_full() noexcept;
     void unpark() noexcept;
 
     std::size_t count_ = 0;
@@ -15641,15 +15887,12 @@ void server_state::start_serving() {
 // Inside wait(): the handler is the user's code and has to wait for its turn.
 void server_state::accepted(io_operation& op) noexcept {
     auto& accept = static_cast<listener::operation&>(op);
-    accept.from.parked = true;
-    if (op.error != ECANCELED) accept.server.resume_soon(accept.from);
-}
-
-void server_state::resume_soon(listener& from) {
-    core_->loop->call_soon([self = ref_ptr<server_state>(this), &from] {
-        from.parked = false;
-        if (self->take(from)) self->accept_from(from);
-    });
+    if (op.error == ECANCELED) return; // the loop is gone
+    server_state& server = accept.server;
+    server.core_->loop->call_soon(
+        [self = ref_ptr<server_state>(&server), &from = accept.from] {
+            if (self->take(from)) self->accept_from(from);
+        });
 }
 
 // Accepts what is waiting, then lets the system tell when there is more.
@@ -15673,7 +15916,7 @@ void server_state::accept_from(listener& from) {
 bool server_state::take(listener& from) {
     const int error = from.accept.error;
     if (error == 0) {
-        owned_fd fd(from.accept.accepted);
+        owned_fd fd(std::exchange(from.accept.accepted, -1));
         if (!serving()) return false;
         from.accept.peer.size = static_cast<socklen_t>(from.accept.count);
         serve(std::move(fd), from.accept.peer.to_address());
@@ -15712,6 +15955,7 @@ void server_state::serve(owned_fd fd, address peer) {
         if (clients_ != nullptr) clients_->previous = link.get();
         clients_ = link.get();
         ++client_count_;
+        park_when_full();
         any_task task = on_client_(stream_reader(link), stream_writer(link));
         if (!task.valid()) return;
         // Holds the server, and with it the handler, as long as the task runs.
@@ -15726,6 +15970,16 @@ void server_state::serve(owned_fd fd, address peer) {
         if (link) link->close();
         report("asyncio::start_server: unhandled exception in the client callback",
                std::current_exception());
+    }
+}
+
+// The last place is taken: the other sockets stop waiting for connections, too.
+void server_state::park_when_full() noexcept {
+    if (max_connections_ == 0 || client_count_ < max_connections_) return;
+    for (const auto& l : listeners_) {
+        if (!l->accept.pending) continue;
+        core_->loop->backend().cancel(l->accept);
+        l->parked = true;
     }
 }
 
@@ -15744,7 +15998,7 @@ void server_state::leave(stream_link& link) noexcept {
 void server_state::unpark() noexcept {
     if (!serving() || core_->closed) return;
     for (const auto& l : listeners_) {
-        if (!l->parked || l->accept.pending) continue;
+        if (!l->parked) continue;
         l->parked = false;
         core_->loop->call_soon(
             [self = ref_ptr<server_state>(this), from = l.get()] { self->accept_from(*from); });
@@ -16006,9 +16260,11 @@ namespace detail {
 void check_retry(const retry_options& options) {
     if (options.attempts < 1)
         throw_invalid_argument("asyncio::retry: attempts counts the first call; give at least 1");
-    if (!(options.factor >= 1) || !(options.jitter >= 0))
-        throw_invalid_argument("asyncio::retry: factor must be at least 1, and jitter not "
-                               "negative");
+    constexpr double most = std::numeric_limits<double>::max();
+    if (!(options.factor >= 1 && options.factor <= most) ||
+        !(options.jitter >= 0 && options.jitter <= most))
+        throw_invalid_argument("asyncio::retry: factor must be a number of at least 1, and "
+                               "jitter one that is not negative");
 }
 
 duration retry_delay(const retry_options& options, int next) {
@@ -16309,17 +16565,45 @@ void tracer::task_ended(detail::task_base& task) {
 }
 
 void tracer::job_ended(std::uint32_t task_id, std::int64_t begin, std::int64_t end) {
-    if (span* s = find(task_id)) s->jobs.push_back({begin - begin_, end - begin_});
+    // A job may be older than the tracer.
+    const std::int64_t none = 0;
+    if (span* s = find(task_id))
+        s->jobs.push_back({std::max(begin - begin_, none), std::max(end - begin_, none)});
 }
 
 namespace detail {
 
-// A string as JSON.
+// How many bytes the UTF-8 character at the begin of `text` has; 0 if that is none.
+static std::size_t utf8_length(std::string_view text) noexcept {
+    const auto byte = [&](std::size_t i) {
+        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+    };
+    const unsigned first = byte(0);
+    if (first < 0x80) return 1;
+    const std::size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+    std::uint32_t value = first & (0x7fU >> length);
+    for (std::size_t i = 1; i < length; ++i) {
+        if ((byte(i) & 0xc0U) != 0x80) return 0;
+        value = value << 6 | (byte(i) & 0x3fU);
+    }
+    constexpr std::uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const bool surrogate = value >= 0xd800 && value < 0xe000;
+    return first < 0xc0 || first >= 0xf8 || value < least[length] || value > 0x10ffff || surrogate
+               ? 0
+               : length;
+}
+
+// A string as JSON. Bytes that are no UTF-8 become the replacement character.
 static std::string quoted(std::string_view text) {
     std::string out = "\"";
-    for (const char c : text) {
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
         const auto byte = static_cast<unsigned char>(c);
-        if (c == '"' || c == '\\') {
+        if (byte >= 0x80) {
+            const std::size_t length = utf8_length(text.substr(i));
+            out += length == 0 ? "\\ufffd" : text.substr(i, length);
+            if (length > 1) i += length - 1;
+        } else if (c == '"' || c == '\\') {
             out += '\\';
             out += c;
         } else if (byte < 0x20) {
@@ -16370,8 +16654,9 @@ void tracer::write_chrome_trace(std::ostream& out) const {
     }
     for (const moment& m : moments_)
         out << ",\n"
-            << R"({"name":)" << quoted(m.text) << R"(,"cat":"mark","ph":"i","s":"p","pid":1,"tid":0)"
-            << R"(,"ts":)" << microseconds(m.at) << '}';
+            << R"({"name":)" << quoted(m.text)
+            << R"(,"cat":"mark","ph":"i","s":"p","pid":1,"tid":0,"ts":)" << microseconds(m.at)
+            << '}';
     out << "\n]}\n";
 }
 
@@ -16385,12 +16670,17 @@ void tracer::print_timeline(std::ostream& out, std::size_t width) const {
                                                             static_cast<double>(width)));
     };
     std::size_t name_width = 4;
-    for (const span& s : spans_) name_width = std::max(name_width, std::min<std::size_t>(24, s.name.size()));
+    for (const span& s : spans_)
+        name_width = std::max(name_width, std::min<std::size_t>(24, s.name.size()));
 
     const auto row = [&](std::string_view name, const std::string& bar, const std::string& note) {
         std::string text(name.substr(0, name_width));
         text.resize(name_width + 1, ' ');
-        out << text << '|' << bar << '|' << note << '\n';
+        text += '|' + bar + '|' + note;
+        // A row is one line, whatever is in the names.
+        for (char& c : text)
+            if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+        out << text << '\n';
     };
     char head[64];
     std::snprintf(head, sizeof head, "%.3f s", static_cast<double>(total) * 1e-9);

@@ -277,7 +277,8 @@ TEST_CASE("exceptions keep their type, text, code, cause and members") {
     CHECK(support::holds<asyncio::timeout_error>(again(asyncio::timeout_error("late"))));
     CHECK(support::holds<asyncio::cancelled_error>(again(asyncio::cancelled_error("c"))));
 
-    const std::system_error opened(std::make_error_code(std::errc::no_such_file_or_directory), "open");
+    const std::system_error opened(
+        std::make_error_code(std::errc::no_such_file_or_directory), "open");
     try {
         std::rethrow_exception(again(opened));
     } catch (const std::system_error& error) {
@@ -611,9 +612,8 @@ TEST_CASE("EX-06: shutdown(cancel_futures = true) cancels what has not begun; no
     });
     auto queued = pool.submit(add, 1, 2);
     begun.get_future().wait();
-    std::thread opening([&] { closed.open(); });
+    queued.add_done_callback([&] { closed.open(); });
     pool.shutdown({.wait = true, .cancel_futures = true});
-    opening.join();
     CHECK(queued.cancelled());
     CHECK(running.done());
     CHECK_FALSE(running.cancelled());
@@ -1092,8 +1092,9 @@ ASYNC_TEST_CASE("cpu_time_limit ends a job that computes, not one that waits") {
 
 ASYNC_TEST_CASE("memory_limit stops a job that wants too much" * doctest::skip(sanitized)) {
     asyncio::isolated_executor pool(1, {.memory_limit = std::size_t{64} << 20});
-    CHECK_AWAIT_THROWS_AS(pool.submit([] { return std::string(std::size_t{256} << 20, 'x').size(); }),
-                          std::bad_alloc);
+    CHECK_AWAIT_THROWS_AS(
+        pool.submit([] { return std::string(std::size_t{256} << 20, 'x').size(); }),
+        std::bad_alloc);
     const auto size =
         co_await pool.submit([] { return std::string(std::size_t{8} << 20, 'x').size(); });
     CHECK(size == std::size_t{8} << 20);

@@ -77,11 +77,11 @@ TEST_CASE("RN-01: run() gives main's result or error, and makes a loop for each 
     asyncio::run(remember);
     CHECK_FALSE(seen[0] == seen[1]);
     CHECK_THROWS_AS(asyncio::get_running_loop(), std::runtime_error);
-    const std::unique_ptr<int> moved =
-        asyncio::run([p = std::make_unique<int>(3)]() mutable -> asyncio::coro<std::unique_ptr<int>> {
-            co_await asyncio::sleep(0s);
-            co_return std::move(p);
-        });
+    auto give = [p = std::make_unique<int>(3)]() mutable -> asyncio::coro<std::unique_ptr<int>> {
+        co_await asyncio::sleep(0s);
+        co_return std::move(p);
+    };
+    const std::unique_ptr<int> moved = asyncio::run(std::move(give));
     CHECK(*moved == 3);
 }
 

@@ -414,7 +414,7 @@ TEST_CASE("what is no number, or does not fit, is refused") {
     CHECK_THROWS_AS(duration(std::chrono::hours::min()), std::invalid_argument);
     CHECK_THROWS_AS(duration(std::chrono::nanoseconds::min()), std::invalid_argument);
     CHECK_THROWS_AS(duration(std::chrono::duration<std::uint64_t>::max()), std::invalid_argument);
-    CHECK(duration(std::chrono::nanoseconds::max()) == duration::max());
+    CHECK(duration(std::chrono::nanoseconds::max()).count() == INT64_MAX);
     CHECK_NOTHROW(duration(24h * 365 * 292));
     CHECK_NOTHROW(duration::seconds(9.1e9));
 }
@@ -442,7 +442,7 @@ TEST_CASE("durations are added, scaled, divided and compared, also with those of
 }
 
 TEST_CASE("arithmetics that do not fit are refused") {
-    const duration most = duration::max();
+    const duration most = duration(std::chrono::nanoseconds::max());
     CHECK_THROWS_AS(most + 1ns, std::invalid_argument);
     CHECK_THROWS_AS(-most - 1ns, std::invalid_argument);
     CHECK_THROWS_AS(most * 2, std::invalid_argument);
@@ -487,7 +487,8 @@ TEST_CASE("time_points differ by durations") {
     CHECK(moved == start + 2s);
     const std::chrono::nanoseconds since = later;
     CHECK(since == 1500ms);
-    CHECK_THROWS_AS(time_point(duration::max()) + 1s, std::invalid_argument);
+    const time_point last(duration(std::chrono::nanoseconds::max()));
+    CHECK_THROWS_AS(last + 1s, std::invalid_argument);
 }
 
 ASYNC_TEST_CASE("a negative delay counts as none, and one that is no number is refused") {

@@ -210,9 +210,8 @@ ASYNC_TEST_CASE("TO-08: an error before the limit passes through untouched") {
 
 ASYNC_TEST_CASE("TO-09: a cancellation from outside is no timeout_error") {
     asyncio::timeout limit(10s);
-    asyncio::task<> limited = asyncio::create_task([&]() -> asyncio::coro<> {
-        co_await asyncio::with(limit, [] { return after(1h, 0); });
-    });
+    asyncio::task<> limited = asyncio::create_task(
+        [&]() -> asyncio::coro<> { co_await asyncio::with(limit, [] { return after(1h, 0); }); });
     co_await asyncio::sleep(1s);
     limited.cancel("from outside");
     const std::exception_ptr error = co_await error_of(limited);
@@ -223,7 +222,7 @@ ASYNC_TEST_CASE("TO-09: a cancellation from outside is no timeout_error") {
     CHECK(limited.cancelling() == 1);
 }
 
-ASYNC_TEST_CASE("TO-10: a cancellation from outside in the turn of the expiry wins, in either order") {
+ASYNC_TEST_CASE("TO-10: a cancellation from outside in the turn of the expiry wins") {
     asyncio::event_loop& loop = asyncio::get_running_loop();
     for (const bool expires_first : {true, false}) {
         CAPTURE(expires_first);
@@ -546,7 +545,7 @@ ASYNC_TEST_CASE("the expiry does not reach a body that it cannot interrupt any m
 
 TEST_SUITE("wait_for") {
 
-ASYNC_TEST_CASE("WF-01: a task whose time is over is cancelled, awaited and reported as a timeout") {
+ASYNC_TEST_CASE("WF-01: a task whose time is over is cancelled and awaited; then it is a timeout") {
     asyncio::task<int> work = asyncio::create_task(slow_to_stop(1s));
     const auto begin = now();
     const std::exception_ptr error = co_await error_of(asyncio::wait_for(work, 2s));
@@ -559,8 +558,7 @@ ASYNC_TEST_CASE("WF-01: a task whose time is over is cancelled, awaited and repo
 
 ASYNC_TEST_CASE("WF-02: wait_for() returns only after the cleanup of what it cancelled") {
     const auto begin = now();
-    const std::exception_ptr error =
-        co_await error_of(asyncio::wait_for(slow_to_stop(100ms), 1s));
+    const std::exception_ptr error = co_await error_of(asyncio::wait_for(slow_to_stop(100ms), 1s));
     CHECK(shape(error) == "timeout");
     CHECK(now() - begin == 1100ms);
 }
@@ -790,8 +788,8 @@ ASYNC_TEST_CASE("a pending cancellation and a limit of zero leave no work runnin
 ASYNC_TEST_CASE("a cancellation while a limit of zero waits for the work's end is thrown") {
     asyncio::task<int> work = asyncio::create_task(slow_to_stop(2s));
     co_await support::turns(2);
-    asyncio::task<> caller = asyncio::create_task(
-        [&]() -> asyncio::coro<> { co_await asyncio::wait_for(work, 0s); });
+    asyncio::task<> caller =
+        asyncio::create_task([&]() -> asyncio::coro<> { co_await asyncio::wait_for(work, 0s); });
     co_await asyncio::sleep(1s);
     const auto begin = now();
     caller.cancel();

@@ -2,7 +2,8 @@
 //
 //     c++ -std=c++20 -O2 -pthread -I. examples/1_foundations/greet.cpp -o greet && ./greet
 //
-// Look at: run() gives back what the coroutine returns. With --virtual the clock jumps over the pause.
+// Look at: run() gives back what the coroutine returns. With --virtual the clock jumps
+// over the pause.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <cstdio>

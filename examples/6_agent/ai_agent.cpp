@@ -355,16 +355,15 @@ asyncio::coro<int> async_main(std::map<string, string> option) {
         << " meanwhile, " << num(after) << (least < 1.8 ? " after; machine busy\n" : " after\n");
     const double last_asked = fast.parts.back().asked - fast.began;
     claim(last_asked < 0.1, "all fetches began within " + num(last_asked) + " s (at most 0.10)");
-    if (least < 1.8 && fast.total >= 15) {
-        out << "not judged: so busy a machine that the limit of 15 s came before the end\n";
+    if (least < 1.8 && fast.total >= 15) { // the agent's own limit came before the end
+        out << "the rest is not judged: the machine is too busy for an answer within 15 s\n";
         co_return all_hold ? 0 : 1;
     }
     claim(speed_up >= wanted, num(speed_up) + "x (at least " + num(wanted) + "x): in turn " +
                                   num(slow.total) + " s, at once " + num(fast.total) + " s");
-    claim(fast.missing == broken, "missing: " + fast.missing + " (as told: " + broken + ")");
-    const bool same = fast.work.relevance == slow.work.relevance;
-    if (broken.empty()) claim(same, "both ways give the same results");
-    if (a.cores > 1 && !a.quick && least > 1.2)
+    claim(fast.missing == broken, "missing: '" + fast.missing + "' (as told: '" + broken + "')");
+    if (broken.empty()) claim(fast.work.relevance == slow.work.relevance, "same results");
+    if (a.cores > 1 && !a.quick && broken.empty() && least > 1.2)
         claim(fast.cores > 1, num(fast.cores) + " cores were busy (more than 1)");
     co_return all_hold ? 0 : 1;
 }
@@ -393,3 +392,9 @@ int main(int argc, char** argv) {
            "             [--fail|--slow|--garbage weather|news|knowledge]\n";
     return good ? 0 : 2;
 }
+// Output on two busy cores (shortened; the answer and the timeline in turn come as well):
+// weather   |================================###############             | 0.000-3.598 s
+// news      |===================###############                          | 0.000-2.568 s
+// knowledge |==============================================##############| 0.000-4.643 s
+// capacity of 2 workers: 1.77 before, 1.94 meanwhile, 1.82 after; machine busy
+// holds:  2.69x (at least 2.43x): in turn 12.51 s, at once 4.64 s

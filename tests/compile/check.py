@@ -8,7 +8,7 @@ CASE is a name from `programs` below, or a .cpp file whose comments state what i
     // WRONG=1 says: name the lambda first
     // WRONG=2 on g++ 12 says: name the lambda first
 
-Without WRONG the file compiles. With -DWRONG=1 it must not, and the compiler's output matches the
+Without WRONG the file compiles. With -DWRONG=1 it must not, and an error of the compiler matches the
 regular expression after "says:". "on g++ 12" limits an expectation to g++ up to 12; other compilers
 must accept that program.
 """
@@ -37,7 +37,7 @@ programs = {
     "implement_later": (["implement_later.cpp"], None),
     "os_headers_first": (["os_headers_first.cpp"], None),
     "os_headers_last": (["os_headers_last.cpp"], None),
-    "missing_implementation": (["unit_main.cpp"], remedy),
+    "missing_implementation": (["no_implementation.cpp"], remedy),
     "doubled_implementation": (
         ["unit_main.cpp", "unit_implementation.cpp", "unit_implementation.cpp"],
         f"(multiple definition of|duplicate symbol).*{remedy}",
@@ -107,7 +107,8 @@ def check_misuse(path):
                 continue
             report(code != 0, f"WRONG={number} does not compile")
             if code != 0:
-                report(re.search(expected, output), f"WRONG={number} says: {expected}", output)
+                errors = "\n".join(re.findall("error: .*", output))
+                report(re.search(expected, errors), f"WRONG={number} says: {expected}", output)
 
 
 if case in programs:

@@ -7,7 +7,6 @@
 // WRONG=5 on g++ 12 says: name the lambda first
 // WRONG=6 on g++ 12 says: name the lambda first
 // WRONG=7 on g++ 12 says: name the lambda first
-#define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 
 using namespace std::chrono_literals;

@@ -1,8 +1,7 @@
 // Coroutines that would never run, or run twice.
 // WRONG=1 says: nodiscard|unused-result|unused-value
-// WRONG=2 says: asyncio::|static assertion|deleted
-// WRONG=3 says: asyncio::|static assertion|deleted
-#define ASYNCIO_IMPLEMENTATION
+// WRONG=2 says: std::move
+// WRONG=3 says: deleted function|deleted constructor
 #include "asyncio.hpp"
 
 using namespace std::chrono_literals;

@@ -1,11 +1,10 @@
 // A job for another process must be all there is: what it captures or points to stays behind.
-// WRONG=1 says: pass it as an argument
-// WRONG=2 says: reference
-// WRONG=3 says: pointer
-// WRONG=4 says: std::ref|reference
-// WRONG=5 says: codec
-// WRONG=6 says: codec
-#define ASYNCIO_IMPLEMENTATION
+// WRONG=1 says: pass what it needs as arguments
+// WRONG=2 says: come as copies
+// WRONG=3 says: pointer means nothing
+// WRONG=4 says: std::ref
+// WRONG=5 says: argument cannot travel
+// WRONG=6 says: result cannot come back
 #include "asyncio.hpp"
 
 #include <functional>

@@ -34,6 +34,12 @@
 #define slots
 #define signals public
 
+#include "asyncio.hpp"
+
+// Who has Qt's keywords as macros implements elsewhere, or without them.
+#undef emit
+#undef slots
+#undef signals
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 

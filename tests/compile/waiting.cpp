@@ -1,7 +1,6 @@
 // Functions that want tasks, and the wrong kind of executor.
 // WRONG=1 says: create_task
 // WRONG=2 says: thread_pool_executor
-#define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 
 using namespace std::chrono_literals;

@@ -1,0 +1,316 @@
+#include "support.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <future>
+#include <sstream>
+#include <stdexcept>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include <unistd.h>
+
+namespace {
+
+using lines_type = std::vector<std::string>;
+
+std::string timeline(const asyncio::tracer& trace, std::size_t width = 20) {
+    std::ostringstream out;
+    trace.print_timeline(out, width);
+    return out.str();
+}
+
+std::string chrome_trace(const asyncio::tracer& trace) {
+    std::ostringstream out;
+    trace.write_chrome_trace(out);
+    return out.str();
+}
+
+lines_type lines_of(const std::string& text) {
+    lines_type lines;
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) lines.push_back(line);
+    return lines;
+}
+
+// The bar between the two '|' of the row that begins with `name`.
+std::string bar_of(const std::string& text, std::string_view name) {
+    for (const std::string& line : lines_of(text)) {
+        if (line.compare(0, name.size(), name) != 0) continue;
+        const std::size_t begin = line.find('|');
+        return line.substr(begin + 1, line.rfind('|') - begin - 1);
+    }
+    return "(no such row)";
+}
+
+// Evaluates a Python expression about a JSON text, `t`, which Python's own parser has read;
+// `e` is its list of events.
+std::string ask_python(const std::string& json, const std::string& expression) {
+    char folder[] = "/tmp/asyncio-test-XXXXXX";
+    REQUIRE(::mkdtemp(folder) != nullptr);
+    const std::string path = folder;
+    std::ofstream(path + "/trace.json", std::ios::binary) << json;
+    std::ofstream(path + "/ask.py", std::ios::binary)
+        << "import json, sys\n"
+           "t = json.load(open(sys.argv[1], encoding='utf-8'))\n"
+           "e = t['traceEvents']\n"
+           "def named(name, ph='X'): return [x for x in e if x['name'] == name and x['ph'] == ph]\n"
+           "print(" << expression << ", end='', file=open(sys.argv[2], 'w', encoding='utf-8'))\n";
+    const std::string command = "python3 " + path + "/ask.py " + path + "/trace.json " + path +
+                                "/answer 2> " + path + "/error";
+    const int status = std::system(command.c_str());
+    std::ifstream in(path + (status == 0 ? "/answer" : "/error"), std::ios::binary);
+    std::ostringstream answer;
+    answer << in.rdbuf();
+    for (const char* name : {"/trace.json", "/ask.py", "/answer", "/error"})
+        ::unlink((path + name).c_str());
+    ::rmdir(folder);
+    return answer.str();
+}
+
+bool python_is_there() {
+    static const bool there = std::system("python3 -c 'import json' > /dev/null 2>&1") == 0;
+    if (!there) MESSAGE("python3 is not there: the trace is not read back");
+    return there;
+}
+
+asyncio::coro<> sleep_for(asyncio::duration delay) { co_await asyncio::sleep(delay); }
+
+asyncio::coro<> fail_after(asyncio::duration delay) {
+    co_await asyncio::sleep(delay);
+    throw std::runtime_error("no luck");
+}
+
+// Ten seconds with one task of each kind.
+asyncio::coro<> scene(asyncio::tracer& trace) {
+    auto early = asyncio::create_task(sleep_for(5s), {.name = "early"});
+    auto failing = asyncio::create_task(fail_after(2s), {.name = "failing"});
+    auto cancelled = asyncio::create_task(sleep_for(1h), {.name = "cancelled"});
+    co_await asyncio::sleep(5s);
+    trace.mark("half");
+    auto late = asyncio::create_task(sleep_for(1h), {.name = "late"});
+    co_await asyncio::sleep(2500ms);
+    cancelled.cancel();
+    co_await asyncio::sleep(2500ms);
+    co_await asyncio::wait(early, failing, cancelled);
+    CHECK(support::message_of(failing.exception()) == "no luck");
+}
+
+asyncio::coro<> end_late_tasks() {
+    for (const asyncio::any_task& task : asyncio::all_tasks())
+        if (task.get_name() == "late") {
+            task.cancel();
+            const std::vector<asyncio::any_task> only{task};
+            co_await asyncio::wait(only);
+        }
+}
+
+} // namespace
+
+TEST_SUITE("tracer") {
+
+ASYNC_TEST_CASE("the timeline draws each task from its begin to its end, and how it ended") {
+    asyncio::tracer trace(asyncio::get_running_loop());
+    co_await scene(trace);
+    const std::string text = timeline(trace);
+    CAPTURE(text);
+    const lines_type rows = lines_of(text);
+    CHECK(rows.at(0) == "time      |0           10.000 s|");
+    //                            01234567890123456789
+    CHECK(bar_of(text, "early") == "===========         ");
+    CHECK(bar_of(text, "failing") == "====!               ");
+    CHECK(bar_of(text, "cancelled") == "===============x    ");
+    CHECK(bar_of(text, "late") == "          ==========");
+    CHECK(bar_of(text, " ") == "          ^         ");
+    CHECK(rows.back() == "          |          ^         | half");
+    CHECK(text.find("| 0.000-2.000 s\n") != std::string::npos);
+    CHECK(text.find("| 5.000-10.000 s\n") != std::string::npos);
+    for (const std::string& row : rows) CHECK(std::count(row.begin(), row.end(), '|') == 2);
+    co_await end_late_tasks();
+}
+
+ASYNC_TEST_CASE("tasks stand in the order of their begin, those from before the tracer first") {
+    auto before = asyncio::create_task(sleep_for(2s), {.name = "before"});
+    co_await asyncio::sleep(1s);
+    asyncio::tracer trace(asyncio::get_running_loop());
+    auto first = asyncio::create_task(sleep_for(1s), {.name = "first"});
+    auto second = asyncio::create_task(sleep_for(1s), {.name = "second", .eager_start = true});
+    auto third = asyncio::create_task(sleep_for(1s));
+    third.set_name("third");
+    co_await asyncio::wait(before, first, second, third);
+    const std::string text = timeline(trace);
+    CAPTURE(text);
+    std::size_t place = 0;
+    for (const char* name : {"\nbefore", "\nfirst", "\nsecond", "\nthird"}) {
+        place = text.find(name, place);
+        CHECK(place != std::string::npos);
+    }
+    CHECK(bar_of(text, "before") == "====================");
+}
+
+ASYNC_TEST_CASE("the width is the caller's, but at least ten; long names and lists are cut") {
+    asyncio::tracer trace(asyncio::get_running_loop());
+    std::vector<asyncio::task<>> tasks;
+    const std::string name(100, 'n');
+    for (int i = 0; i < 60; ++i)
+        tasks.push_back(asyncio::create_task(sleep_for(1s), {.name = name}));
+    co_await asyncio::wait(tasks);
+    for (const std::size_t width : {0U, 10U, 60U, 200U}) {
+        const std::string text = timeline(trace, width);
+        const lines_type rows = lines_of(text);
+        CHECK(bar_of(text, "nnn").size() == std::max<std::size_t>(width, 10));
+        CHECK(bar_of(text, "time").size() == std::max<std::size_t>(width, 10));
+        CHECK(rows.size() == 1 + 40 + 1);
+        CHECK(rows.back() == "... and 21 more tasks");
+    }
+    CHECK(timeline(trace).find(std::string(25, 'n')) == std::string::npos);
+}
+
+ASYNC_TEST_CASE("a tracer that has seen no time passing prints as well") {
+    asyncio::tracer trace(asyncio::get_running_loop());
+    trace.mark("now");
+    const lines_type rows = lines_of(timeline(trace));
+    CHECK(rows.size() == 3);
+    CHECK_FALSE(chrome_trace(trace).empty());
+    co_return;
+}
+
+ASYNC_TEST_CASE("the Chrome trace is JSON with a span for each task, and its state") {
+    if (!python_is_there()) co_return;
+    asyncio::tracer trace(asyncio::get_running_loop());
+    co_await scene(trace);
+    const std::string json = chrome_trace(trace);
+    CAPTURE(json);
+    CHECK(ask_python(json, "t['displayTimeUnit']") == "ms");
+    CHECK(ask_python(json, "[(x['ts'], x['dur'], x['args']['state']) for x in named('early')]") ==
+          "[(0.0, 5000000.0, 'finished')]");
+    CHECK(ask_python(json, "[(x['ts'], x['dur'], x['args']['state']) for x in named('failing')]") ==
+          "[(0.0, 2000000.0, 'failed')]");
+    CHECK(
+        ask_python(json, "[(x['ts'], x['dur'], x['args']['state']) for x in named('cancelled')]") ==
+        "[(0.0, 7500000.0, 'cancelled')]");
+    CHECK(ask_python(json, "[(x['ts'], x['dur'], x['args']['state']) for x in named('late')]") ==
+          "[(5000000.0, 5000000.0, 'running')]");
+    CHECK(ask_python(json, "[x['ts'] for x in named('half', 'i')]") == "[5000000.0]");
+    // Each task is a thread with its name.
+    CHECK(ask_python(json, "len({x['tid'] for x in e if x['ph'] == 'X'}) == "
+                           "len([x for x in e if x['ph'] == 'X'])") == "True");
+    CHECK(ask_python(json, "{x['tid']: x['name'] for x in e if x['ph'] == 'X'} == "
+                           "{x['tid']: x['args']['name'] for x in e if x['name'] == "
+                           "'thread_name'}") == "True");
+    CHECK(ask_python(json, "[x['args']['name'] for x in e if x['name'] == 'process_name']") ==
+          "['asyncio']");
+    co_await end_late_tasks();
+}
+
+ASYNC_TEST_CASE("names and marks with quotes, backslashes, controls and UTF-8 stay what they are") {
+    if (!python_is_there()) co_return;
+    asyncio::tracer trace(asyncio::get_running_loop());
+    const std::string odd =
+        "a \"quoted\" \\ back\nslash\t\x01\x1f\x7f gr\xc3\xbc\xc3\x9f \xf0\x9f\x90\x8d";
+    auto task = asyncio::create_task(sleep_for(1s), {.name = odd});
+    co_await task;
+    trace.mark(odd);
+    const std::string json = chrome_trace(trace);
+    const std::string same =
+        R"(== 'a "quoted" \\ back\nslash\t\x01\x1f\x7f gr\u00fc\u00df \U0001F40D')";
+    CHECK(ask_python(json, "[x['name'] " + same + " for x in e if x['ph'] == 'X'].count(True)") ==
+          "1");
+    CHECK(ask_python(json, "[x['name'] " + same + " for x in e if x['ph'] == 'i']") == "[True]");
+    const std::string text = timeline(trace);
+    CHECK(lines_of(text).size() == 4); // a line break in a name makes no new row
+}
+
+ASYNC_TEST_CASE("names that are no UTF-8 do not spoil the JSON") {
+    if (!python_is_there()) co_return;
+    asyncio::tracer trace(asyncio::get_running_loop());
+    for (const char* text :
+         {"\xff", "\xc3", "a\xc3(", "\xe2\x82", "\xed\xa0\x80", "\xf8\x88\x80\x80\x80", "\xc0\x80",
+          "\xf4\x90\x80\x80", "\x80tail", "\xe2\x82\xac"})
+        trace.mark(text);
+    CHECK(ask_python(chrome_trace(trace), "len([x for x in e if x['ph'] == 'i'])") == "10");
+    CHECK(ask_python(chrome_trace(trace),
+                     "[x['name'] == '\\u20ac' for x in e if x['ph'] == 'i'][-1]") == "True");
+    co_return;
+}
+
+ASYNC_TEST_CASE_REAL("jobs that a task awaits are drawn in its row, and are in the trace") {
+    asyncio::tracer trace(asyncio::get_running_loop());
+    auto work = asyncio::create_task(
+        []() -> asyncio::coro<> { co_await asyncio::to_thread([] {}); }, {.name = "worker"});
+    co_await work;
+    const std::string bar = bar_of(timeline(trace), "worker");
+    CAPTURE(bar);
+    CHECK(bar.find('#') != std::string::npos);
+    if (!python_is_there()) co_return;
+    const std::string json = chrome_trace(trace);
+    CAPTURE(json);
+    CHECK(ask_python(json, "[len(named('job', 'b')), len(named('job', 'e'))]") == "[1, 1]");
+    CHECK(ask_python(json, "(lambda b, e, w: b['id'] == e['id'] and b['tid'] == w['tid'] and "
+                           "w['ts'] <= b['ts'] <= e['ts'] <= w['ts'] + w['dur'])"
+                           "(named('job', 'b')[0], named('job', 'e')[0], named('worker')[0])") ==
+          "True");
+}
+
+ASYNC_TEST_CASE_REAL("a job that is older than the tracer begins with it") {
+    std::promise<void> begun;
+    std::promise<void> may_end;
+    auto work = asyncio::create_task(
+        [&]() -> asyncio::coro<> {
+            co_await asyncio::to_thread([&] {
+                begun.set_value();
+                may_end.get_future().wait();
+            });
+        },
+        {.name = "worker"});
+    {
+        // A job is traced when it is submitted under a tracer, and ends under one.
+        const asyncio::tracer earlier(asyncio::get_running_loop());
+        co_await support::turns(2);
+        begun.get_future().wait();
+    }
+    asyncio::tracer trace(asyncio::get_running_loop());
+    may_end.set_value();
+    co_await work;
+    if (!python_is_there()) co_return;
+    const std::string json = chrome_trace(trace);
+    CAPTURE(json);
+    CHECK(ask_python(json, "[x['ts'] for x in named('job', 'b')]") == "[0.0]");
+}
+
+ASYNC_TEST_CASE("short spans keep their nanoseconds") {
+    if (!python_is_there()) co_return;
+    asyncio::tracer trace(asyncio::get_running_loop());
+    auto task = asyncio::create_task(sleep_for(1234567ns), {.name = "short"});
+    co_await task;
+    CHECK(ask_python(chrome_trace(trace), "[x['dur'] for x in named('short')]") == "[1234.567]");
+}
+
+ASYNC_TEST_CASE("a loop has one tracer at a time; when it goes the next may come") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    {
+        const asyncio::tracer trace(loop);
+        CHECK_THROWS_AS(asyncio::tracer{loop}, std::runtime_error);
+    }
+    const asyncio::tracer again(loop);
+    co_return;
+}
+
+TEST_CASE("a tracer may outlive its loop, and shows what was destroyed with it") {
+    std::unique_ptr<asyncio::tracer> trace;
+    {
+        asyncio::event_loop loop({.clock = asyncio::clock_kind::manual});
+        trace = std::make_unique<asyncio::tracer>(loop);
+        loop.create_task(sleep_for(1h), {.name = "pending"});
+        loop.run_once();
+        loop.advance(1s);
+    }
+    CHECK(bar_of(timeline(*trace), "pending") == "===================x");
+    if (python_is_there())
+        CHECK(ask_python(chrome_trace(*trace),
+                         "[x['args']['state'] for x in named('pending')]") == "['cancelled']");
+}
+
+} // TEST_SUITE
