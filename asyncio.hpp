@@ -261,11 +261,7 @@ public:
 /// asyncio.IncompleteReadError.
 class incomplete_read_error : public std::runtime_error {
 public:
-    incomplete_read_error(std::string partial, std::optional<std::size_t> expected)
-        : std::runtime_error("asyncio::stream_reader: the stream ended after " +
-                             std::to_string(partial.size()) + " bytes, expected " +
-                             (expected ? std::to_string(*expected) : "a separator")),
-          partial_(std::move(partial)), expected_(expected) {}
+    ASYNCIO_API incomplete_read_error(std::string partial, std::optional<std::size_t> expected);
 
     /// What had come before the end.
     const std::string& partial() const noexcept { return partial_; }
@@ -365,6 +361,16 @@ ASYNCIO_API std::exception_ptr make_group(std::string message,
 template <class E>
 const E* exception_cast(const std::exception_ptr& error) noexcept;
 
+// Offers every error of the tree to `visit`; what that does not want and is a group is
+// gone through, too.
+ASYNCIO_API void visit_leaves(const base_exception_group& group,
+                              bool (*visit)(const std::exception_ptr&, void*), void* context);
+
+// What matches, and the rest, each as the members of a group.
+ASYNCIO_API void split_group(const base_exception_group& group,
+                             bool (*matches)(const std::exception_ptr&),
+                             std::vector<std::exception_ptr> (&parts)[2]);
+
 } // namespace detail
 
 /// Several errors that happened together, as a tree. Python's
@@ -372,19 +378,10 @@ const E* exception_cast(const std::exception_ptr& error) noexcept;
 class base_exception_group {
 public:
     /// Throws: std::invalid_argument when `errors` is empty or holds a null pointer.
-    base_exception_group(std::string message, std::vector<std::exception_ptr> errors)
-        : message_(std::move(message)), errors_(std::move(errors)) {
-        if (errors_.empty())
-            detail::throw_invalid_argument(
-                "asyncio::exception_group: no errors given; a group holds at least one");
-        for (const std::exception_ptr& error : errors_)
-            if (!error)
-                detail::throw_invalid_argument("asyncio::exception_group: a null exception_ptr");
-        what_ = detail::group_text(message_, errors_.size());
-    }
-    base_exception_group(const base_exception_group&) = default;
-    base_exception_group& operator=(const base_exception_group&) = default;
-    virtual ~base_exception_group() = default;
+    ASYNCIO_API base_exception_group(std::string message, std::vector<std::exception_ptr> errors);
+    ASYNCIO_API base_exception_group(const base_exception_group&);
+    ASYNCIO_API base_exception_group& operator=(const base_exception_group&);
+    ASYNCIO_API virtual ~base_exception_group();
 
     const std::string& message() const noexcept { return message_; }
 
@@ -409,21 +406,20 @@ public:
 
     /// The part of the tree that holds errors of type E, and the part that holds
     /// the others; nesting is kept, and an empty part is absent.
-    template <class E>
-    std::pair<std::optional<base_exception_group>, std::optional<base_exception_group>>
-    split() const {
-        return split_as<E, base_exception_group>(*this);
+    template <class E, class Group = base_exception_group>
+    std::pair<std::optional<Group>, std::optional<Group>> split() const {
+        return split_as<E, Group>();
     }
 
     /// The part of the tree that holds errors of type E.
-    template <class E>
-    std::optional<base_exception_group> subgroup() const {
-        return split<E>().first;
+    template <class E, class Group = base_exception_group>
+    std::optional<Group> subgroup() const {
+        return split_as<E, Group>().first;
     }
 
 protected:
     template <class E, class Group>
-    static std::pair<std::optional<Group>, std::optional<Group>> split_as(const Group& group);
+    std::pair<std::optional<Group>, std::optional<Group>> split_as() const;
 
 private:
     std::string message_;
@@ -436,25 +432,18 @@ class exception_group : public base_exception_group, public std::exception {
 public:
     /// Throws: std::invalid_argument when `errors` is empty, or when one of them
     /// is no ordinary error (a cancelled_error, say): use base_exception_group.
-    exception_group(std::string message, std::vector<std::exception_ptr> errors)
-        : base_exception_group(std::move(message), std::move(errors)) {
-        for (const std::exception_ptr& error : exceptions())
-            if (detail::kind_of(error) != detail::error_kind::ordinary)
-                detail::throw_invalid_argument(
-                    "asyncio::exception_group: a cancellation or an interrupt is no ordinary "
-                    "error; use base_exception_group");
-    }
+    ASYNCIO_API exception_group(std::string message, std::vector<std::exception_ptr> errors);
 
     const char* what() const noexcept override { return base_exception_group::what(); }
 
-    template <class E>
-    std::pair<std::optional<exception_group>, std::optional<exception_group>> split() const {
-        return split_as<E, exception_group>(*this);
+    template <class E, class Group = exception_group>
+    std::pair<std::optional<Group>, std::optional<Group>> split() const {
+        return split_as<E, Group>();
     }
 
-    template <class E>
-    std::optional<exception_group> subgroup() const {
-        return split<E>().first;
+    template <class E, class Group = exception_group>
+    std::optional<Group> subgroup() const {
+        return split_as<E, Group>().first;
     }
 };
 
@@ -477,36 +466,27 @@ const E* detail::exception_cast(const std::exception_ptr& error) noexcept {
 
 template <class E, class F>
 void base_exception_group::for_each(F&& fn) const {
-    constexpr bool groups = std::derived_from<E, base_exception_group>;
-    for (const std::exception_ptr& error : errors_) {
-        const auto* inner = detail::exception_cast<base_exception_group>(error);
-        const E* match = groups || !inner ? detail::exception_cast<E>(error) : nullptr;
-        if (match) fn(*match);
-        else if (inner) inner->for_each<E>(fn);
-    }
+    struct caller {
+        static bool call(const std::exception_ptr& error, void* context) {
+            const E* match = detail::exception_cast<E>(error);
+            if (match) (*static_cast<std::remove_reference_t<F>*>(context))(*match);
+            return match != nullptr;
+        }
+    };
+    auto* context = const_cast<void*>(static_cast<const void*>(std::addressof(fn)));
+    detail::visit_leaves(*this, &caller::call, context);
 }
 
 template <class E, class Group>
-std::pair<std::optional<Group>, std::optional<Group>>
-base_exception_group::split_as(const Group& group) {
-    constexpr bool groups = std::derived_from<E, base_exception_group>;
-    std::vector<std::exception_ptr> matching, rest;
-    for (const std::exception_ptr& error : group.exceptions()) {
-        const auto* inner = detail::exception_cast<base_exception_group>(error);
-        if ((groups || !inner) && detail::exception_cast<E>(error)) {
-            matching.push_back(error);
-        } else if (inner) {
-            const auto [yes, no] = split_as<E, base_exception_group>(*inner);
-            if (yes) matching.push_back(detail::make_group(yes->message(), yes->exceptions()));
-            if (no) rest.push_back(detail::make_group(no->message(), no->exceptions()));
-        } else {
-            rest.push_back(error);
-        }
-    }
-    std::pair<std::optional<Group>, std::optional<Group>> parts;
-    if (!matching.empty()) parts.first.emplace(group.message(), std::move(matching));
-    if (!rest.empty()) parts.second.emplace(group.message(), std::move(rest));
-    return parts;
+std::pair<std::optional<Group>, std::optional<Group>> base_exception_group::split_as() const {
+    std::vector<std::exception_ptr> parts[2];
+    detail::split_group(*this, [](const std::exception_ptr& error) {
+        return detail::exception_cast<E>(error) != nullptr;
+    }, parts);
+    std::pair<std::optional<Group>, std::optional<Group>> result;
+    if (!parts[0].empty()) result.first.emplace(message_, std::move(parts[0]));
+    if (!parts[1].empty()) result.second.emplace(message_, std::move(parts[1]));
+    return result;
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI
@@ -529,6 +509,37 @@ namespace asyncio::inline ASYNCIO_ABI {
 /// Throws: std::invalid_argument when made from NaN or from more than the 292
 /// years that fit. Negative spans count as zero wherever something waits.
 class duration {
+    // Here because clang evaluates no constants with what comes later in a class.
+    static constexpr std::int64_t limit = INT64_MAX;
+
+    [[noreturn]] static void overflow() {
+        detail::throw_invalid_argument(
+            "asyncio::duration: the span is not a number or over 292 years; give a smaller one");
+    }
+
+    template <class Rep, class Period>
+    static constexpr std::int64_t checked(std::chrono::duration<Rep, Period> span) {
+        using ratio = std::ratio_divide<Period, std::nano>;
+        if constexpr (std::chrono::treat_as_floating_point<Rep>::value) {
+            const long double value = static_cast<long double>(span.count()) *
+                                      static_cast<long double>(ratio::num) /
+                                      static_cast<long double>(ratio::den);
+            // Written so that NaN fails the test.
+            if (!(value > -9.2e18L && value < 9.2e18L)) overflow();
+            return static_cast<std::int64_t>(value < 0 ? value - 0.5L : value + 0.5L);
+        } else {
+            using wide = std::common_type_t<Rep, std::int64_t>;
+            const wide count = static_cast<wide>(span.count());
+            constexpr std::int64_t most = limit / ratio::num;
+            if constexpr (std::is_unsigned_v<wide>) {
+                if (count > static_cast<wide>(most)) overflow();
+            } else {
+                if (count > most || count < -most) overflow();
+            }
+            return static_cast<std::int64_t>(count) * ratio::num / ratio::den;
+        }
+    }
+
 public:
     constexpr duration() = default;
 
@@ -585,36 +596,6 @@ public:
     constexpr duration& operator-=(duration other) { return *this = *this - other; }
 
 private:
-    static constexpr std::int64_t limit = INT64_MAX;
-
-    [[noreturn]] static void overflow() {
-        detail::throw_invalid_argument(
-            "asyncio::duration: the span is not a number or over 292 years; give a smaller one");
-    }
-
-    template <class Rep, class Period>
-    static constexpr std::int64_t checked(std::chrono::duration<Rep, Period> span) {
-        using ratio = std::ratio_divide<Period, std::nano>;
-        if constexpr (std::chrono::treat_as_floating_point<Rep>::value) {
-            const long double value = static_cast<long double>(span.count()) *
-                                      static_cast<long double>(ratio::num) /
-                                      static_cast<long double>(ratio::den);
-            // Written so that NaN fails the test.
-            if (!(value > -9.2e18L && value < 9.2e18L)) overflow();
-            return static_cast<std::int64_t>(value < 0 ? value - 0.5L : value + 0.5L);
-        } else {
-            using wide = std::common_type_t<Rep, std::int64_t>;
-            const wide count = static_cast<wide>(span.count());
-            constexpr std::int64_t most = limit / ratio::num;
-            if constexpr (std::is_unsigned_v<wide>) {
-                if (count > static_cast<wide>(most)) overflow();
-            } else {
-                if (count > most || count < -most) overflow();
-            }
-            return static_cast<std::int64_t>(count) * ratio::num / ratio::den;
-        }
-    }
-
     std::int64_t nanoseconds_ = 0;
 };
 
@@ -734,25 +715,26 @@ public:
     using value_type = void;
 
     outcome() = default;
-    outcome(asyncio::error e) : error_(std::move(e)) {}
-    outcome(std::exception_ptr e) : error_(asyncio::error(std::move(e))) {}
+    outcome(asyncio::error e) : error_(std::move(e)), failed_(true) {}
+    outcome(std::exception_ptr e) : error_(std::move(e)), failed_(true) {}
 
-    bool has_value() const noexcept { return !error_; }
+    bool has_value() const noexcept { return !failed_; }
     explicit operator bool() const noexcept { return has_value(); }
 
     void value() const {
-        if (error_) error_->rethrow();
+        if (failed_) error_.rethrow();
     }
     const asyncio::error& error() const {
-        if (!error_)
+        if (!failed_)
             detail::throw_invalid_state("asyncio::outcome: it holds a value, not an error; ask "
                                         "has_value() first");
-        return *error_;
+        return error_;
     }
     void operator*() const { value(); }
 
 private:
-    std::optional<asyncio::error> error_;
+    asyncio::error error_;
+    bool failed_ = false;
 };
 
 /// The first argument of gather() and map() that turns errors into outcomes.
@@ -1722,7 +1704,6 @@ ASYNCIO_API implementation_present define_ASYNCIO_IMPLEMENTATION_in_exactly_one_
 
 struct backend_state;
 struct task_base;
-struct signal_entry;
 struct state_base;
 
 // One entry of the ready queue. It is part of what it runs (a task's state, a
@@ -2232,9 +2213,7 @@ public:
 
     /// Called with errors that nobody can be given: of callbacks, of dropped
     /// tasks. Without one they are printed to standard error.
-    void set_exception_handler(detail::function<void(event_loop&, const exception_context&)> fn) {
-        exception_handler_ = std::move(fn);
-    }
+    void set_exception_handler(detail::function<void(event_loop&, const exception_context&)> fn);
     void call_exception_handler(const exception_context& context);
 
     void set_debug(bool on) noexcept {
@@ -2324,6 +2303,7 @@ private:
     event_loop(detail::implementation_present, const run_options& options);
     struct running_guard;
     struct watch_entry;
+    struct rest;
 
     template <class F>
     static detail::box<detail::callback_base> make_callback(F&& fn) {
@@ -2371,9 +2351,7 @@ private:
 
     detail::ref_ptr<detail::loop_core> core_;
     detail::backend_state* backend_ = nullptr;
-    detail::function<void(event_loop&, const exception_context&)> exception_handler_;
-    detail::box<detail::signal_entry> signals_;
-    std::vector<std::shared_ptr<watch_entry>> watches_;
+    detail::box<rest> rest_; // what only the implementation looks at
     bool running_ = false;
     bool stopping_ = false;
     bool attentive_ = false; // debug mode or shuffling: turns take the long way
@@ -2386,7 +2364,6 @@ private:
     std::uint32_t turns_between_ = 1;
     std::int64_t asked_at_ = 0;
     loop_metrics metrics_;
-    std::vector<detail::ready_node*> shuffled_;
 };
 
 /// The loop that runs on this thread. Throws: std::runtime_error when none does.
@@ -2499,6 +2476,7 @@ struct state_base : frame_allocated {
     std::uint32_t refs = 0;
     status current = status::pending;
     const bool is_task;
+    bool settable = false; // made by create_future(): whoever holds it sets its result
     bool reported = false; // somebody has seen the exception, or nobody needs to
     ref_ptr<loop_core> core;
     completion_node* waiters = nullptr; // a ring; the oldest first
@@ -2526,8 +2504,9 @@ struct value_state : Base {
 
 template <class T>
 struct plain_state final : value_state<T, state_base> {
-    explicit plain_state(loop_core& owner) noexcept
-        : value_state<T, state_base>(owner, false) {}
+    explicit plain_state(loop_core& owner) noexcept : value_state<T, state_base>(owner, false) {
+        this->settable = true;
+    }
 };
 
 // Runs a done-callback in the turn after the completion. Until then it does not
@@ -2611,6 +2590,18 @@ protected:
 
     ref_ptr<state_base> state_;
 };
+
+// True when a T can be copied. Containers claim it whatever they hold.
+template <class T>
+inline constexpr bool copies = std::copy_constructible<T>;
+template <class T>
+    requires requires { typename T::value_type; } && (!std::same_as<typename T::value_type, T>)
+inline constexpr bool copies<T> =
+    std::copy_constructible<T> && copies<std::remove_cv_t<typename T::value_type>>;
+template <class... Ts>
+inline constexpr bool copies<std::tuple<Ts...>> = (copies<Ts> && ...);
+template <class A, class B>
+inline constexpr bool copies<std::pair<A, B>> = copies<std::remove_cv_t<A>> && copies<B>;
 
 template <class T>
 struct task_state;
@@ -2707,7 +2698,7 @@ public:
             return static_cast<T>(**detail::value_of<T>(*state));
         } else if constexpr (!std::is_void_v<T>) {
             if (state->refs == 1) return std::move(*detail::value_of<T>(*state));
-            if constexpr (std::copy_constructible<T>) return *detail::value_of<T>(*state);
+            if constexpr (detail::copies<T>) return *detail::value_of<T>(*state);
             else
                 detail::throw_invalid_state(
                     "asyncio::future: the value cannot be copied, and other handles exist that "
@@ -2717,9 +2708,10 @@ public:
 
 private:
     void require_pending() const {
-        if (state().is_task)
-            detail::throw_invalid_state("asyncio::future: a task's result comes from its "
-                                        "coroutine; it cannot be set");
+        if (!state().settable)
+            detail::throw_invalid_state(
+                "asyncio::future: the result of a task, a job or a gather() comes from there; "
+                "only that of a create_future() can be set");
         if (state().done())
             detail::throw_invalid_state(
                 "asyncio::future: it is done already; check done() before setting a result");
@@ -2769,10 +2761,8 @@ namespace detail {
 class suspension;
 struct task_base;
 
-inline std::uint64_t next_variable_id() noexcept {
-    static std::atomic<std::uint64_t> last{0};
-    return ++last;
-}
+ASYNCIO_API std::uint64_t next_variable_id() noexcept;
+[[noreturn]] ASYNCIO_API void throw_no_variable(const std::string& name);
 
 // The part of a coroutine's promise that does not depend on its result.
 struct promise_base {
@@ -3228,6 +3218,14 @@ public:
         return detail::coro_awaiter<T>(release());
     }
 
+    template <class U = T>
+    detail::coro_awaiter<T> operator co_await() & {
+        static_assert(!std::is_same_v<U, T>,
+                      "asyncio::coro: awaiting a coroutine uses it up; write co_await "
+                      "std::move(c), or make a task of it to await it in several places");
+        return std::move(*this).operator co_await();
+    }
+
     // For the library's own functions: gives up the frame.
     std::coroutine_handle<promise_type> release() noexcept {
         return std::exchange(handle_, nullptr);
@@ -3495,9 +3493,7 @@ public:
     const T& get_in(const detail::context_cell* cell) const {
         const void* value = cell ? cell->find(id_) : nullptr;
         if (value) return *static_cast<const T*>(value);
-        if (!default_)
-            throw std::out_of_range("asyncio::context_var: '" + name_ +
-                                    "' has no value here and no default; set() it first");
+        if (!default_) detail::throw_no_variable(name_);
         return *default_;
     }
 
@@ -4544,97 +4540,52 @@ namespace detail {
 // For each key whether it stands further ahead, too.
 ASYNCIO_API std::vector<char> find_repeats(std::vector<const void*> keys);
 
-// The future that gather() gives, all but its result.
-template <class Result>
-struct gather_state : value_state<Result, state_base> {
-    struct child : completion_node, ready_node {
-        gather_state* owner = nullptr;
-        ref_ptr<state_base> state;
-    };
+// What gather() waits for, all but the result.
+class gather_children {
+public:
+    gather_children(const gather_children&) = delete;
+    gather_children& operator=(const gather_children&) = delete;
 
-    gather_state(loop_core& loop, std::vector<ref_ptr<state_base>> states, bool keep_errors)
-        : value_state<Result, state_base>(loop, false), positions(std::move(states)),
-          outcomes(keep_errors) {
-        // The same future may stand in several places; it is waited for once.
-        std::vector<const void*> keys;
-        for (const ref_ptr<state_base>& state : positions) keys.push_back(state.get());
-        const std::vector<char> repeated = find_repeats(std::move(keys));
-        children.reserve(positions.size());
-        for (std::size_t i = 0; i < positions.size(); ++i)
-            if (!repeated[i]) children.emplace_back().state = positions[i];
-        unfinished = children.size();
-        for (child& c : children) {
-            c.owner = this;
-            c.completed = [](completion_node* node, state_base&) noexcept {
-                auto& self = *static_cast<child*>(node);
-                self.owner->add_ref();
-                self.owner->core->schedule(&self);
-            };
-            c.run = [](ready_node* node) { static_cast<child*>(node)->owner->child_done(node); };
-            if (c.state->done()) c.completed(&c, *c.state);
-            else c.state->link(c);
-        }
-    }
+    ASYNCIO_API bool cancel_children(std::string_view message);
+    ASYNCIO_API void show_children(awaited_visitor& visitor);
 
-    bool cancel(std::string_view message) override {
-        if (this->done()) return false;
-        bool any = false;
-        for (child& c : children) any = c.state->cancel(message) || any;
-        cancel_requested = cancel_requested || any;
-        return any;
-    }
+    // In the order of the arguments; the same one may stand in several places.
+    std::vector<ref_ptr<state_base>> positions;
 
-    void show_awaited(awaited_visitor& visitor) override {
-        for (child& c : children)
-            if (!c.state->done()) visitor.visit(*c.state);
-    }
+protected:
+    ASYNCIO_API gather_children(std::vector<ref_ptr<state_base>> states, bool keep_errors);
+    ASYNCIO_API ~gather_children();
+
+    // Waits for each of them; `future` is the one that gather() gives.
+    ASYNCIO_API void begin(state_base& future);
+
+private:
+    struct child;
 
     // Makes the result of the children's.
     virtual void assemble() = 0;
+    void child_done(child& c);
 
-    std::vector<ref_ptr<state_base>> positions;
-    std::vector<child> children;
-    std::size_t unfinished = 0;
-    const bool outcomes;
-    bool cancel_requested = false;
+    state_base* future_ = nullptr;
+    child* children_ = nullptr; // an array
+    std::size_t count_ = 0;
+    std::size_t unfinished_ = 0;
+    bool outcomes_;
+    bool cancel_requested_ = false;
+};
 
-protected:
-    ~gather_state() override {
-        // Once the whole has failed nobody needs to look at later errors.
-        for (child& c : children)
-            if (c.is_linked()) {
-                c.state->unlink(c);
-                if (this->done()) c.state->reported = true;
-            }
+// The future that gather() gives.
+template <class Result>
+struct gather_state : value_state<Result, state_base>, gather_children {
+    gather_state(loop_core& loop, std::vector<ref_ptr<state_base>> states, bool keep_errors)
+        : value_state<Result, state_base>(loop, false),
+          gather_children(std::move(states), keep_errors) {
+        begin(*this);
     }
-
-private:
-    void child_done(ready_node* node) {
-        const auto kept = ref_ptr<gather_state>::adopt(this);
-        if (this->core->dropping) return;
-        state_base& ended = *static_cast<child*>(node)->state;
-        --unfinished;
-        const bool failed = ended.failed();
-        const bool was_cancelled = ended.current == state_base::status::cancelled;
-        ended.reported = true;
-        if (this->done()) return;
-        if (!outcomes && (failed || was_cancelled)) {
-            this->fail(ended.exception ? ended.exception
-                                       : std::make_exception_ptr(cancelled_error()));
-            return;
-        }
-        if (unfinished > 0) return;
-        if (cancel_requested) {
-            this->fail(std::make_exception_ptr(cancelled_error()));
-            return;
-        }
-        try {
-            children.clear(); // so that values may be moved out of states nobody else holds
-            assemble();
-        } catch (...) {
-            this->fail(std::current_exception());
-        }
+    bool cancel(std::string_view message) override {
+        return !this->done() && cancel_children(message);
     }
+    void show_awaited(awaited_visitor& visitor) override { show_children(visitor); }
 };
 
 // One child's part of the result: its value, or its outcome.
@@ -4662,11 +4613,6 @@ gathered<Outcomes, T> take_gathered(ref_ptr<state_base> state) {
     if constexpr (Outcomes) return take_outcome<T>(std::move(state));
     else return take_stored<T>(std::move(state));
 }
-
-template <class... Ts>
-struct all_same : std::true_type {};
-template <class T, class... Ts>
-struct all_same<T, Ts...> : std::bool_constant<(std::same_as<T, Ts> && ...)> {};
 
 // std::array when all parts are of one type, else std::tuple.
 template <class... Parts>
@@ -4708,8 +4654,9 @@ struct gather_range final : gather_state<range_result<Outcomes, T>> {
         } else {
             range_result<Outcomes, T> values;
             values.reserve(this->positions.size());
-            for (ref_ptr<state_base>& state : this->positions)
-                values.push_back(take_gathered<Outcomes, T>(std::move(state)));
+            const std::size_t count = this->positions.size();
+            for (std::size_t i = 0; i < count; ++i)
+                values.push_back(take_gathered<Outcomes, T>(std::move(this->positions[i])));
             this->set(std::move(values));
         }
     }
@@ -6438,7 +6385,7 @@ public:
     T take() {
         if constexpr (!std::is_void_v<T>) {
             if (only_handle()) return std::move(*value);
-            if constexpr (std::copy_constructible<T>) return *value;
+            if constexpr (copies<T>) return *value;
             else
                 throw_invalid_state(
                     "asyncio::concurrent_future: the value cannot be copied, and other handles "
@@ -7003,7 +6950,7 @@ public:
     // Throws: std::runtime_error after shutdown, broken_executor.
     virtual void submit(ref_ptr<concurrent_base> state, local_job& job);
     virtual void submit(ref_ptr<concurrent_base> state, remote_job& job,
-                        std::unique_ptr<outgoing> call);
+                        box<outgoing> call);
 
     virtual void stop(remote_job& job) noexcept;
     virtual void shutdown(bool wait, bool cancel_futures) = 0;
@@ -7025,7 +6972,7 @@ ref_ptr<concurrent_state<R>> submit_local(executor_core& core, type_list<Stored.
 template <class R, class Fn, class... Args>
 ref_ptr<concurrent_state<R>> submit_remote(executor_core& core, const Fn& fn,
                                            const Args&... args) {
-    auto call = std::make_unique<outgoing>();
+    box<outgoing> call(new outgoing);
     remote_call<std::decay_t<Fn>, typename call_traits<Fn, Args...>::sent>::encode(
         call->out, fn, args...);
     call->seal();
@@ -7080,7 +7027,7 @@ constexpr bool check_isolated() {
     static_assert(callable_travels,
                   "asyncio::isolated_executor: this callable has captures, or state that cannot "
                   "travel to a worker; make it a function or a captureless lambda and pass what it "
-                  "needs as arguments, or use fork_job");
+                  "needs as arguments");
     static_assert(no_references,
                   "asyncio::isolated_executor: a reference (std::ref) means nothing to an isolated "
                   "worker; pass the value and return the changed one");
@@ -8234,6 +8181,15 @@ inline void wait_list::wake_all(bool granted) noexcept {
     }
 }
 
+// Collects texts of any range. Its one function is compiled once, not in every file
+// that includes the header.
+template <class Text>
+class text_list {
+public:
+    ASYNCIO_API void add(std::string_view text);
+    std::vector<Text> items;
+};
+
 // -- reading --------------------------------------------------------------------
 
 // A reader's wait. It holds what is wanted; the bytes themselves stay with the
@@ -8251,7 +8207,8 @@ protected:
     std::string finish();
     std::size_t finish_into();
 
-    std::span<const std::string> separators_; // of line and until; set by begin()
+    const std::string* separators_ = nullptr; // of line and until; set by begin()
+    std::size_t separator_count_ = 0;
     std::span<std::byte> target_;             // of into
 
 private:
@@ -8296,11 +8253,7 @@ public:
         : read_wait(link, goal::until, 0), several_(std::move(separators)) {}
     read_until_awaiter(read_until_awaiter&&) noexcept = default;
 
-    bool await_ready() {
-        separators_ = several_.empty() ? std::span<const std::string>(&one_, 1)
-                                       : std::span<const std::string>(several_);
-        return begin();
-    }
+    ASYNCIO_API bool await_ready();
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) noexcept {
         if (suspend(h)) wait();
@@ -8419,8 +8372,8 @@ public:
     template <class Range>
         requires(detail::range_of_text<Range> && !std::convertible_to<Range, std::string_view>)
     detail::read_until_awaiter readuntil(const Range& separators) {
-        std::vector<std::string> list;
-        for (const auto& separator : separators) list.emplace_back(std::string_view(separator));
+        detail::text_list<std::string> list;
+        for (const auto& separator : separators) list.add(std::string_view(separator));
         return read_until_any(std::move(list));
     }
 
@@ -8429,15 +8382,13 @@ public:
     ///
     /// Lifetime: `target` outlives the await.
     detail::read_into_awaiter read_into(std::span<std::byte> target);
-    detail::read_into_awaiter read_into(std::span<char> target) {
-        return read_into(std::as_writable_bytes(target));
-    }
+    detail::read_into_awaiter read_into(std::span<char> target);
 
     /// True once the end of the stream was met and all before it was read.
     bool at_eof() const;
 
 private:
-    detail::read_until_awaiter read_until_any(std::vector<std::string> separators);
+    detail::read_until_awaiter read_until_any(detail::text_list<std::string> separators);
     const detail::ref_ptr<detail::stream_link>& link() const;
 
     detail::ref_ptr<detail::stream_link> link_;
@@ -8459,21 +8410,19 @@ public:
     ///
     /// Throws: std::runtime_error after write_eof().
     void write(std::string_view data);
-    void write(std::span<const std::byte> data) {
-        write(std::string_view(reinterpret_cast<const char*>(data.data()), data.size()));
-    }
+    void write(std::span<const std::byte> data);
 
     /// write() of each piece, with as few system calls as possible.
     template <class Range>
         requires detail::range_of_text<Range>
     void writelines(Range&& pieces) {
         if constexpr (std::is_reference_v<decltype(*std::begin(pieces))>) {
-            std::vector<std::string_view> views;
-            for (const auto& piece : pieces) views.emplace_back(piece);
+            detail::text_list<std::string_view> views;
+            for (const auto& piece : pieces) views.add(std::string_view(piece));
             write_pieces(views);
         } else { // pieces that do not outlive the step to the next one
             std::string joined;
-            for (auto&& piece : pieces) joined += std::string_view(piece);
+            for (auto&& piece : pieces) joined.append(std::string_view(piece));
             write(joined);
         }
     }
@@ -8520,7 +8469,7 @@ public:
     std::size_t get_write_buffer_size() const;
 
 private:
-    void write_pieces(std::span<const std::string_view> pieces);
+    void write_pieces(const detail::text_list<std::string_view>& pieces);
     const detail::ref_ptr<detail::stream_link>& link() const;
 
     detail::ref_ptr<detail::stream_link> link_;
@@ -8752,7 +8701,7 @@ namespace asyncio::inline ASYNCIO_ABI {
 /// What a function given to retry() may ask about its call.
 struct attempt {
     int number = 1;                       ///< 1 for the first call
-    std::optional<error> last_error = {}; ///< of the call before
+    const error* last_error = nullptr;    ///< of the call before; null for the first
     duration next_delay = {};             ///< the pause that follows if this call fails
 };
 
@@ -8795,6 +8744,7 @@ template <class F, class Predicate>
 coro<attempt_result_t<F>> run_retry(F fn, retry_options options, Predicate again) {
     using R = attempt_result_t<F>;
     attempt now;
+    error last;
     for (;;) {
         now.next_delay =
             now.number < options.attempts ? retry_delay(options, now.number + 1) : duration();
@@ -8811,8 +8761,9 @@ coro<attempt_result_t<F>> run_retry(F fn, retry_options options, Predicate again
         }
         if (kind_of(failure) != error_kind::ordinary || now.number >= options.attempts)
             std::rethrow_exception(std::move(failure));
-        now.last_error.emplace(failure);
-        const bool repeat = again(std::as_const(*now.last_error));
+        last = error(failure);
+        now.last_error = &last;
+        const bool repeat = again(std::as_const(last));
         if (!repeat) std::rethrow_exception(std::move(failure));
         co_await sleep(now.next_delay);
         ++now.number;
@@ -9112,34 +9063,15 @@ public:
     void print_timeline(std::ostream& out, std::size_t width = 60) const;
 
 private:
-    struct job {
-        std::int64_t begin;
-        std::int64_t end;
-    };
-    struct span {
-        std::uint32_t id;
-        std::string name;
-        std::int64_t begin;
-        std::int64_t end = -1; // -1: still alive
-        detail::state_base::status status = detail::state_base::status::pending;
-        bool failed = false;
-        std::vector<job> jobs = {};
-    };
-    struct moment {
-        std::string text;
-        std::int64_t at;
-    };
+    struct record;
 
     void task_started(detail::task_base& task) override;
     void task_ended(detail::task_base& task) override;
     void job_ended(std::uint32_t task_id, std::int64_t begin, std::int64_t end) override;
-    span* find(std::uint32_t id) noexcept;
-    std::int64_t now() const noexcept { return core_->now_ns() - begin_; }
+    std::int64_t now() const noexcept;
 
     detail::ref_ptr<detail::loop_core> core_;
-    std::int64_t begin_;
-    std::vector<span> spans_;
-    std::vector<moment> moments_;
+    detail::box<record> record_;
 };
 
 } // namespace asyncio::inline ASYNCIO_ABI
@@ -9946,7 +9878,77 @@ void frame_free_slow(void* memory, std::size_t size) noexcept {
     raw_free(memory, block_size(size));
 }
 
+void visit_leaves(const base_exception_group& group,
+                  bool (*visit)(const std::exception_ptr&, void*), void* context) {
+    for (const std::exception_ptr& error : group.exceptions()) {
+        if (visit(error, context)) continue;
+        if (const auto* inner = exception_cast<base_exception_group>(error))
+            visit_leaves(*inner, visit, context);
+    }
+}
+
+// A group of the same kind and message, with other members.
+static std::exception_ptr regroup(const base_exception_group& like,
+                                  std::vector<std::exception_ptr> members) {
+    if (dynamic_cast<const exception_group*>(&like))
+        return std::make_exception_ptr(exception_group(like.message(), std::move(members)));
+    try {
+        throw_group(like.message().c_str(), std::move(members));
+    } catch (...) {
+        return std::current_exception();
+    }
+}
+
+void split_group(const base_exception_group& group, bool (*matches)(const std::exception_ptr&),
+                 std::vector<std::exception_ptr> (&parts)[2]) {
+    for (const std::exception_ptr& error : group.exceptions()) {
+        const auto* inner = exception_cast<base_exception_group>(error);
+        if (matches(error)) {
+            parts[0].push_back(error);
+        } else if (inner) {
+            std::vector<std::exception_ptr> inner_parts[2];
+            split_group(*inner, matches, inner_parts);
+            for (int i = 0; i < 2; ++i)
+                if (!inner_parts[i].empty())
+                    parts[i].push_back(regroup(*inner, std::move(inner_parts[i])));
+        } else {
+            parts[1].push_back(error);
+        }
+    }
+}
+
 } // namespace detail
+
+incomplete_read_error::incomplete_read_error(std::string partial,
+                                             std::optional<std::size_t> expected)
+    : std::runtime_error("asyncio::stream_reader: the stream ended after " +
+                         std::to_string(partial.size()) + " bytes, expected " +
+                         (expected ? std::to_string(*expected) : "a separator")),
+      partial_(std::move(partial)), expected_(expected) {}
+
+base_exception_group::base_exception_group(std::string message,
+                                           std::vector<std::exception_ptr> errors)
+    : message_(std::move(message)), errors_(std::move(errors)) {
+    if (errors_.empty())
+        detail::throw_invalid_argument(
+            "asyncio::exception_group: no errors given; a group holds at least one");
+    for (const std::exception_ptr& error : errors_)
+        if (!error)
+            detail::throw_invalid_argument("asyncio::exception_group: a null exception_ptr");
+    what_ = detail::group_text(message_, errors_.size());
+}
+base_exception_group::base_exception_group(const base_exception_group&) = default;
+base_exception_group& base_exception_group::operator=(const base_exception_group&) = default;
+base_exception_group::~base_exception_group() = default;
+
+exception_group::exception_group(std::string message, std::vector<std::exception_ptr> errors)
+    : base_exception_group(std::move(message), std::move(errors)) {
+    for (const std::exception_ptr& error : exceptions())
+        if (detail::kind_of(error) != detail::error_kind::ordinary)
+            detail::throw_invalid_argument(
+                "asyncio::exception_group: a cancellation or an interrupt is no ordinary "
+                "error; use base_exception_group");
+}
 
 std::ostream& operator<<(std::ostream& out, const base_exception_group& group) {
     detail::print_tree(out, group, "");
@@ -10171,18 +10173,6 @@ std::int64_t loop_core::now_ns() const noexcept {
 // The process has one disposition per signal, but any number of loops may want to
 // know. The handler itself only marks the signal in each loop's core and wakes it.
 
-struct signal_entry {
-    struct handler {
-        int number;
-        event_loop::signal_layer layer;
-        const void* owner;
-        function<void()> fn;
-        bool removed = false;
-        context_slot variables = copy_context();
-    };
-    std::vector<std::shared_ptr<handler>> handlers;
-};
-
 namespace {
 
 constexpr int most_signals = 64;
@@ -10257,9 +10247,24 @@ void unwant_signal(loop_core& core, int number) noexcept {
 
 } // namespace detail
 
+struct event_loop::rest {
+    struct signal {
+        int number;
+        signal_layer layer;
+        const void* owner;
+        detail::function<void()> fn;
+        bool removed = false;
+        detail::context_slot variables = detail::copy_context();
+    };
+    detail::function<void(event_loop&, const exception_context&)> exception_handler;
+    std::vector<std::shared_ptr<signal>> signals;
+    std::vector<std::shared_ptr<watch_entry>> watches;
+    std::vector<detail::ready_node*> shuffled;
+};
+
 void event_loop::add_signal_handler(int number, detail::function<void()> fn) {
     // The new one first, so that the signal does not get its default effect in between.
-    const auto before = signals_ ? signals_->handlers : decltype(signals_->handlers)();
+    const auto before = rest_->signals;
     listen(number, signal_layer::user, this, std::move(fn));
     for (const auto& handler : before)
         if (handler->number == number && handler->layer == signal_layer::user)
@@ -10267,8 +10272,7 @@ void event_loop::add_signal_handler(int number, detail::function<void()> fn) {
 }
 
 bool event_loop::remove_signal_handler(int number) {
-    if (!signals_) return false;
-    for (const auto& handler : signals_->handlers)
+    for (const auto& handler : rest_->signals)
         if (handler->number == number && handler->layer == signal_layer::user) {
             forget_signal(handler.get());
             return true;
@@ -10285,22 +10289,20 @@ void event_loop::listen(int number, signal_layer layer, const void* owner,
         detail::throw_runtime_error(
             "asyncio::event_loop::add_signal_handler: SIGKILL and SIGSTOP cannot be caught");
     core_->require_open("asyncio::event_loop::add_signal_handler: the loop is closed");
-    if (!signals_) signals_.reset(new detail::signal_entry);
-    auto handler = std::make_shared<detail::signal_entry::handler>(
-        detail::signal_entry::handler{number, layer, owner, std::move(fn)});
-    signals_->handlers.reserve(signals_->handlers.size() + 1);
+    auto handler = std::make_shared<rest::signal>(
+        rest::signal{number, layer, owner, std::move(fn)});
+    rest_->signals.reserve(rest_->signals.size() + 1);
     if (!listens_to(number)) detail::want_signal(*core_, number);
-    signals_->handlers.push_back(std::move(handler));
+    rest_->signals.push_back(std::move(handler));
 }
 
 void event_loop::stop_listening(const void* owner) noexcept {
-    if (!signals_) return;
-    for (std::size_t i = signals_->handlers.size(); i-- > 0;)
-        if (signals_->handlers[i]->owner == owner) forget_signal(signals_->handlers[i].get());
+    for (std::size_t i = rest_->signals.size(); i-- > 0;)
+        if (rest_->signals[i]->owner == owner) forget_signal(rest_->signals[i].get());
 }
 
 void event_loop::forget_signal(const void* which) noexcept {
-    auto& handlers = signals_->handlers;
+    auto& handlers = rest_->signals;
     const auto found = std::find_if(handlers.begin(), handlers.end(),
                                     [&](const auto& h) { return h.get() == which; });
     (*found)->removed = true;
@@ -10310,20 +10312,20 @@ void event_loop::forget_signal(const void* which) noexcept {
 }
 
 bool event_loop::listens_to(int number) const noexcept {
-    return std::any_of(signals_->handlers.begin(), signals_->handlers.end(),
+    return std::any_of(rest_->signals.begin(), rest_->signals.end(),
                        [&](const auto& h) { return h->number == number; });
 }
 
 // Handlers come before what is ready, so that Ctrl-C reaches a task before its next step.
 void event_loop::take_signals() {
     const std::uint64_t pending = core_->pending_signals.exchange(0);
-    if (!pending || !signals_) return;
+    if (!pending) return;
     detail::ready_queue later;
     later.append(core_->ready);
-    for (const auto& handler : signals_->handlers) {
+    for (const auto& handler : rest_->signals) {
         if (!(pending & (std::uint64_t(1) << (handler->number - 1)))) continue;
         const bool covered = std::any_of(
-            signals_->handlers.begin(), signals_->handlers.end(), [&](const auto& other) {
+            rest_->signals.begin(), rest_->signals.end(), [&](const auto& other) {
                 return other->number == handler->number && other->layer > handler->layer;
             });
         if (covered) continue;
@@ -10339,7 +10341,7 @@ void event_loop::take_signals() {
 // -- the loop ------------------------------------------------------------------------
 
 event_loop::event_loop(detail::implementation_present, const run_options& options)
-    : core_(new detail::loop_core) {
+    : core_(new detail::loop_core), rest_(new rest) {
     detail::refuse_in_worker();
     if (!(options.time_scale > 0) ||
         options.time_scale > std::numeric_limits<double>::max())
@@ -10370,9 +10372,7 @@ void event_loop::close() {
                                     "and close it after run_forever() has returned");
     if (core_->closed) return;
     destroy_pending();
-    if (signals_)
-        while (!signals_->handlers.empty())
-            forget_signal(signals_->handlers.back().get());
+    while (!rest_->signals.empty()) forget_signal(rest_->signals.back().get());
     default_executor.reset();
     unwatch_all();
     // From here on nobody can post; wait for those who are about to have done so.
@@ -10425,11 +10425,16 @@ void event_loop::drop_queues() noexcept {
     core_->dropping = false;
 }
 
+void event_loop::set_exception_handler(
+    detail::function<void(event_loop&, const exception_context&)> fn) {
+    rest_->exception_handler = std::move(fn);
+}
+
 void event_loop::call_exception_handler(const exception_context& context) {
     std::string also;
-    if (exception_handler_) {
+    if (rest_->exception_handler) {
         try {
-            exception_handler_(*this, context);
+            rest_->exception_handler(*this, context);
             return;
         } catch (const keyboard_interrupt&) {
             throw;
@@ -10507,24 +10512,24 @@ void event_loop::watch(int fd, bool write, detail::box<detail::callback_base> fn
     unwatch(fd, write);
     backend_->watch(fd, write, *entry, who);
     entry->shared = entry;
-    watches_.push_back(std::move(entry));
+    rest_->watches.push_back(std::move(entry));
 }
 
 bool event_loop::unwatch(int fd, bool write) {
-    const auto found = std::find_if(watches_.begin(), watches_.end(), [&](const auto& w) {
+    const auto found = std::find_if(rest_->watches.begin(), rest_->watches.end(), [&](const auto& w) {
         return w->fd == fd && w->write == write;
     });
-    if (found == watches_.end()) return false;
+    if (found == rest_->watches.end()) return false;
     backend_->unwatch(fd, write);
     const std::shared_ptr<watch_entry> entry = std::move(*found);
     entry->removed = true;
     entry->shared.reset();
-    watches_.erase(found);
+    rest_->watches.erase(found);
     return true;
 }
 
 void event_loop::unwatch_all() noexcept {
-    while (!watches_.empty()) unwatch(watches_.back()->fd, watches_.back()->write);
+    while (!rest_->watches.empty()) unwatch(rest_->watches.back()->fd, rest_->watches.back()->write);
 }
 
 // -- turns -----------------------------------------------------------------------------
@@ -10687,13 +10692,13 @@ void event_loop::move_clock() noexcept {
 }
 
 void event_loop::shuffle_ready() {
-    shuffled_.clear();
-    while (!core_->ready.empty()) shuffled_.push_back(core_->ready.pop());
-    for (std::size_t i = shuffled_.size(); i > 1; --i) {
+    rest_->shuffled.clear();
+    while (!core_->ready.empty()) rest_->shuffled.push_back(core_->ready.pop());
+    for (std::size_t i = rest_->shuffled.size(); i > 1; --i) {
         const std::uint64_t random = detail::splitmix64(*shuffle_state_);
-        std::swap(shuffled_[i - 1], shuffled_[random % i]);
+        std::swap(rest_->shuffled[i - 1], rest_->shuffled[random % i]);
     }
-    for (detail::ready_node* node : shuffled_) core_->ready.push(node);
+    for (detail::ready_node* node : rest_->shuffled) core_->ready.push(node);
 }
 
 // Runs what is ready now; what that adds stays for the next turn. An interrupt that
@@ -11018,6 +11023,16 @@ event_loop& future_handle::get_loop() const {
         throw_runtime_error("asyncio::future::get_loop: its loop is gone; keep the loop alive as "
                             "long as its futures are used");
     return *loop;
+}
+
+std::uint64_t next_variable_id() noexcept {
+    static std::atomic<std::uint64_t> last{0};
+    return ++last;
+}
+
+void throw_no_variable(const std::string& name) {
+    throw std::out_of_range("asyncio::context_var: '" + name +
+                            "' has no value here and no default; set() it first");
 }
 
 // -- tasks ---------------------------------------------------------------------------
@@ -11789,6 +11804,90 @@ void require_waitable(std::size_t count, return_when until) {
                                "all_completed, first_completed or first_exception");
 }
 
+struct gather_children::child : completion_node, ready_node {
+    gather_children* owner = nullptr;
+    ref_ptr<state_base> state;
+};
+
+gather_children::gather_children(std::vector<ref_ptr<state_base>> states, bool keep_errors)
+    : positions(std::move(states)), outcomes_(keep_errors) {}
+
+gather_children::~gather_children() {
+    for (std::size_t i = 0; i < count_; ++i) {
+        child& c = children_[i];
+        if (!c.is_linked()) continue;
+        c.state->unlink(c);
+        // Once the whole has failed nobody needs to look at later errors.
+        if (future_->done()) c.state->reported = true;
+    }
+    delete[] children_;
+}
+
+void gather_children::begin(state_base& future) {
+    future_ = &future;
+    std::vector<const void*> keys;
+    for (const ref_ptr<state_base>& state : positions) keys.push_back(state.get());
+    const std::vector<char> repeated = find_repeats(std::move(keys));
+    children_ = new child[positions.size()];
+    for (std::size_t i = 0; i < positions.size(); ++i)
+        if (!repeated[i]) children_[count_++].state = positions[i];
+    unfinished_ = count_;
+    for (std::size_t i = 0; i < count_; ++i) {
+        child& c = children_[i];
+        c.owner = this;
+        c.completed = [](completion_node* node, state_base&) noexcept {
+            auto& self = *static_cast<child*>(node);
+            self.owner->future_->add_ref(); // until its turn
+            self.owner->future_->core->schedule(&self);
+        };
+        c.run = [](ready_node* node) {
+            auto& self = *static_cast<child*>(node);
+            self.owner->child_done(self);
+        };
+        if (c.state->done()) c.completed(&c, *c.state);
+        else c.state->link(c);
+    }
+}
+
+bool gather_children::cancel_children(std::string_view message) {
+    bool any = false;
+    for (std::size_t i = 0; i < count_; ++i)
+        any = (children_[i].state && children_[i].state->cancel(message)) || any;
+    cancel_requested_ = cancel_requested_ || any;
+    return any;
+}
+
+void gather_children::show_children(awaited_visitor& visitor) {
+    for (std::size_t i = 0; i < count_; ++i)
+        if (children_[i].state && !children_[i].state->done()) visitor.visit(*children_[i].state);
+}
+
+void gather_children::child_done(child& c) {
+    const auto kept = ref_ptr<state_base>::adopt(future_);
+    if (future_->core->dropping) return;
+    state_base& ended = *c.state;
+    --unfinished_;
+    ended.reported = true;
+    if (future_->done()) return;
+    if (!outcomes_ && (ended.failed() || ended.current == state_base::status::cancelled)) {
+        future_->fail(ended.exception ? ended.exception
+                                      : std::make_exception_ptr(cancelled_error()));
+        return;
+    }
+    if (unfinished_ > 0) return;
+    if (cancel_requested_) {
+        future_->fail(std::make_exception_ptr(cancelled_error()));
+        return;
+    }
+    try {
+        // So that values may be moved out of states that nobody else holds.
+        for (std::size_t i = 0; i < count_; ++i) children_[i].state = nullptr;
+        assemble();
+    } catch (...) {
+        future_->fail(std::current_exception());
+    }
+}
+
 std::vector<char> find_repeats(std::vector<const void*> keys) {
     std::vector<char> repeated(keys.size());
     std::unordered_set<const void*> seen;
@@ -12282,7 +12381,7 @@ std::optional<std::size_t> completion_watch::next(
 void executor_core::submit(ref_ptr<concurrent_base>, local_job&) {
     throw std::logic_error("asyncio::executor: it runs encoded calls only");
 }
-void executor_core::submit(ref_ptr<concurrent_base>, remote_job&, std::unique_ptr<outgoing>) {
+void executor_core::submit(ref_ptr<concurrent_base>, remote_job&, box<outgoing>) {
     throw std::logic_error("asyncio::executor: it runs no encoded calls");
 }
 void executor_core::stop(remote_job& job) noexcept { job.state().cancel(); }
@@ -13636,7 +13735,7 @@ public:
 
     void begin();
     void submit(ref_ptr<concurrent_base> state, remote_job& job,
-                std::unique_ptr<outgoing> call) override;
+                box<outgoing> call) override;
     void stop(remote_job& job) noexcept override;
     void shutdown(bool wait, bool cancel_futures) override;
     void kill(int signal) override;
@@ -13648,7 +13747,7 @@ private:
     struct item {
         ref_ptr<concurrent_base> state;
         remote_job* job = nullptr;
-        std::unique_ptr<outgoing> call; // kept while it runs: a job never taken is sent again
+        box<outgoing> call; // kept while it runs: a job never taken is sent again
         bool started = false;
     };
     enum class phase { starting, idle, busy, leaving };
@@ -13836,7 +13935,7 @@ void process_core::finish(endings& ends) noexcept {
 }
 
 void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job,
-                          std::unique_ptr<outgoing> call) {
+                          box<outgoing> call) {
     endings ends;
     {
         const std::lock_guard guard(mutex_);
@@ -15147,13 +15246,13 @@ bool stream_link::search(read_wait& w) const {
     const std::string_view data = in_.view();
     std::size_t shortest = static_cast<std::size_t>(-1);
     std::size_t longest = 0;
-    for (const std::string& separator : w.separators_) {
+    for (const std::string& separator : std::span(w.separators_, w.separator_count_)) {
         shortest = std::min(shortest, separator.size());
         longest = std::max(longest, separator.size());
     }
     if (data.size() < w.searched_ + shortest) return false;
     std::size_t end = static_cast<std::size_t>(-1);
-    for (const std::string& separator : w.separators_) {
+    for (const std::string& separator : std::span(w.separators_, w.separator_count_)) {
         const std::size_t at = data.find(separator, w.searched_);
         if (at == std::string_view::npos || at + separator.size() >= end) continue;
         end = at + separator.size();
@@ -15338,7 +15437,10 @@ read_wait::~read_wait() {
 
 bool read_wait::begin() {
     static const std::string newline = "\n";
-    if (goal_ == goal::line) separators_ = std::span<const std::string>(&newline, 1);
+    if (goal_ == goal::line) {
+        separators_ = &newline;
+        separator_count_ = 1;
+    }
     return link_->begin_read(*this);
 }
 
@@ -15443,7 +15545,30 @@ detail::read_until_awaiter stream_reader::readuntil(std::string_view separator) 
     return {link(), std::string(separator)};
 }
 
-detail::read_until_awaiter stream_reader::read_until_any(std::vector<std::string> separators) {
+namespace detail {
+
+template <class Text>
+void text_list<Text>::add(std::string_view text) {
+    items.emplace_back(text);
+}
+template class text_list<std::string>;
+template class text_list<std::string_view>;
+
+bool read_until_awaiter::await_ready() {
+    separators_ = several_.empty() ? &one_ : several_.data();
+    separator_count_ = several_.empty() ? 1 : several_.size();
+    return begin();
+}
+
+} // namespace detail
+
+detail::read_into_awaiter stream_reader::read_into(std::span<char> target) {
+    return read_into(std::as_writable_bytes(target));
+}
+
+detail::read_until_awaiter stream_reader::read_until_any(
+    detail::text_list<std::string> list) {
+    std::vector<std::string>& separators = list.items;
     if (separators.empty())
         detail::throw_invalid_argument("asyncio::stream_reader::readuntil: no separators given");
     for (const std::string& separator : separators)
@@ -15482,7 +15607,12 @@ void stream_writer::write(std::string_view data) {
     link()->write({&piece, data.empty() ? std::size_t(0) : std::size_t(1)});
 }
 
-void stream_writer::write_pieces(std::span<const std::string_view> pieces) {
+void stream_writer::write(std::span<const std::byte> data) {
+    write(std::string_view(reinterpret_cast<const char*>(data.data()), data.size()));
+}
+
+void stream_writer::write_pieces(const detail::text_list<std::string_view>& texts) {
+    const std::span<const std::string_view> pieces(texts.items);
     std::vector<detail::io_buffer> list;
     list.reserve(pieces.size());
     for (std::string_view piece : pieces)
@@ -16531,7 +16661,39 @@ void print_tasks(std::ostream& out) {
 
 // -- tracer --------------------------------------------------------------------------
 
-tracer::tracer(event_loop& loop) : core_(&loop.core()), begin_(loop.core().now_ns()) {
+struct tracer::record {
+    struct job {
+        std::int64_t begin;
+        std::int64_t end;
+    };
+    struct span {
+        std::uint32_t id;
+        std::string name;
+        std::int64_t begin;
+        std::int64_t end = -1; // -1: still alive
+        detail::state_base::status status = detail::state_base::status::pending;
+        bool failed = false;
+        std::vector<job> jobs = {};
+    };
+    struct moment {
+        std::string text;
+        std::int64_t at;
+    };
+
+    // Ids grow with time.
+    span* find(std::uint32_t id) noexcept {
+        const auto found =
+            std::lower_bound(spans.begin(), spans.end(), id,
+                             [](const span& s, std::uint32_t i) { return s.id < i; });
+        return found != spans.end() && found->id == id ? &*found : nullptr;
+    }
+
+    std::int64_t begin;
+    std::vector<span> spans = {};
+    std::vector<moment> moments = {};
+};
+
+tracer::tracer(event_loop& loop) : core_(&loop.core()), record_(new record{core_->now_ns()}) {
     if (core_->tracing)
         detail::throw_runtime_error("asyncio::tracer: the loop is being traced already; end the "
                                     "other tracer first");
@@ -16542,21 +16704,18 @@ tracer::tracer(event_loop& loop) : core_(&loop.core()), begin_(loop.core().now_n
 
 tracer::~tracer() { core_->tracing = nullptr; }
 
-void tracer::mark(std::string_view text) { moments_.push_back({std::string(text), now()}); }
+std::int64_t tracer::now() const noexcept { return core_->now_ns() - record_->begin; }
 
-void tracer::task_started(detail::task_base& task) {
-    spans_.push_back({task.id, task.name(), now()});
+void tracer::mark(std::string_view text) {
+    record_->moments.push_back({std::string(text), now()});
 }
 
-tracer::span* tracer::find(std::uint32_t id) noexcept {
-    // Ids grow with time.
-    const auto found = std::lower_bound(spans_.begin(), spans_.end(), id,
-                                        [](const span& s, std::uint32_t i) { return s.id < i; });
-    return found != spans_.end() && found->id == id ? &*found : nullptr;
+void tracer::task_started(detail::task_base& task) {
+    record_->spans.push_back({task.id, task.name(), now()});
 }
 
 void tracer::task_ended(detail::task_base& task) {
-    span* s = find(task.id);
+    record::span* s = record_->find(task.id);
     if (!s) return;
     s->name = task.name(); // it may have been given later
     s->end = now();
@@ -16567,8 +16726,9 @@ void tracer::task_ended(detail::task_base& task) {
 void tracer::job_ended(std::uint32_t task_id, std::int64_t begin, std::int64_t end) {
     // A job may be older than the tracer.
     const std::int64_t none = 0;
-    if (span* s = find(task_id))
-        s->jobs.push_back({std::max(begin - begin_, none), std::max(end - begin_, none)});
+    const std::int64_t first = record_->begin;
+    if (record::span* s = record_->find(task_id))
+        s->jobs.push_back({std::max(begin - first, none), std::max(end - first, none)});
 }
 
 namespace detail {
@@ -16632,7 +16792,7 @@ void tracer::write_chrome_trace(std::ostream& out) const {
     const std::int64_t last = now();
     out << "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"
         << R"({"name":"process_name","ph":"M","pid":1,"args":{"name":"asyncio"}})";
-    for (const span& s : spans_) {
+    for (const record::span& s : record_->spans) {
         const std::int64_t end = s.end < 0 ? last : s.end;
         const char* state = s.end < 0  ? "running"
                             : s.failed ? "failed"
@@ -16652,7 +16812,7 @@ void tracer::write_chrome_trace(std::ostream& out) const {
                     << R"(","pid":1,"tid":)" << s.id << R"(,"id":")" << s.id << '.' << i
                     << R"(","ts":)" << microseconds(begin ? s.jobs[i].begin : s.jobs[i].end) << '}';
     }
-    for (const moment& m : moments_)
+    for (const record::moment& m : record_->moments)
         out << ",\n"
             << R"({"name":)" << quoted(m.text)
             << R"(,"cat":"mark","ph":"i","s":"p","pid":1,"tid":0,"ts":)" << microseconds(m.at)
@@ -16670,7 +16830,7 @@ void tracer::print_timeline(std::ostream& out, std::size_t width) const {
                                                             static_cast<double>(width)));
     };
     std::size_t name_width = 4;
-    for (const span& s : spans_)
+    for (const record::span& s : record_->spans)
         name_width = std::max(name_width, std::min<std::size_t>(24, s.name.size()));
 
     const auto row = [&](std::string_view name, const std::string& bar, const std::string& note) {
@@ -16688,12 +16848,12 @@ void tracer::print_timeline(std::ostream& out, std::size_t width) const {
     axis.resize(width > std::strlen(head) ? width - std::strlen(head) : 1, ' ');
     row("time", axis + head, "");
 
-    for (std::size_t i = 0; i < spans_.size() && i < most_rows; ++i) {
-        const span& s = spans_[i];
+    for (std::size_t i = 0; i < record_->spans.size() && i < most_rows; ++i) {
+        const record::span& s = record_->spans[i];
         std::string bar(width, ' ');
         const std::size_t end = column(s.end < 0 ? total : s.end);
         for (std::size_t c = column(s.begin); c <= end; ++c) bar[c] = '=';
-        for (const job& j : s.jobs)
+        for (const record::job& j : s.jobs)
             for (std::size_t c = column(j.begin); c <= column(j.end); ++c) bar[c] = '#';
         if (s.failed) bar[end] = '!';
         if (s.status == detail::state_base::status::cancelled) bar[end] = 'x';
@@ -16701,9 +16861,9 @@ void tracer::print_timeline(std::ostream& out, std::size_t width) const {
                       static_cast<double>(s.end < 0 ? total : s.end) * 1e-9);
         row(s.name, bar, head);
     }
-    if (spans_.size() > most_rows)
-        out << "... and " << spans_.size() - most_rows << " more tasks\n";
-    for (const moment& m : moments_) {
+    if (record_->spans.size() > most_rows)
+        out << "... and " << record_->spans.size() - most_rows << " more tasks\n";
+    for (const record::moment& m : record_->moments) {
         std::string bar(width, ' ');
         bar[column(m.at)] = '^';
         row("", bar, " " + m.text);

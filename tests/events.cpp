@@ -541,7 +541,20 @@ TEST_CASE("a reader may remove itself, and one that throws is reported") {
     REQUIRE(reports->size() == 1);
     CHECK(support::message_of(reports->at(0).exception) == "reader failed");
     CHECK_THROWS_AS(loop.add_reader(-1, [] {}), std::system_error);
-    loop.add_reader(pipe.in, [probe = counted(alive)] {}); // the loop goes with it
+}
+
+TEST_CASE("the readers and writers that a loop still has go with it") {
+    const pipe_ends pipe;
+    int alive = 0;
+    {
+        asyncio::event_loop loop;
+        loop.add_reader(pipe.in, [probe = counted(alive)] {});
+        loop.add_writer(pipe.out, [probe = counted(alive)] {});
+        loop.add_writer(pipe.out, [probe = counted(alive)] {}); // in place of the first
+        CHECK(alive == 2);
+        loop.run_once();
+    }
+    CHECK(alive == 0);
 }
 
 ASYNC_TEST_CASE_REAL("CX-02: readers see the context of their registration, and write a copy") {

@@ -379,7 +379,8 @@ ASYNC_TEST_CASE("it opens after failures in a row, and then calls nobody") {
 ASYNC_TEST_CASE("after its time a trial call closes it, or opens it again") {
     circuit_breaker breaker({.failures = 1, .open_for = 10s});
     std::vector<std::pair<circuit_state, circuit_state>> changes;
-    breaker.on_change([&](circuit_state from, circuit_state to) { changes.emplace_back(from, to); });
+    breaker.on_change(
+        [&](circuit_state from, circuit_state to) { changes.emplace_back(from, to); });
     bool good = false;
     auto call = [&]() -> asyncio::coro<> {
         co_await asyncio::sleep(1s);

@@ -409,11 +409,11 @@ TEST_CASE("what is no number, or does not fit, is refused") {
     CHECK_THROWS_AS(duration::seconds(-limits::infinity()), std::invalid_argument);
     CHECK_THROWS_AS(duration::seconds(1e10), std::invalid_argument);
     CHECK_THROWS_AS(duration::seconds(-1e300), std::invalid_argument);
-    CHECK_THROWS_AS(duration(std::chrono::duration<float>(1e30F)), std::invalid_argument);
-    CHECK_THROWS_AS(duration(std::chrono::hours::max()), std::invalid_argument);
-    CHECK_THROWS_AS(duration(std::chrono::hours::min()), std::invalid_argument);
-    CHECK_THROWS_AS(duration(std::chrono::nanoseconds::min()), std::invalid_argument);
-    CHECK_THROWS_AS(duration(std::chrono::duration<std::uint64_t>::max()), std::invalid_argument);
+    CHECK_THROWS_AS(duration{std::chrono::duration<float>(1e30F)}, std::invalid_argument);
+    CHECK_THROWS_AS(duration{std::chrono::hours::max()}, std::invalid_argument);
+    CHECK_THROWS_AS(duration{std::chrono::hours::min()}, std::invalid_argument);
+    CHECK_THROWS_AS(duration{std::chrono::nanoseconds::min()}, std::invalid_argument);
+    CHECK_THROWS_AS(duration{std::chrono::duration<std::uint64_t>::max()}, std::invalid_argument);
     CHECK(duration(std::chrono::nanoseconds::max()).count() == INT64_MAX);
     CHECK_NOTHROW(duration(24h * 365 * 292));
     CHECK_NOTHROW(duration::seconds(9.1e9));
@@ -439,6 +439,7 @@ TEST_CASE("durations are added, scaled, divided and compared, also with those of
     CHECK(d >= 1500ms);
     CHECK(d != 1s);
     static_assert(duration(1s) + duration(1ms) > duration(1s));
+    static_assert(duration(1s) * 2 - duration(1ms) / 2 == duration(1999500us));
 }
 
 TEST_CASE("arithmetics that do not fit are refused") {
@@ -487,7 +488,7 @@ TEST_CASE("time_points differ by durations") {
     CHECK(moved == start + 2s);
     const std::chrono::nanoseconds since = later;
     CHECK(since == 1500ms);
-    const time_point last(duration(std::chrono::nanoseconds::max()));
+    const time_point last{duration(std::chrono::nanoseconds::max())};
     CHECK_THROWS_AS(last + 1s, std::invalid_argument);
 }
 

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#define DOCTEST_CONFIG_VOID_CAST_EXPRESSIONS // CHECK_THROWS of something [[nodiscard]]
 #include <doctest/doctest.h>
 
 using namespace std::chrono_literals;

@@ -1,7 +1,7 @@
 // Coroutines that would never run, or run twice.
 // WRONG=1 says: nodiscard|unused-result|unused-value
 // WRONG=2 says: std::move
-// WRONG=3 says: deleted function|deleted constructor
+// WRONG=3 says: deleted
 #include "asyncio.hpp"
 
 using namespace std::chrono_literals;
