@@ -361,13 +361,13 @@ ASYNCIO_API std::exception_ptr make_group(std::string message,
 template <class E>
 const E* exception_cast(const std::exception_ptr& error) noexcept;
 
-// Offers every error of the tree to `visit`; what that does not want and is a group is
-// gone through, too.
-ASYNCIO_API void visit_leaves(const base_exception_group& group,
+// Offers every error of the tree to `visit`; groups themselves only when asked to, and
+// those that it does not want are gone through.
+ASYNCIO_API void visit_leaves(const base_exception_group& group, bool with_groups,
                               bool (*visit)(const std::exception_ptr&, void*), void* context);
 
 // What matches, and the rest, each as the members of a group.
-ASYNCIO_API void split_group(const base_exception_group& group,
+ASYNCIO_API void split_group(const base_exception_group& group, bool with_groups,
                              bool (*matches)(const std::exception_ptr&),
                              std::vector<std::exception_ptr> (&parts)[2]);
 
@@ -474,15 +474,19 @@ void base_exception_group::for_each(F&& fn) const {
         }
     };
     auto* context = const_cast<void*>(static_cast<const void*>(std::addressof(fn)));
-    detail::visit_leaves(*this, &caller::call, context);
+    detail::visit_leaves(*this, std::derived_from<E, base_exception_group>, &caller::call,
+                         context);
 }
 
 template <class E, class Group>
 std::pair<std::optional<Group>, std::optional<Group>> base_exception_group::split_as() const {
     std::vector<std::exception_ptr> parts[2];
-    detail::split_group(*this, [](const std::exception_ptr& error) {
-        return detail::exception_cast<E>(error) != nullptr;
-    }, parts);
+    detail::split_group(
+        *this, std::derived_from<E, base_exception_group>,
+        [](const std::exception_ptr& error) {
+            return detail::exception_cast<E>(error) != nullptr;
+        },
+        parts);
     std::pair<std::optional<Group>, std::optional<Group>> result;
     if (!parts[0].empty()) result.first.emplace(message_, std::move(parts[0]));
     if (!parts[1].empty()) result.second.emplace(message_, std::move(parts[1]));
@@ -1761,16 +1765,21 @@ struct timer_node {
 // the four lie in one or two cache lines.
 class timer_heap {
 public:
-    bool empty() const noexcept { return entries_.empty(); }
-    std::size_t size() const noexcept { return entries_.size(); }
-    std::int64_t first_when() const noexcept { return entries_.front().when; }
+    timer_heap() noexcept = default;
+    timer_heap(const timer_heap&) = delete;
+    timer_heap& operator=(const timer_heap&) = delete;
+    ~timer_heap() { delete[] entries_; }
+
+    bool empty() const noexcept { return size_ == 0; }
+    std::size_t size() const noexcept { return size_; }
+    std::int64_t first_when() const noexcept { return entries_[0].when; }
 
     ASYNCIO_API void insert(timer_node& timer, std::int64_t when);
     ASYNCIO_API void remove(timer_node& timer) noexcept;
 
     // Takes the earliest timer out.
     timer_node& take_first() noexcept {
-        timer_node& timer = *entries_.front().timer;
+        timer_node& timer = *entries_[0].timer;
         remove(timer);
         return timer;
     }
@@ -1790,7 +1799,9 @@ private:
     void sift_up(std::size_t place, entry e) noexcept;
     void sift_down(std::size_t place, entry e) noexcept;
 
-    std::vector<entry> entries_;
+    entry* entries_ = nullptr;
+    std::size_t size_ = 0;
+    std::size_t room_ = 0;
     std::uint64_t next_order_ = 0;
 };
 
@@ -1973,11 +1984,7 @@ private:
 // The values of the context variables that a task or a callback sees. Copying one
 // shares the values until somebody sets a variable.
 struct context_cell : frame_allocated {
-    struct entry {
-        std::uint64_t variable;
-        std::shared_ptr<const void> value;
-    };
-    using entries = std::vector<entry>;
+    struct entries;
 
     context_cell() = default;
     context_cell(const context_cell& other) : values(other.values) {}
@@ -3985,7 +3992,7 @@ private:
 
     run_options options_;
     detail::box<event_loop> loop_;
-    std::optional<context> context_; // what main tasks set in it, the next ones see
+    detail::box<context> context_; // what main tasks set in it, the next ones see
     bool closed_ = false;
 };
 
@@ -4540,6 +4547,30 @@ namespace detail {
 // For each key whether it stands further ahead, too.
 ASYNCIO_API std::vector<char> find_repeats(std::vector<const void*> keys);
 
+// Some futures, held. Its functions are compiled once, not in every file that includes
+// the header.
+class state_list {
+public:
+    state_list() noexcept = default;
+    state_list(state_list&& other) noexcept
+        : states_(std::exchange(other.states_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    state_list& operator=(state_list&&) = delete;
+    ASYNCIO_API ~state_list();
+
+    ASYNCIO_API void add(state_base& state);
+    std::size_t size() const noexcept { return size_; }
+    state_base& operator[](std::size_t i) const noexcept { return *states_[i]; }
+
+    // Gives one away; nothing else may be asked of that place.
+    ref_ptr<state_base> take(std::size_t i) noexcept {
+        return ref_ptr<state_base>::adopt(std::exchange(states_[i], nullptr));
+    }
+
+private:
+    state_base** states_ = nullptr; // room for a power of two
+    std::size_t size_ = 0;
+};
+
 // What gather() waits for, all but the result.
 class gather_children {
 public:
@@ -4550,10 +4581,10 @@ public:
     ASYNCIO_API void show_children(awaited_visitor& visitor);
 
     // In the order of the arguments; the same one may stand in several places.
-    std::vector<ref_ptr<state_base>> positions;
+    state_list positions;
 
 protected:
-    ASYNCIO_API gather_children(std::vector<ref_ptr<state_base>> states, bool keep_errors);
+    ASYNCIO_API gather_children(state_list states, bool keep_errors);
     ASYNCIO_API ~gather_children();
 
     // Waits for each of them; `future` is the one that gather() gives.
@@ -4577,7 +4608,7 @@ private:
 // The future that gather() gives.
 template <class Result>
 struct gather_state : value_state<Result, state_base>, gather_children {
-    gather_state(loop_core& loop, std::vector<ref_ptr<state_base>> states, bool keep_errors)
+    gather_state(loop_core& loop, state_list states, bool keep_errors)
         : value_state<Result, state_base>(loop, false),
           gather_children(std::move(states), keep_errors) {
         begin(*this);
@@ -4636,7 +4667,7 @@ struct gather_pack final
 private:
     template <std::size_t... I>
     void assemble_at(std::index_sequence<I...>) {
-        this->set(result{take_gathered<Outcomes, Ts>(std::move(this->positions[I]))...});
+        this->set(result{take_gathered<Outcomes, Ts>(this->positions.take(I))...});
     }
 };
 
@@ -4656,7 +4687,7 @@ struct gather_range final : gather_state<range_result<Outcomes, T>> {
             values.reserve(this->positions.size());
             const std::size_t count = this->positions.size();
             for (std::size_t i = 0; i < count; ++i)
-                values.push_back(take_gathered<Outcomes, T>(std::move(this->positions[i])));
+                values.push_back(take_gathered<Outcomes, T>(this->positions.take(i)));
             this->set(std::move(values));
         }
     }
@@ -4689,9 +4720,8 @@ template <bool Outcomes, class... As>
 auto gather_all(As&&... works) {
     loop_core& core = require_running("gather");
     using state = gather_pack<Outcomes, await_result_t<As>...>;
-    std::vector<ref_ptr<state_base>> states;
-    states.reserve(sizeof...(As));
-    (states.push_back(state_of(core, std::forward<As>(works))), ...);
+    state_list states;
+    (states.add(*state_of(core, std::forward<As>(works))), ...);
     ref_ptr<state_base> made(new state(core, std::move(states), Outcomes));
     if constexpr (sizeof...(As) == 0) static_cast<state&>(*made).set({});
     return future<typename state::result>(std::move(made));
@@ -4702,11 +4732,11 @@ auto gather_each(R&& range) {
     loop_core& core = require_running("gather");
     using T = await_result_t<range_element_t<R>>;
     using state = gather_range<Outcomes, T>;
-    std::vector<ref_ptr<state_base>> states;
+    state_list states;
     for_each_given(std::forward<R>(range), [&](auto&& work) {
-        states.push_back(state_of(core, std::forward<decltype(work)>(work)));
+        states.add(*state_of(core, std::forward<decltype(work)>(work)));
     });
-    const bool none = states.empty();
+    const bool none = states.size() == 0;
     ref_ptr<state_base> made(new state(core, std::move(states), Outcomes));
     if (none) static_cast<state&>(*made).assemble();
     return future<range_result<Outcomes, T>>(std::move(made));
@@ -4857,9 +4887,8 @@ namespace detail {
 // Waits until enough of some futures are done, or a time has come.
 class some_done : public timer_suspension {
 public:
-    // `states` stay the caller's.
-    ASYNCIO_API some_done(std::vector<state_base*> states, return_when until,
-                          std::optional<duration> timeout);
+    ASYNCIO_API some_done(state_list states, return_when until, std::optional<duration> timeout);
+    ASYNCIO_API some_done(some_done&& other) noexcept;
     ASYNCIO_API ~some_done();
 
     ASYNCIO_API bool await_ready() noexcept;
@@ -4870,17 +4899,15 @@ public:
     ASYNCIO_API void await_resume();
 
 private:
-    struct link : completion_node {
-        some_done* owner = nullptr;
-        state_base* state = nullptr;
-    };
+    struct link;
     ASYNCIO_API void begin();
     ASYNCIO_API void show_awaited(awaited_visitor& visitor) override;
     bool enough(const state_base& ended) const noexcept;
     void leave() noexcept;
     bool on_cancel() noexcept override;
 
-    std::vector<link> links_;
+    state_list states_;
+    link* links_ = nullptr; // one for each of them, once it has begun
     std::size_t unfinished_ = 0;
     return_when until_;
     std::optional<duration> timeout_;
@@ -4888,8 +4915,8 @@ private:
 
 template <class Handle>
 coro<wait_result<Handle>> wait_on(std::vector<Handle> handles, wait_options options) {
-    std::vector<state_base*> states;
-    for (const Handle& h : handles) states.push_back(&h.state());
+    state_list states;
+    for (const Handle& h : handles) states.add(h.state());
     co_await some_done(std::move(states), options.return_when, options.timeout);
     wait_result<Handle> result;
     for (Handle& h : handles) {
@@ -5035,9 +5062,9 @@ public:
         for (;;) {
             if (given_ == handles_.size()) co_return std::nullopt;
             if (taken_ < finished_.size()) break;
-            std::vector<detail::state_base*> states;
+            detail::state_list states;
             for (link& l : links_)
-                if (l.is_linked()) states.push_back(&handles_[l.place].state());
+                if (l.is_linked()) states.add(handles_[l.place].state());
             std::optional<duration> left;
             if (deadline_) {
                 left = *deadline_ - get_running_loop().time();
@@ -8819,6 +8846,7 @@ public:
     explicit circuit_breaker(circuit_breaker_options options = {});
     circuit_breaker(const circuit_breaker&) = delete;
     circuit_breaker& operator=(const circuit_breaker&) = delete;
+    ~circuit_breaker();
 
     /// Awaits what `fn` returns, or throws circuit_open_error without calling it.
     template <class F>
@@ -8834,9 +8862,7 @@ public:
     circuit_state state() const noexcept;
 
     /// `fn(from, to)` is called at each change.
-    void on_change(detail::function<void(circuit_state, circuit_state)> fn) {
-        on_change_ = std::move(fn);
-    }
+    void on_change(detail::function<void(circuit_state, circuit_state)> fn);
 
 private:
     template <class F>
@@ -8896,7 +8922,8 @@ private:
 
     rate_limiter_options options_;
     double saved_;
-    std::optional<time_point> filled_at_;
+    time_point filled_at_;
+    bool begun_ = false;
     lock line_;
 };
 
@@ -9878,39 +9905,28 @@ void frame_free_slow(void* memory, std::size_t size) noexcept {
     raw_free(memory, block_size(size));
 }
 
-void visit_leaves(const base_exception_group& group,
+void visit_leaves(const base_exception_group& group, bool with_groups,
                   bool (*visit)(const std::exception_ptr&, void*), void* context) {
     for (const std::exception_ptr& error : group.exceptions()) {
-        if (visit(error, context)) continue;
-        if (const auto* inner = exception_cast<base_exception_group>(error))
-            visit_leaves(*inner, visit, context);
+        const auto* inner = exception_cast<base_exception_group>(error);
+        if ((with_groups || !inner) && visit(error, context)) continue;
+        if (inner) visit_leaves(*inner, with_groups, visit, context);
     }
 }
 
-// A group of the same kind and message, with other members.
-static std::exception_ptr regroup(const base_exception_group& like,
-                                  std::vector<std::exception_ptr> members) {
-    if (dynamic_cast<const exception_group*>(&like))
-        return std::make_exception_ptr(exception_group(like.message(), std::move(members)));
-    try {
-        throw_group(like.message().c_str(), std::move(members));
-    } catch (...) {
-        return std::current_exception();
-    }
-}
-
-void split_group(const base_exception_group& group, bool (*matches)(const std::exception_ptr&),
+void split_group(const base_exception_group& group, bool with_groups,
+                 bool (*matches)(const std::exception_ptr&),
                  std::vector<std::exception_ptr> (&parts)[2]) {
     for (const std::exception_ptr& error : group.exceptions()) {
         const auto* inner = exception_cast<base_exception_group>(error);
-        if (matches(error)) {
+        if ((with_groups || !inner) && matches(error)) {
             parts[0].push_back(error);
         } else if (inner) {
             std::vector<std::exception_ptr> inner_parts[2];
-            split_group(*inner, matches, inner_parts);
+            split_group(*inner, with_groups, matches, inner_parts);
             for (int i = 0; i < 2; ++i)
                 if (!inner_parts[i].empty())
-                    parts[i].push_back(regroup(*inner, std::move(inner_parts[i])));
+                    parts[i].push_back(make_group(inner->message(), std::move(inner_parts[i])));
         } else {
             parts[1].push_back(error);
         }
@@ -9994,9 +10010,17 @@ context_slot& thread_context() noexcept {
     return slot;
 }
 
+struct context_cell::entries {
+    struct entry {
+        std::uint64_t variable;
+        std::shared_ptr<const void> value;
+    };
+    std::vector<entry> all;
+};
+
 const void* context_cell::find(std::uint64_t variable) const noexcept {
     if (values)
-        for (const entry& e : *values)
+        for (const entries::entry& e : values->all)
             if (e.variable == variable) return e.value.get();
     return nullptr;
 }
@@ -10005,16 +10029,16 @@ const void* context_cell::find(std::uint64_t variable) const noexcept {
 std::shared_ptr<const void> context_cell::put(std::uint64_t variable,
                                               std::shared_ptr<const void> value) {
     auto changed = values ? std::make_shared<entries>(*values) : std::make_shared<entries>();
-    const auto found = std::find_if(changed->begin(), changed->end(), [&](const entry& e) {
+    const auto found = std::find_if(changed->all.begin(), changed->all.end(), [&](const auto& e) {
         return e.variable == variable;
     });
     std::shared_ptr<const void> before;
-    if (found != changed->end()) {
+    if (found != changed->all.end()) {
         before = std::move(found->value);
         if (value) found->value = std::move(value);
-        else changed->erase(found);
+        else changed->all.erase(found);
     } else if (value) {
-        changed->push_back({variable, std::move(value)});
+        changed->all.push_back({variable, std::move(value)});
     }
     values = std::move(changed);
     return before;
@@ -10032,16 +10056,21 @@ loop_core& require_running(const char* who) {
 void timer_heap::insert(timer_node& timer, std::int64_t when) {
     timer.when = when;
     timer.order = next_order_++;
-    entries_.push_back({when, &timer});
-    sift_up(entries_.size() - 1, {when, &timer});
+    if (size_ == room_) {
+        const std::size_t more = std::max<std::size_t>(16, room_ * 2);
+        auto* larger = new entry[more];
+        std::copy(entries_, entries_ + size_, larger);
+        delete[] std::exchange(entries_, larger);
+        room_ = more;
+    }
+    sift_up(size_++, {when, &timer});
 }
 
 void timer_heap::remove(timer_node& timer) noexcept {
     const std::size_t place = timer.place;
-    const entry last = entries_.back();
-    entries_.pop_back();
+    const entry last = entries_[--size_];
     timer.place = timer_node::unset;
-    if (place == entries_.size()) return;
+    if (place == size_) return;
     if (place > 0 && before(last, entries_[(place - 1) / 4])) sift_up(place, last);
     else sift_down(place, last);
 }
@@ -10059,8 +10088,8 @@ void timer_heap::sift_up(std::size_t place, entry e) noexcept {
 void timer_heap::sift_down(std::size_t place, entry e) noexcept {
     for (;;) {
         const std::size_t first = place * 4 + 1;
-        if (first >= entries_.size()) break;
-        const std::size_t end = std::min(first + 4, entries_.size());
+        if (first >= size_) break;
+        const std::size_t end = std::min(first + 4, size_);
         std::size_t least = first;
         for (std::size_t child = first + 1; child < end; ++child)
             if (before(entries_[child], entries_[least])) least = child;
@@ -10516,20 +10545,24 @@ void event_loop::watch(int fd, bool write, detail::box<detail::callback_base> fn
 }
 
 bool event_loop::unwatch(int fd, bool write) {
-    const auto found = std::find_if(rest_->watches.begin(), rest_->watches.end(), [&](const auto& w) {
+    auto& watches = rest_->watches;
+    const auto found = std::find_if(watches.begin(), watches.end(), [&](const auto& w) {
         return w->fd == fd && w->write == write;
     });
-    if (found == rest_->watches.end()) return false;
+    if (found == watches.end()) return false;
     backend_->unwatch(fd, write);
     const std::shared_ptr<watch_entry> entry = std::move(*found);
     entry->removed = true;
     entry->shared.reset();
-    rest_->watches.erase(found);
+    watches.erase(found);
     return true;
 }
 
 void event_loop::unwatch_all() noexcept {
-    while (!rest_->watches.empty()) unwatch(rest_->watches.back()->fd, rest_->watches.back()->write);
+    while (!rest_->watches.empty()) {
+        const watch_entry& last = *rest_->watches.back();
+        unwatch(last.fd, last.write);
+    }
 }
 
 // -- turns -----------------------------------------------------------------------------
@@ -11318,7 +11351,7 @@ event_loop& runner::get_loop() {
         detail::throw_runtime_error("asyncio::runner: it is closed; make another one");
     if (!loop_) {
         loop_.reset(new event_loop(options_));
-        context_ = context::current();
+        context_.reset(new context(context::current()));
     }
     return *loop_;
 }
@@ -11734,17 +11767,39 @@ coro<bool> task_group::aexit(std::exception_ptr error) {
 
 namespace detail {
 
-some_done::some_done(std::vector<state_base*> states, return_when until,
-                     std::optional<duration> timeout)
-    : links_(states.size()), until_(until), timeout_(timeout) {
-    for (std::size_t i = 0; i < states.size(); ++i) links_[i].state = states[i];
+state_list::~state_list() {
+    for (std::size_t i = 0; i < size_; ++i)
+        if (states_[i]) states_[i]->release();
+    delete[] states_;
 }
+
+void state_list::add(state_base& state) {
+    if ((size_ & (size_ - 1)) == 0) { // 0, or a power of two: there is no room left
+        auto** larger = new state_base*[size_ ? size_ * 2 : 1];
+        std::copy(states_, states_ + size_, larger);
+        delete[] std::exchange(states_, larger);
+    }
+    states_[size_++] = &state;
+    state.add_ref();
+}
+
+struct some_done::link : completion_node {
+    some_done* owner = nullptr;
+};
+
+some_done::some_done(state_list states, return_when until, std::optional<duration> timeout)
+    : states_(std::move(states)), until_(until), timeout_(timeout) {}
+
+some_done::some_done(some_done&& other) noexcept
+    : some_done(std::move(other.states_), other.until_, other.timeout_) {}
 
 some_done::~some_done() { leave(); }
 
 void some_done::leave() noexcept {
-    for (link& l : links_)
-        if (l.is_linked()) l.state->unlink(l);
+    if (!links_) return;
+    for (std::size_t i = 0; i < states_.size(); ++i)
+        if (links_[i].is_linked()) states_[i].unlink(links_[i]);
+    delete[] std::exchange(links_, nullptr);
 }
 
 bool some_done::enough(const state_base& ended) const noexcept {
@@ -11754,15 +11809,17 @@ bool some_done::enough(const state_base& ended) const noexcept {
 
 bool some_done::await_ready() noexcept {
     unfinished_ = 0;
-    for (const link& l : links_)
-        if (!l.state->done()) ++unfinished_;
-    for (const link& l : links_)
-        if (l.state->done() && enough(*l.state)) return true;
+    for (std::size_t i = 0; i < states_.size(); ++i)
+        if (!states_[i].done()) ++unfinished_;
+    for (std::size_t i = 0; i < states_.size(); ++i)
+        if (states_[i].done() && enough(states_[i])) return true;
     return unfinished_ == 0;
 }
 
 void some_done::begin() {
-    for (link& l : links_) {
+    links_ = new link[states_.size()];
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+        link& l = links_[i];
         l.owner = this;
         l.completed = [](completion_node* node, state_base& ended) noexcept {
             some_done& self = *static_cast<link*>(node)->owner;
@@ -11772,14 +11829,14 @@ void some_done::begin() {
                 self.wake();
             }
         };
-        if (!l.state->done()) l.state->link(l);
+        if (!states_[i].done()) states_[i].link(l);
     }
     if (timeout_) wait_until(deadline_after(core()->now_ns(), *timeout_));
 }
 
 void some_done::show_awaited(awaited_visitor& visitor) {
-    for (link& l : links_)
-        if (l.is_linked()) visitor.visit(*l.state);
+    for (std::size_t i = 0; links_ && i < states_.size(); ++i)
+        if (links_[i].is_linked()) visitor.visit(states_[i]);
 }
 
 void some_done::await_resume() {
@@ -11809,7 +11866,7 @@ struct gather_children::child : completion_node, ready_node {
     ref_ptr<state_base> state;
 };
 
-gather_children::gather_children(std::vector<ref_ptr<state_base>> states, bool keep_errors)
+gather_children::gather_children(state_list states, bool keep_errors)
     : positions(std::move(states)), outcomes_(keep_errors) {}
 
 gather_children::~gather_children() {
@@ -11826,11 +11883,11 @@ gather_children::~gather_children() {
 void gather_children::begin(state_base& future) {
     future_ = &future;
     std::vector<const void*> keys;
-    for (const ref_ptr<state_base>& state : positions) keys.push_back(state.get());
+    for (std::size_t i = 0; i < positions.size(); ++i) keys.push_back(&positions[i]);
     const std::vector<char> repeated = find_repeats(std::move(keys));
     children_ = new child[positions.size()];
     for (std::size_t i = 0; i < positions.size(); ++i)
-        if (!repeated[i]) children_[count_++].state = positions[i];
+        if (!repeated[i]) children_[count_++].state = ref_ptr<state_base>(&positions[i]);
     unfinished_ = count_;
     for (std::size_t i = 0; i < count_; ++i) {
         child& c = children_[i];
@@ -16423,6 +16480,12 @@ circuit_breaker::circuit_breaker(circuit_breaker_options options) : options_(opt
                                        "must be at least 1");
 }
 
+circuit_breaker::~circuit_breaker() = default;
+
+void circuit_breaker::on_change(detail::function<void(circuit_state, circuit_state)> fn) {
+    on_change_ = std::move(fn);
+}
+
 circuit_state circuit_breaker::state() const noexcept {
     const detail::loop_core* core = detail::running_core();
     if (state_ == circuit_state::open && core &&
@@ -16470,9 +16533,9 @@ rate_limiter::rate_limiter(rate_limiter_options options)
 
 void rate_limiter::refill() {
     const time_point now = get_running_loop().time();
-    if (filled_at_)
+    if (std::exchange(begun_, true))
         saved_ = std::min(options_.burst,
-                          saved_ + (now - *filled_at_) / options_.per * options_.rate);
+                          saved_ + (now - filled_at_) / options_.per * options_.rate);
     filled_at_ = now;
 }
 

@@ -157,7 +157,7 @@ TEST_CASE("LP-04: negative delays run at once, the earlier time first") {
     CHECK(loop.time() == asyncio::time_point());
 }
 
-TEST_CASE("LP-05: overdue timers run in the order of their deadlines, equal ones as they were set") {
+TEST_CASE("LP-05: overdue timers run in order of their deadlines, equal ones as they were set") {
     asyncio::event_loop loop(manual);
     std::vector<int> log;
     const int deadlines[] = {5, 3, 9, 1, 3, 7, 5, 1, 8, 2, 6, 4, 3, 9, 1};

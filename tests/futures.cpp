@@ -336,7 +336,7 @@ ASYNC_TEST_CASE("many may wait for one future; they go on in the order of their 
     co_await c;
 }
 
-ASYNC_TEST_CASE("result() and co_await give a reference, or move the value out of the last handle") {
+ASYNC_TEST_CASE("result() and co_await give a reference, or move out of the last handle") {
     auto f = asyncio::create_future<move_only>();
     f.set_result(move_only(4));
     static_assert(std::is_same_v<decltype(f.result()), const move_only&>);

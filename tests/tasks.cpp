@@ -235,7 +235,7 @@ ASYNC_TEST_CASE("TK-10: the number of cancellations never goes below zero") {
     CHECK_AWAIT_THROWS_AS(t, asyncio::cancelled_error);
 }
 
-ASYNC_TEST_CASE("TK-11: who cancels himself is interrupted at his next await, with what he awaits") {
+ASYNC_TEST_CASE("TK-11: who cancels himself is interrupted at his next await, and so is that") {
     const auto child = asyncio::create_task(for_an_hour());
     const auto body = [child]() -> asyncio::coro<> {
         asyncio::current_task().cancel("me");
