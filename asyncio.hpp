@@ -2015,7 +2015,8 @@ inline context_slot& current_context() noexcept {
 }
 inline context_slot copy_context() {
     const context_slot& present = current_context();
-    return present ? context_slot(new context_cell(*present)) : context_slot();
+    const bool any = present && present->values;
+    return any ? context_slot(new context_cell(*present)) : context_slot();
 }
 
 // Makes a slot the current one.
