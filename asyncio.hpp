@@ -27,21 +27,21 @@
 // INDEX (search for "[SECTION]"; every section uses only sections above it)
 //     [SECTION] configuration macros, and what the header finds out by itself
 //     [SECTION] exceptions    cancelled_error, exception_group, ...   (Python: asyncio.exceptions)
-//     [SECTION] support       duration, outcome, error, codec
-//     [SECTION] codec
+//     [SECTION] support       duration, outcome, error
+//     [SECTION] codec         what travels to another process
 //     [SECTION] events        event_loop, handle, clocks              (Python: asyncio.events)
 //     [SECTION] futures       future<T>                               (Python: asyncio.futures)
-//     [SECTION] tasks         coro<T>, task<T>, create_task, sleep    (Python: asyncio.tasks)
+//     [SECTION] tasks         coro, task, sleep, async_generator     (Python: asyncio.tasks)
 //     [SECTION] runners       run, run_main, runner, wait_signal      (Python: asyncio.runners)
 //     [SECTION] timeouts      timeout, timeout_at, wait_for           (Python: asyncio.timeouts)
 //     [SECTION] taskgroups    with, task_group, gather, wait, shield  (Python: asyncio.taskgroups)
 //     [SECTION] locks         lock, event, condition, semaphore, barrier   (Python: asyncio.locks)
 //     [SECTION] queues        queue, priority_queue, lifo_queue       (Python: asyncio.queues)
 //     [SECTION] executors     run_in_executor, isolated_executor      (Python: concurrent.futures)
-//     [SECTION] sockets       name look-up, connections              (Python: asyncio.base_events)
+//     [SECTION] sockets       address, getaddrinfo                    (Python: socket)
 //     [SECTION] streams       open_connection, start_server           (Python: asyncio.streams)
-//     [SECTION] resilience    retry
-//     [SECTION] debugging     tracer
+//     [SECTION] resilience    retry, circuit_breaker, rate_limiter, map
+//     [SECTION] debugging     print_call_graph, print_tasks, tracer
 //     [SECTION] os
 //     [SECTION] backend
 //     [SECTION] backend: readiness operations
@@ -9071,7 +9071,7 @@ ASYNCIO_API void print_tasks(std::ostream& out);
 ///     trace.print_timeline(std::cout);
 ///
 /// Thread safety: the loop's thread only. One tracer per loop at a time.
-class tracer : detail::trace_sink {
+class tracer final : detail::trace_sink {
 public:
     /// Throws: std::runtime_error when the loop is being traced already.
     explicit tracer(event_loop& loop);

@@ -162,14 +162,12 @@ ASYNC_TEST_CASE("LK-03: a newcomer queues behind a waiter that was woken") {
     asyncio::lock mutex;
     log_type log;
     co_await mutex.acquire();
-    auto newcomer = asyncio::create_task([&]() -> asyncio::coro<> {
-        co_await support::turns(1);
-        co_await take_and_release(mutex, "newcomer", log);
-    });
     auto waiter = asyncio::create_task(take_and_release(mutex, "waiter", log));
-    // The newcomer's step comes before that of the waiter.
-    co_await support::turns(1);
-    asyncio::get_running_loop().call_soon([&] { mutex.release(); });
+    co_await support::turns(2);
+    mutex.release();
+    auto newcomer =
+        asyncio::create_task(take_and_release(mutex, "newcomer", log), {.eager_start = true});
+    CHECK(log.empty());
     co_await newcomer;
     co_await waiter;
     CHECK(log == log_type{"waiter", "newcomer"});
@@ -723,7 +721,7 @@ ASYNC_TEST_CASE("CO-04: a cancelled wait has the lock again before it throws") {
     CHECK_FALSE(changed.locked());
 }
 
-ASYNC_TEST_CASE("CO-05: cancelled again and again while it takes the lock back, it goes on trying") {
+ASYNC_TEST_CASE("CO-05: cancelled again and again as it takes the lock back, it goes on trying") {
     asyncio::condition changed;
     log_type log;
     auto waiter = asyncio::create_task(wait_on(changed, "waiter", log));
@@ -742,7 +740,7 @@ ASYNC_TEST_CASE("CO-05: cancelled again and again while it takes the lock back, 
     CHECK_FALSE(changed.locked());
 }
 
-ASYNC_TEST_CASE("CO-06: a notification of a task that is cancelled before it runs goes to another") {
+ASYNC_TEST_CASE("CO-06: a notification of a task that is cancelled at once goes to another") {
     asyncio::condition changed;
     log_type log;
     auto a = asyncio::create_task(wait_on(changed, "a", log));
@@ -1092,9 +1090,10 @@ ASYNC_TEST_CASE("SE-03: slots that come free while newcomers queue reach them") 
     co_await support::turns(2);
     slots.release();
     slots.release(); // one for a, one that is free
-    auto b = asyncio::create_task(take(slots, "b", log));
-    auto c = asyncio::create_task(take(slots, "c", log));
-    co_await support::turns(1);
+    CHECK(slots.locked());
+    auto b = asyncio::create_task(take(slots, "b", log), {.eager_start = true});
+    auto c = asyncio::create_task(take(slots, "c", log), {.eager_start = true});
+    CHECK(log.empty()); // nobody overtakes a
     co_await b;
     CHECK(log == log_type{"a", "b"});
     co_await support::turns(3);
@@ -1363,14 +1362,15 @@ ASYNC_TEST_CASE("BA-04: who comes while the round leaves belongs to the next") {
     co_await support::turns(2);
     co_await barrier.wait(); // a is released, but has not left
     CHECK_FALSE(a.done());
-    auto c = asyncio::create_task(pass(barrier));
+    auto c = asyncio::create_task(pass(barrier), {.eager_start = true});
+    CHECK_FALSE(c.done());
+    CHECK(barrier.n_waiting() == 0);
     auto d_after = asyncio::create_task([&]() -> asyncio::coro<std::size_t> {
         co_await a;
         const std::size_t place = co_await barrier.wait();
         co_return place;
     });
     co_await a;
-    CHECK_FALSE(c.done());
     const std::size_t first = co_await c;
     const std::size_t second = co_await d_after;
     CHECK(first + second == 1);
