@@ -887,7 +887,7 @@ extern thread_local constinit frame_cache this_thread_frames;
 ASYNCIO_API void* frame_alloc_slow(std::size_t size);
 ASYNCIO_API void frame_free_slow(void* memory, std::size_t size) noexcept;
 
-inline void* frame_alloc(std::size_t size) {
+[[gnu::always_inline]] inline void* frame_alloc(std::size_t size) {
     if constexpr (!ASYNCIO_SANITIZED) {
         const std::size_t index = (size - 1) / frame_cache::granularity;
         if (index < frame_cache::classes) {
@@ -902,7 +902,7 @@ inline void* frame_alloc(std::size_t size) {
     return frame_alloc_slow(size);
 }
 
-inline void frame_free(void* memory, std::size_t size) noexcept {
+[[gnu::always_inline]] inline void frame_free(void* memory, std::size_t size) noexcept {
     if constexpr (!ASYNCIO_SANITIZED) {
         const std::size_t index = (size - 1) / frame_cache::granularity;
         if (index < frame_cache::classes) {
@@ -1720,27 +1720,36 @@ struct ready_node {
 // First in, first out.
 struct ready_queue {
     ready_node* first = nullptr;
-    ready_node* last = nullptr;
+    ready_node** tail = &first; // where the next one is hung
+
+    ready_queue() = default;
+    ready_queue(const ready_queue&) = delete;
+    ready_queue& operator=(const ready_queue&) = delete;
 
     bool empty() const noexcept { return first == nullptr; }
     void push(ready_node* node) noexcept {
         node->next = nullptr;
-        if (last) last->next = node;
-        else first = node;
-        last = node;
+        *tail = node;
+        tail = &node->next;
     }
     ready_node* pop() noexcept {
         ready_node* node = first;
         first = node->next;
-        if (!first) last = nullptr;
+        if (!first) tail = &first;
         return node;
     }
     void append(ready_queue& other) noexcept {
         if (other.empty()) return;
-        if (last) last->next = other.first;
-        else first = other.first;
-        last = other.last;
-        other.first = other.last = nullptr;
+        *tail = other.first;
+        tail = other.tail;
+        other.first = nullptr;
+        other.tail = &other.first;
+    }
+    // A whole list in front of the others; `end` is its last node's `next`.
+    void prepend(ready_node* list, ready_node** end) noexcept {
+        *end = first;
+        if (!first) tail = end;
+        first = list;
     }
 };
 
@@ -2013,10 +2022,10 @@ ASYNCIO_API context_slot& thread_context() noexcept;
 inline context_slot& current_context() noexcept {
     return this_thread_context ? *this_thread_context : thread_context();
 }
-inline context_slot copy_context() {
+[[gnu::always_inline]] inline context_slot copy_context() {
     const context_slot& present = current_context();
-    const bool any = present && present->values;
-    return any ? context_slot(new context_cell(*present)) : context_slot();
+    if (!present || !present->values) [[likely]] return {};
+    return context_slot(new context_cell(*present));
 }
 
 // Makes a slot the current one.
@@ -2434,7 +2443,9 @@ struct state_base : frame_allocated {
 
     void add_ref() noexcept { ++refs; }
     void release() noexcept {
-        if (--refs == 0) last_handle_gone();
+        if (--refs != 0) return;
+        if (exception || waiters) [[unlikely]] last_handle_gone();
+        else delete this;
     }
 
     bool done() const noexcept { return current != status::pending; }
@@ -2448,6 +2459,7 @@ struct state_base : frame_allocated {
 
     // Ends it; what has been waiting is scheduled in the order of its coming.
     ASYNCIO_API void complete(status how) noexcept;
+    ASYNCIO_API void wake_waiters() noexcept;
     ASYNCIO_API void complete_cancelled(std::exception_ptr error) noexcept;
     void fail(std::exception_ptr error) noexcept {
         exception = std::move(error);
@@ -2774,14 +2786,21 @@ ASYNCIO_API std::uint64_t next_variable_id() noexcept;
 
 // The part of a coroutine's promise that does not depend on its result.
 struct promise_base {
-    promise_base* parent = nullptr; // who awaits this one; null while it has not suspended
-    std::coroutine_handle<> self;
-    task_base* owner = nullptr;     // the task it runs in
-    std::coroutine_handle<>* held_by = nullptr; // the parent's handle, once parent is set
-    std::source_location place;     // where it awaits
+    // Initialises what is read before it is set, and no more: this is on every call.
+    promise_base() noexcept {}
+
+    // A frame begins two pointers before its promise, whatever the promise's type.
+    std::coroutine_handle<> self() noexcept {
+        return std::coroutine_handle<promise_base>::from_promise(*this);
+    }
+
+    promise_base* parent = nullptr;   // who awaits this one; null while it has not suspended
+    task_base* owner;                 // the task it runs in, once it runs
+    std::coroutine_handle<>* held_by; // the parent's handle, once parent is set
+    std::source_location place;       // where it awaits
 
     static void* operator new(std::size_t size) { return frame_alloc(size); }
-    static void operator delete(void* memory, std::size_t size) noexcept {
+    [[gnu::always_inline]] static void operator delete(void* memory, std::size_t size) noexcept {
         frame_free(memory, size);
     }
 };
@@ -2808,7 +2827,7 @@ struct task_base : state_base, ready_node {
     bool cancel(std::string_view message) override;
     void note_cancel(std::string_view message);
     int uncancel() noexcept {
-        if (cancel_requests > 0 && --cancel_requests == 0) must_cancel = false;
+        if (cancel_requests > 0 && --cancel_requests == 0) unset(must_cancel);
         return cancel_requests;
     }
 
@@ -2826,6 +2845,15 @@ struct task_base : state_base, ready_node {
     // Destroys the frames, innermost first, however deep they are nested.
     ASYNCIO_API void destroy_frames() noexcept;
     ASYNCIO_API void leave_loop() noexcept;
+    // Takes it from the loop's list of tasks.
+    void unlist() noexcept {
+        loop_core& loop = *core;
+        if (loop.tracing) [[unlikely]] trace_end();
+        (previous_task ? previous_task->following_task : loop.tasks) = following_task;
+        if (following_task) following_task->previous_task = previous_task;
+        --loop.task_count;
+    }
+    ASYNCIO_API void trace_end() noexcept;
 
     promise_base* root = nullptr;
     promise_base* at = nullptr; // what the next step, or this one, resumes
@@ -2834,10 +2862,21 @@ struct task_base : state_base, ready_node {
     int cancel_requests = 0;
     std::uint32_t id = 0;
     bool more = false;        // the running step resumes `at` next
-    bool must_cancel = false; // the next step delivers a cancellation
-    bool deliver = false;     // this step does
-    bool started = false;
-    bool must_confirm = false; // the next step asks `waiting` whether to go on
+    // What the next step has to see to before it resumes anything; mostly nothing.
+    enum : std::uint8_t {
+        must_cancel = 1,  // it delivers a cancellation
+        must_confirm = 2, // it asks `waiting` whether to go on
+        gone = 4          // the frames are destroyed
+    };
+    std::uint8_t attention = 0;
+    // A task that has begun runs, or waits somewhere.
+    bool fresh() const noexcept { return !waiting && core->current != this; }
+    bool has(std::uint8_t what) const noexcept { return (attention & what) != 0; }
+    void set(std::uint8_t what) noexcept { attention |= what; }
+    void unset(std::uint8_t what) noexcept { attention &= static_cast<std::uint8_t>(~what); }
+
+    // The parent of every root: the step that comes to it has ended the task.
+    static promise_base end;
     box<task_extras> extras;
     context_slot variables;
     task_base* previous_task = nullptr;
@@ -2870,6 +2909,9 @@ public:
     // already, and its next step delivers it.
     virtual bool on_cancel() noexcept = 0;
 
+    // The step that comes next throws here.
+    void deliver_cancellation() noexcept { cancelled_ = true; }
+
     // After wake_and_confirm(), when the step has come: false, after wait_again(),
     // if the task has to wait on.
     virtual bool confirm() noexcept { return true; }
@@ -2893,15 +2935,16 @@ protected:
     template <class Promise>
     [[nodiscard]] bool suspend(std::coroutine_handle<Promise> h) noexcept {
         enter(h.promise());
-        if (!task_->must_cancel) return true;
-        task_->must_cancel = false;
+        if (!task_->has(task_base::must_cancel)) [[likely]] return true;
+        task_->unset(task_base::must_cancel);
         cancel_here();
         return false;
     }
     void enter(promise_base& promise) noexcept {
-        task_ = promise.owner;
-        task_->at = &promise;
-        task_->waiting = this;
+        task_base* const task = promise.owner;
+        task_ = task;
+        task->at = &promise;
+        task->waiting = this;
     }
 
     // The task goes on in the next turn.
@@ -2913,9 +2956,11 @@ protected:
 
     // The same, but asks confirm() first.
     void wake_and_confirm() noexcept {
-        task_->must_confirm = true;
+        task_->set(task_base::must_confirm);
         wake();
     }
+    // Its step has to ask confirm() first.
+    void confirm_first() noexcept { task_->set(task_base::must_confirm); }
     void wait_again() noexcept { woken_ = false; }
 
     // The same, but in the next frame of an embedded loop.
@@ -2947,11 +2992,7 @@ protected:
 
     // First thing in await_resume. True: give back what had been granted, then
     // throw_cancelled(). Also right when nothing was suspended.
-    bool interrupted() noexcept {
-        if (!task_) return false;
-        const bool deliver = std::exchange(task_->deliver, false);
-        return deliver || cancelled_;
-    }
+    bool interrupted() const noexcept { return cancelled_; }
     [[noreturn]] void throw_cancelled() { task_->throw_cancelled(); }
 
     task_base* task() const noexcept { return task_; }
@@ -3050,10 +3091,11 @@ bool start_child(promise_base& parent, promise_base& child, std::coroutine_handl
                  Ended ended) noexcept {
     task_base& task = *parent.owner;
     child.owner = &task;
-    if (task.nested < task_base::most_nested) {
-        ++task.nested;
-        child.self.resume();
-        --task.nested;
+    const std::uint32_t depth = task.nested;
+    if (depth < task_base::most_nested) {
+        task.nested = depth + 1;
+        child.self().resume();
+        task.nested = depth;
         if (ended()) return false;
     } else {
         task.at = &child;
@@ -3070,13 +3112,7 @@ class coro_awaiter {
 public:
     using belongs_to_asyncio = void;
 
-    explicit coro_awaiter(std::coroutine_handle<promise<T>> child) noexcept
-        : child_(child), handle_(child) {}
-    coro_awaiter(const coro_awaiter&) = delete;
-    coro_awaiter& operator=(const coro_awaiter&) = delete;
-    ~coro_awaiter() {
-        if (handle_) handle_.destroy();
-    }
+    explicit coro_awaiter(std::coroutine_handle<>& child) noexcept : child_(child) {}
 
     bool await_ready() const {
         if (!child_)
@@ -3089,18 +3125,26 @@ public:
     bool await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
         static_assert(std::derived_from<Promise, promise_base>,
                       "asyncio: a coro is awaited in a coro");
-        return start_child(waiter.promise(), child_.promise(), handle_,
-                           [this] { return child_.done(); });
+        const std::coroutine_handle<> child = child_;
+        return start_child(waiter.promise(), promise_of(child), child_,
+                           [child] { return child.done(); });
     }
 
+    // The frame goes here, as soon as its result is out.
     T await_resume() {
-        promise<T>& result = child_.promise();
-        return result.take();
+        struct ended {
+            std::coroutine_handle<> frame;
+            ~ended() { frame.destroy(); }
+        } child{std::exchange(child_, nullptr)};
+        return promise_of(child.frame).take();
     }
 
 private:
-    std::coroutine_handle<promise<T>> child_;
-    std::coroutine_handle<> handle_;
+    static promise<T>& promise_of(std::coroutine_handle<> frame) noexcept {
+        return std::coroutine_handle<promise<T>>::from_address(frame.address()).promise();
+    }
+
+    std::coroutine_handle<>& child_; // the coro's own
 };
 
 struct final_awaiter {
@@ -3121,29 +3165,30 @@ class foreign_awaiter;
 
 // Awaits an awaiter where it stands. g++ would copy one that await_transform
 // returns by reference.
-template <class Awaiter>
+template <class Awaiter, class Promise>
 class in_place {
 public:
-    explicit in_place(Awaiter& awaiter) noexcept : awaiter_(awaiter) {}
+    in_place(Awaiter& awaiter, Promise& promise) noexcept : awaiter_(awaiter), promise_(promise) {}
     bool await_ready() const { return awaiter_.await_ready(); }
-    template <class Promise>
-    auto await_suspend(std::coroutine_handle<Promise> h) const {
-        return awaiter_.await_suspend(h);
+    // By the promise's own address; the handle would have to be loaded from the frame.
+    auto await_suspend(std::coroutine_handle<>) const {
+        return awaiter_.await_suspend(std::coroutine_handle<Promise>::from_promise(promise_));
     }
     decltype(auto) await_resume() const { return awaiter_.await_resume(); }
 
 private:
     Awaiter& awaiter_;
+    Promise& promise_;
 };
 
 // What a coroutine of this library really awaits in place of `awaited`.
-template <class A>
-decltype(auto) transform_await(A&& awaited) {
+template <class A, class Promise>
+decltype(auto) transform_await(A&& awaited, Promise& promise) {
     using awaiter = std::remove_cvref_t<decltype(get_awaiter(std::forward<A>(awaited)))>;
     constexpr bool ours = requires { typename awaiter::belongs_to_asyncio; } ||
                           std::derived_from<awaiter, suspension>;
     if constexpr (ours && std::is_same_v<awaiter, std::remove_cvref_t<A>>)
-        return in_place<awaiter>(awaited);
+        return in_place<awaiter, Promise>(awaited, promise);
     else if constexpr (ours)
         return get_awaiter(std::forward<A>(awaited));
     else
@@ -3151,33 +3196,66 @@ decltype(auto) transform_await(A&& awaited) {
             get_awaiter(std::forward<A>(awaited)));
 }
 
+// The result of a coroutine: nothing until it ends, then a value or an error.
 template <class T>
-struct promise_result : promise_base {
-    // Neither of them is set until the coroutine ends.
-    std::optional<stored<T>> value;
-    std::exception_ptr exception;
+class promise_result : public promise_base {
+public:
+    promise_result() noexcept {}
+    ~promise_result() { clear(); }
 
     template <class U = T>
         requires std::constructible_from<T, U>
     void return_value(U&& v) {
-        if constexpr (std::is_reference_v<T>) value.emplace(std::addressof(v));
-        else value.emplace(std::forward<U>(v));
+        if constexpr (std::is_reference_v<T>) std::construct_at(&value_, std::addressof(v));
+        else std::construct_at(&value_, std::forward<U>(v));
+        holds_ = value;
     }
+    void set_error(std::exception_ptr error) noexcept {
+        clear(); // a local's destructor may throw after co_return
+        std::construct_at(&error_, std::move(error));
+        holds_ = failure;
+    }
+    std::exception_ptr take_error() noexcept {
+        return holds_ == failure ? std::move(error_) : nullptr;
+    }
+    stored<T>&& take_value() noexcept { return std::move(value_); }
     T take() {
-        if (exception) std::rethrow_exception(std::move(exception));
-        if constexpr (std::is_reference_v<T>) return static_cast<T>(**value);
-        else return std::move(*value);
+        if (holds_ == failure) [[unlikely]] std::rethrow_exception(std::move(error_));
+        if constexpr (std::is_reference_v<T>) return static_cast<T>(*value_);
+        else return std::move(value_);
     }
+
+private:
+    enum : std::uint8_t { nothing, value, failure };
+
+    void clear() noexcept {
+        if (holds_ == failure) [[unlikely]] std::destroy_at(&error_);
+        else if constexpr (!std::is_trivially_destructible_v<stored<T>>) {
+            if (holds_ == value) std::destroy_at(&value_);
+        }
+        holds_ = nothing;
+    }
+
+    union {
+        stored<T> value_;
+        std::exception_ptr error_;
+    };
+    std::uint8_t holds_ = nothing;
 };
 
 template <>
-struct promise_result<void> : promise_base {
-    std::exception_ptr exception;
-
+class promise_result<void> : public promise_base {
+public:
     void return_void() const noexcept {}
+    void set_error(std::exception_ptr error) noexcept { error_ = std::move(error); }
+    std::exception_ptr take_error() noexcept { return std::move(error_); }
+    std::monostate take_value() const noexcept { return {}; }
     void take() {
-        if (exception) std::rethrow_exception(std::move(exception));
+        if (error_) [[unlikely]] std::rethrow_exception(std::move(error_));
     }
+
+private:
+    std::exception_ptr error_;
 };
 
 template <class T>
@@ -3185,13 +3263,13 @@ struct promise : promise_result<T> {
     coro<T> get_return_object() noexcept;
     std::suspend_always initial_suspend() const noexcept { return {}; }
     final_awaiter final_suspend() const noexcept { return {}; }
-    void unhandled_exception() noexcept { this->exception = std::current_exception(); }
+    void unhandled_exception() noexcept { this->set_error(std::current_exception()); }
 
     template <class A>
     decltype(auto) await_transform(
         A&& awaited, std::source_location here = std::source_location::current()) {
         this->place = here;
-        return transform_await(std::forward<A>(awaited));
+        return transform_await(std::forward<A>(awaited), *this);
     }
 };
 
@@ -3223,7 +3301,7 @@ public:
     ///
     /// Throws: what the coroutine throws; invalid_state_error the second time.
     detail::coro_awaiter<T> operator co_await() && noexcept {
-        return detail::coro_awaiter<T>(release());
+        return detail::coro_awaiter<T>(handle_);
     }
 
     template <class U = T>
@@ -3236,14 +3314,15 @@ public:
 
     // For the library's own functions: gives up the frame.
     std::coroutine_handle<promise_type> release() noexcept {
-        return std::exchange(handle_, nullptr);
+        return std::coroutine_handle<promise_type>::from_address(
+            std::exchange(handle_, nullptr).address());
     }
 
 private:
     friend promise_type;
     explicit coro(std::coroutine_handle<promise_type> handle) noexcept : handle_(handle) {}
 
-    std::coroutine_handle<promise_type> handle_;
+    std::coroutine_handle<> handle_;
 };
 
 /// Values that come one after another, with pauses between them: a coroutine that
@@ -3314,7 +3393,6 @@ public:
 
     async_generator get_return_object() noexcept {
         const auto handle = std::coroutine_handle<promise_type>::from_promise(*this);
-        self = handle;
         return async_generator(handle);
     }
     std::suspend_always initial_suspend() const noexcept { return {}; }
@@ -3330,7 +3408,7 @@ public:
     decltype(auto) await_transform(
         A&& awaited, std::source_location here = std::source_location::current()) {
         place = here;
-        return detail::transform_await(std::forward<A>(awaited));
+        return detail::transform_await(std::forward<A>(awaited), *this);
     }
 
     std::optional<T> value;
@@ -3590,11 +3668,7 @@ class future_awaiter : suspension, completion_node {
 public:
     using belongs_to_asyncio = void;
 
-    explicit future_awaiter(ref_ptr<state_base> state) noexcept : state_(std::move(state)) {
-        completed = [](completion_node* node, state_base&) noexcept {
-            static_cast<future_awaiter*>(node)->wake();
-        };
-    }
+    explicit future_awaiter(ref_ptr<state_base> state) noexcept : state_(std::move(state)) {}
     future_awaiter(const future_awaiter&) = delete;
     future_awaiter& operator=(const future_awaiter&) = delete;
     ~future_awaiter() {
@@ -3612,8 +3686,12 @@ public:
         task_base& waiter = *static_cast<promise_base&>(h.promise()).owner;
         require_awaitable(waiter, *state_);
         enter(h.promise());
+        completed = [](completion_node* node, state_base&) noexcept {
+            static_cast<future_awaiter&>(*node).wake();
+        };
         state_->link(*this);
-        if (waiter.must_cancel && on_cancel()) waiter.must_cancel = false;
+        if (waiter.has(task_base::must_cancel) && on_cancel())
+            waiter.unset(task_base::must_cancel);
     }
     decltype(auto) await_resume() {
         if (interrupted()) throw_cancelled();
@@ -3750,7 +3828,9 @@ private:
 template <class T>
 coro<T> promise<T>::get_return_object() noexcept {
     auto handle = std::coroutine_handle<promise>::from_promise(*this);
-    this->self = handle;
+    static_assert(alignof(promise) <= 2 * sizeof(void*),
+                  "asyncio::coro<T>: frames are aligned for pointers only; "
+                  "return an over-aligned T by std::unique_ptr");
     return coro<T>(handle);
 }
 
@@ -3759,14 +3839,16 @@ void task_state<T>::finish() {
     auto frame = std::coroutine_handle<promise<T>>::from_promise(
         *static_cast<promise<T>*>(this->root));
     promise<T>& result = frame.promise();
-    std::exception_ptr error = std::move(result.exception);
-    if (!error) {
-        if constexpr (std::is_void_v<T>) this->value.emplace();
-        else this->value = std::move(result.value);
-    }
+    std::exception_ptr error = result.take_error();
+    if (!error) this->value.emplace(result.take_value());
     this->root = nullptr;
     frame.destroy();
-    this->end_with(std::move(error));
+    if (error || this->attention != 0) [[unlikely]] return this->end_with(std::move(error));
+    // The loop's count is this function's from here on.
+    const auto kept = ref_ptr<state_base>::adopt(this);
+    this->current = state_base::status::finished;
+    if (this->waiters) this->wake_waiters();
+    this->unlist();
 }
 
 // Makes a coroutine of anything awaitable, owning it.
@@ -4389,7 +4471,7 @@ coro<outcome<await_result_t<A>>> run_as_outcome(coro<await_result_t<A>> work) {
     // A cancellation that is meant for the caller goes on; one of `work` is a result.
     task_base& self = *running_core()->current;
     const int requests = self.cancel_requests;
-    const bool pending = self.must_cancel;
+    const bool pending = self.has(task_base::must_cancel);
     std::exception_ptr failure;
     try {
         if constexpr (std::is_void_v<T>) {
@@ -4401,7 +4483,8 @@ coro<outcome<await_result_t<A>>> run_as_outcome(coro<await_result_t<A>> work) {
     } catch (...) {
         failure = std::current_exception();
     }
-    const bool caller = self.cancel_requests > requests || (pending && !self.must_cancel);
+    const bool delivered = pending && !self.has(task_base::must_cancel);
+    const bool caller = self.cancel_requests > requests || delivered;
     if (kind_of(failure) == error_kind::interrupt ||
         (caller && kind_of(failure) == error_kind::cancelled))
         std::rethrow_exception(std::move(failure));
@@ -5206,7 +5289,7 @@ private:
         leave();
         if (woken() && !needs_owner()) return false;
         orphaned_ = true;
-        if (woken()) task()->must_confirm = true;
+        if (woken()) task()->set(task_base::must_confirm);
         return true;
     }
 
@@ -5817,15 +5900,15 @@ class fifo_store {
 public:
     std::size_t size() const noexcept { return size_; }
     void push(T&& item) {
-        if (size_ == slots_.size()) grow();
-        slots_[(first_ + size_) & (slots_.size() - 1)].emplace(std::move(item));
+        if (size_ > mask_ || slots_.empty()) grow();
+        slots_[(first_ + size_) & mask_].emplace(std::move(item));
         ++size_;
     }
     T pop() {
         std::optional<T>& slot = slots_[first_];
         T item = std::move(*slot);
         slot.reset();
-        first_ = (first_ + 1) & (slots_.size() - 1);
+        first_ = (first_ + 1) & mask_;
         --size_;
         return item;
     }
@@ -5835,12 +5918,14 @@ private:
     void grow() {
         std::vector<std::optional<T>> larger(slots_.empty() ? 8 : slots_.size() * 2);
         for (std::size_t i = 0; i < size_; ++i)
-            larger[i] = std::move(slots_[(first_ + i) & (slots_.size() - 1)]);
+            larger[i] = std::move(slots_[(first_ + i) & mask_]);
         slots_ = std::move(larger);
+        mask_ = slots_.size() - 1;
         first_ = 0;
     }
 
     std::vector<std::optional<T>> slots_; // their number is a power of two
+    std::size_t mask_ = 0;
     std::size_t first_ = 0;
     std::size_t size_ = 0;
 };
@@ -5924,9 +6009,15 @@ protected:
     protected:
         line_waiter(queue_base& queue, line& l) noexcept : queue_(&queue), line_(&l) {}
         line_waiter(line_waiter&& other) noexcept : line_waiter(*other.queue_, *other.line_) {}
-        ~line_waiter();
+        [[gnu::always_inline]] ~line_waiter() {
+            if (in_) [[unlikely]] leave_frame();
+        }
 
         void join() noexcept { line_->join(*this); }
+        // First thing in await_resume.
+        void leave() noexcept {
+            if (in_) line_->leave(*this);
+        }
         // It was cancelled: what it may have been woken for is the next one's.
         void pass_on() noexcept {
             if (!line_) return; // the queue is gone
@@ -5942,6 +6033,7 @@ protected:
     private:
         friend class line;
         friend struct chain;
+        void leave_frame() noexcept;
         line* line_; // null when the queue is gone
         line_waiter* previous_ = nullptr;
         line_waiter* following_ = nullptr;
@@ -5980,18 +6072,23 @@ protected:
         void wake_all() noexcept {
             while (asleep_.first) wake_one();
         }
+        // Somebody else took what the woken ones were to get: their steps look first.
+        void check_promises(std::size_t available) noexcept {
+            if (promised > available) [[unlikely]] doubt();
+        }
         // The queue goes. Who waits stays suspended, unless it had been shut down.
         ASYNCIO_API void detach_all(bool shut_down) noexcept;
 
         std::size_t promised = 0; // the number of woken ones
 
     private:
+        ASYNCIO_API void doubt() noexcept;
         void wake_one() noexcept {
             line_waiter& w = *asleep_.first;
             asleep_.remove(w);
             woken_.insert(w, nullptr);
             ++promised;
-            w.wake_and_confirm();
+            w.wake();
         }
         chain asleep_; // in the order of their tickets
         chain woken_;
@@ -6018,10 +6115,12 @@ protected:
     void item_added() noexcept {
         ++count_;
         if (unfinished_++ == 0) finished_.clear();
+        if (maxsize_ != 0) putters_.check_promises(free_slots());
         wake_getter();
     }
     void item_taken() noexcept {
         --count_;
+        getters_.check_promises(count_);
         wake_putter();
         // Who came after shutdown() and waited for what others had been woken for.
         if (shut_down_ && count_ == 0) getters_.wake_all();
@@ -6065,9 +6164,9 @@ inline bool queue_base::line_waiter::confirm() noexcept {
     return false;
 }
 
-inline queue_base::line_waiter::~line_waiter() {
+inline void queue_base::line_waiter::leave_frame() noexcept {
     // When the frame goes before its step, what it was woken for is the next one's.
-    if (in_ && line_->leave(*this)) pass_on();
+    if (line_->leave(*this)) pass_on();
 }
 
 template <class T, class Store>
@@ -6162,6 +6261,7 @@ public:
         if (this->suspend(h)) this->join();
     }
     Result await_resume() {
+        this->leave();
         if (this->interrupted()) {
             this->pass_on();
             this->throw_cancelled();
@@ -6200,6 +6300,7 @@ public:
         if (this->suspend(h)) this->join();
     }
     void await_resume() {
+        this->leave();
         if (this->interrupted()) {
             this->pass_on();
             this->throw_cancelled();
@@ -10615,7 +10716,7 @@ void event_loop::run_forever() {
 
 void event_loop::stop() noexcept { stopping_ = true; }
 
-inline std::size_t event_loop::turn(bool may_sleep) {
+[[gnu::always_inline]] inline std::size_t event_loop::turn(bool may_sleep) {
     const detail::loop_core& core = *core_;
     if (turns_left_ > 0 && !core.ready.empty() && !core.ask_soon &&
         !core.inbox.load(std::memory_order_relaxed) &&
@@ -10737,17 +10838,26 @@ void event_loop::shuffle_ready() {
 
 // Runs what is ready now; what that adds stays for the next turn. An interrupt that
 // is thrown out leaves the rest in the queue.
-inline std::size_t event_loop::run_ready() {
+[[gnu::always_inline]] inline std::size_t event_loop::run_ready() {
     detail::ready_queue& ready = core_->ready;
-    detail::ready_node* const last = ready.last;
-    if (!last) return 0;
+    detail::ready_node* node = ready.first;
+    if (!node) return 0;
+    ready.first = nullptr;
+    detail::ready_node** const end = std::exchange(ready.tail, &ready.first);
+    detail::ready_node* next = nullptr;
     std::size_t ran = 0;
-    detail::ready_node* node = nullptr;
-    do {
-        node = ready.pop();
-        ++ran;
-        node->run(node);
-    } while (node != last);
+    try {
+        do {
+            next = node->next; // the node may be gone after it ran
+            ++ran;
+            node->run(node);
+            node = next;
+        } while (node);
+    } catch (...) { // an interrupt: the rest runs when the loop runs again
+        if (next) ready.prepend(next, end);
+        metrics_.callbacks += ran;
+        throw;
+    }
     metrics_.callbacks += ran;
     return ran;
 }
@@ -10755,12 +10865,12 @@ inline std::size_t event_loop::run_ready() {
 std::size_t event_loop::run_ready_watched() {
     if (shuffle_state_) shuffle_ready();
     detail::ready_queue& ready = core_->ready;
-    detail::ready_node* const last = ready.last;
-    if (!last) return 0;
+    if (ready.empty()) return 0;
+    detail::ready_node** const end = ready.tail;
     std::size_t ran = 0;
     for (bool more = true; more;) {
         detail::ready_node* const node = ready.pop();
-        more = node != last; // before it runs: it may be gone afterwards
+        more = &node->next != end; // before it runs: it may be gone afterwards
         ++ran;
         run_watched(node);
     }
@@ -10940,6 +11050,10 @@ bool state_base::cancel(std::string_view message) {
 
 void state_base::complete(status how) noexcept {
     current = how;
+    wake_waiters();
+}
+
+void state_base::wake_waiters() noexcept {
     while (completion_node* node = waiters) {
         unlink(*node);
         node->completed(node, *this);
@@ -11094,6 +11208,7 @@ void task_base::start(promise_base& promise) noexcept {
 
 void task_base::enlist(promise_base& promise) noexcept {
     root = at = &promise;
+    promise.parent = &end;
     promise.owner = this;
     id = ++core->last_task_id;
     ++core->task_count;
@@ -11121,14 +11236,11 @@ void task_base::start_eagerly(promise_base& promise) {
 }
 
 void task_base::leave_loop() noexcept {
-    if (core->tracing) core->tracing->task_ended(*this);
-    if (previous_task) previous_task->following_task = following_task;
-    else core->tasks = following_task;
-    if (following_task) following_task->previous_task = previous_task;
-    previous_task = following_task = nullptr;
-    --core->task_count;
+    unlist();
     release();
 }
+
+void task_base::trace_end() noexcept { core->tracing->task_ended(*this); }
 
 bool task_base::cancel(std::string_view message) {
     if (done()) return false;
@@ -11147,7 +11259,7 @@ bool task_base::cancel(std::string_view message) {
         return true;
     }
     if (last->waiting && last->waiting->on_cancel()) return true;
-    last->must_cancel = true;
+    last->set(must_cancel);
     return true;
 }
 
@@ -11175,29 +11287,38 @@ std::string task_base::name() const {
 // One step: resumes where the task stands, and whatever is to go on after that,
 // until the task has to wait or has ended.
 void task_base::step(ready_node* node) {
-    task_base& self = *static_cast<task_base*>(node);
-    if (!self.root) return; // its frames were destroyed
-    if ((self.must_confirm || self.must_cancel) && !self.prepare_step()) return;
-    self.started = true;
+    task_base& self = static_cast<task_base&>(*node);
+    if (self.attention != 0 && !self.prepare_step()) [[unlikely]] return;
     self.waiting = nullptr;
     loop_core& loop = *self.core;
     loop.current = &self;
     this_thread_context = &self.variables;
     do {
         self.more = false;
-        self.at->self.resume();
-    } while (self.more);
+        self.at->self().resume();
+    } while (self.more && self.at != &end);
     loop.current = nullptr;
     this_thread_context = nullptr;
-    if (self.root->self.done()) self.finish();
+    if (self.more) self.finish();
 }
+
+promise_base task_base::end;
 
 // What is rare before a step. False: there is none.
 bool task_base::prepare_step() {
-    if (std::exchange(must_confirm, false) && !waiting->confirm() && !must_cancel) return false;
-    if (!std::exchange(must_cancel, false)) return true;
-    deliver = started;
-    if (started) return true;
+    if (has(gone)) return false;
+    if (has(must_confirm)) {
+        unset(must_confirm);
+        if (!waiting->confirm() && !has(must_cancel)) return false;
+    }
+    const bool cancelled = has(must_cancel);
+    const bool begun = waiting != nullptr;
+    attention = 0;
+    if (!cancelled) return true;
+    if (begun) {
+        waiting->deliver_cancellation();
+        return true;
+    }
     // Cancelled before it began: nothing of it ever runs.
     const ref_ptr<state_base> kept(this);
     destroy_frames();
@@ -11210,7 +11331,7 @@ bool task_base::prepare_step() {
 void task_base::end_with(std::exception_ptr error) {
     const ref_ptr<state_base> kept(this);
     const error_kind kind = error ? kind_of(error) : error_kind::ordinary;
-    if (!error && must_cancel) {
+    if (!error && has(must_cancel)) {
         // It cancelled itself and then returned: the cancellation wins.
         complete_cancelled(std::make_exception_ptr(
             cancelled_error(extras ? extras->cancel_message : std::string())));
@@ -11233,10 +11354,11 @@ void task_base::destroy_frames() noexcept {
     promise_base* const first = root;
     // While the frames go, wake-ups of this task lead nowhere.
     root = nullptr;
+    set(gone);
     for (promise_base* p = at; p;) {
         promise_base* const parent = p == first ? nullptr : p->parent;
-        if (p->held_by) *p->held_by = nullptr;
-        p->self.destroy();
+        if (parent) *p->held_by = nullptr;
+        p->self().destroy();
         p = parent;
     }
 }
@@ -12148,12 +12270,17 @@ void detail::queue_base::shut_down(std::size_t dropped) noexcept {
     putters_.wake_all();
 }
 
+void detail::queue_base::line::doubt() noexcept {
+    for (line_waiter* w = woken_.first; w; w = w->following_) w->confirm_first();
+}
+
 void detail::queue_base::line::detach_all(bool shut_down) noexcept {
     for (chain* const from : {&asleep_, &woken_})
         while (line_waiter* w = from->first) {
             from->remove(*w);
             w->line_ = nullptr;
             w->ended_ = shut_down;
+            if (!shut_down && w->woken()) w->confirm_first();
             if (!shut_down) report_orphan(*w->task());
             else if (!w->woken()) w->wake();
         }
@@ -16615,7 +16742,7 @@ private:
 std::vector<const promise_base*> coroutines_of(const task_base& task) {
     const std::string_view own = std::source_location::current().file_name();
     std::vector<const promise_base*> chain;
-    for (const promise_base* p = task.started ? task.at : nullptr; p;
+    for (const promise_base* p = !task.fresh() ? task.at : nullptr; p;
          p = p == task.root ? nullptr : p->parent)
         if (p->place.file_name() != own) chain.push_back(p);
     return chain;
@@ -16642,7 +16769,7 @@ void print_graph(std::ostream& out, const await_graph& graph, const task_base& t
                  std::optional<int> limit, const std::string& indent,
                  std::vector<const task_base*>& above) {
     out << indent << "* task '" << task.name() << "'"
-        << (task.core->current == &task ? ", running" : !task.started ? ", not started" : "")
+        << (task.core->current == &task ? ", running" : task.fresh() ? ", not started" : "")
         << '\n';
     std::vector<const promise_base*> chain = coroutines_of(task);
     std::reverse(chain.begin(), chain.end()); // the outermost first
