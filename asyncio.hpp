@@ -1846,6 +1846,7 @@ struct loop_core {
     int clock_holds = 0;  // above 0: the virtual clock stands still
     bool closing = false;  // the pending is being destroyed
     bool dropping = false; // queues are emptied: nodes free what they own and call nobody
+    bool ending_frames = false; // what they hold and never awaited is nobody's oversight
     bool closed = false;
     bool polling = false; // inside poll() or run_for()
     bool debug = false;
@@ -1958,6 +1959,9 @@ inline shared_core share(loop_core& core) noexcept {
 
 // The core of the loop that runs on this thread.
 extern thread_local constinit loop_core* this_thread_core;
+
+// What ASYNCIO_DEBUG says, the macro or the environment's variable.
+bool debug_by_default() noexcept;
 
 inline loop_core* running_core() noexcept { return this_thread_core; }
 
@@ -2780,6 +2784,7 @@ namespace detail {
 
 class suspension;
 struct task_base;
+struct reference_mark;
 
 ASYNCIO_API std::uint64_t next_variable_id() noexcept;
 [[noreturn]] ASYNCIO_API void throw_no_variable(const std::string& name);
@@ -2788,6 +2793,8 @@ ASYNCIO_API std::uint64_t next_variable_id() noexcept;
 struct promise_base {
     // Initialises what is read before it is set, and no more: this is on every call.
     promise_base() noexcept {}
+    // One that belongs to no coroutine: somewhere to point to.
+    constexpr explicit promise_base(std::nullptr_t) noexcept : owner(nullptr), held_by(nullptr) {}
 
     // A frame begins two pointers before its promise, whatever the promise's type.
     std::coroutine_handle<> self() noexcept {
@@ -2797,7 +2804,7 @@ struct promise_base {
     promise_base* parent = nullptr;   // who awaits this one; null while it has not suspended
     task_base* owner;                 // the task it runs in, once it runs
     std::coroutine_handle<>* held_by; // the parent's handle, once parent is set
-    std::source_location place;       // where it awaits
+    std::source_location place;       // where it awaits; its function before it begins
 
     static void* operator new(std::size_t size) { return frame_alloc(size); }
     [[gnu::always_inline]] static void operator delete(void* memory, std::size_t size) noexcept {
@@ -2823,6 +2830,7 @@ struct task_base : state_base, ready_node {
     // The same, but takes its first step at once.
     ASYNCIO_API void start_eagerly(promise_base& promise);
     ASYNCIO_API void enlist(promise_base& promise) noexcept;
+    void report_references(const reference_mark& mark) const noexcept;
 
     bool cancel(std::string_view message) override;
     void note_cancel(std::string_view message);
@@ -3258,9 +3266,16 @@ private:
     std::exception_ptr error_;
 };
 
+// "fetch, client.cpp:12", for reports.
+std::string place_of(const promise_base& p);
+
+// Ends the frame of a coroutine that never ran, and says so in debug mode.
+ASYNCIO_API void drop_never_awaited(std::coroutine_handle<> frame) noexcept;
+
 template <class T>
 struct promise : promise_result<T> {
-    coro<T> get_return_object() noexcept;
+    coro<T> get_return_object(
+        std::source_location here = std::source_location::current()) noexcept;
     std::suspend_always initial_suspend() const noexcept { return {}; }
     final_awaiter final_suspend() const noexcept { return {}; }
     void unhandled_exception() noexcept { this->set_error(std::current_exception()); }
@@ -3271,6 +3286,56 @@ struct promise : promise_result<T> {
         this->place = here;
         return transform_await(std::forward<A>(awaited), *this);
     }
+};
+
+// Where a coroutine's promise points, until it begins, when its function takes
+// references. Debug mode reports it when a task is made of such a coroutine.
+struct reference_mark : promise_base {
+    constexpr reference_mark(std::size_t count, bool first, bool (*holds)(), bool others) noexcept
+        : promise_base(nullptr), parameters(count), in_first(first), first_holds(holds),
+          in_others(others) {}
+    std::size_t parameters; // with the object of a member function, or the closure
+    bool in_first;
+    bool (*first_holds)(); // whether that has members, or captures, that can end too early
+    bool in_others;
+};
+
+// Asked when the program runs: in a lambda's body its type is not complete yet.
+template <class First>
+bool holds_something() {
+    if constexpr (requires { sizeof(std::remove_reference_t<First>); })
+        return !std::is_empty_v<std::remove_reference_t<First>>;
+    else return true;
+}
+
+template <class First, std::size_t Count, bool Others>
+inline constinit reference_mark references_of{Count, std::is_reference_v<First>,
+                                              &holds_something<First>, Others};
+
+template <class T, class First, std::size_t Count, bool Others>
+struct referring_promise : promise<T> {
+    struct start {
+        promise_base& self;
+        bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<>) const noexcept {}
+        void await_resume() const noexcept {
+            if (self.parent == &references_of<First, Count, Others>) self.parent = nullptr;
+        }
+    };
+
+    referring_promise() noexcept { this->parent = &references_of<First, Count, Others>; }
+    start initial_suspend() noexcept { return {*this}; }
+};
+
+template <class T, class... Parameters>
+struct promise_for {
+    using type = promise<T>;
+};
+template <class T, class First, class... Others>
+    requires(std::is_reference_v<First> || (std::is_reference_v<Others> || ...))
+struct promise_for<T, First, Others...> {
+    using type = referring_promise<T, First, sizeof...(Others) + 1,
+                                   (std::is_reference_v<Others> || ...)>;
 };
 
 } // namespace detail
@@ -3294,7 +3359,7 @@ public:
         return *this;
     }
     ~coro() {
-        if (handle_) handle_.destroy();
+        if (handle_) detail::drop_never_awaited(handle_);
     }
 
     /// Runs it within the awaiting task.
@@ -3317,6 +3382,12 @@ public:
         return std::coroutine_handle<promise_type>::from_address(
             std::exchange(handle_, nullptr).address());
     }
+    // For them, too: whoever waits for it outlives what its parameters refer to.
+    void accept_references() noexcept {
+        if (handle_)
+            std::coroutine_handle<promise_type>::from_address(handle_.address()).promise().parent =
+                nullptr;
+    }
 
 private:
     friend promise_type;
@@ -3324,6 +3395,15 @@ private:
 
     std::coroutine_handle<> handle_;
 };
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+template <class T, class... Parameters>
+struct std::coroutine_traits<asyncio::coro<T>, Parameters...> {
+    using promise_type = typename asyncio::detail::promise_for<T, Parameters...>::type;
+};
+
+namespace asyncio::inline ASYNCIO_ABI {
 
 /// Values that come one after another, with pauses between them: a coroutine that
 /// uses `co_yield`.
@@ -3826,7 +3906,8 @@ private:
 };
 
 template <class T>
-coro<T> promise<T>::get_return_object() noexcept {
+coro<T> promise<T>::get_return_object(std::source_location here) noexcept {
+    this->place = here;
     auto handle = std::coroutine_handle<promise>::from_promise(*this);
     static_assert(alignof(promise) <= 2 * sizeof(void*),
                   "asyncio::coro<T>: frames are aligned for pointers only; "
@@ -3874,6 +3955,10 @@ awaitable_base<Self, T>::operator coro<T>() && {
     return as_coro(static_cast<Self&&>(*this));
 }
 
+template <class A>
+inline constexpr bool is_coro = false;
+template <class T>
+inline constexpr bool is_coro<coro<T>> = true;
 template <class A>
 inline constexpr bool is_task = false;
 template <class T>
@@ -4082,6 +4167,7 @@ private:
 template <class A>
 auto event_loop::run_until_complete(A&& main) {
     detail::refuse_nested_run(this, "asyncio::event_loop::run_until_complete");
+    if constexpr (detail::is_coro<std::remove_cvref_t<A>>) main.accept_references();
     auto result = detail::ensure_future(*core_, std::forward<A>(main));
     run_until_done(result.state());
     return std::move(result).result();
@@ -4090,6 +4176,7 @@ auto event_loop::run_until_complete(A&& main) {
 template <class A>
 await_result_t<A> runner::run(A&& main) {
     detail::refuse_nested_run(nullptr, "asyncio::runner::run");
+    if constexpr (detail::is_coro<std::remove_cvref_t<A>>) main.accept_references();
     get_loop();
     task_options options;
     options.ctx = &*context_;
@@ -10471,6 +10558,11 @@ void event_loop::take_signals() {
 
 // -- the loop ------------------------------------------------------------------------
 
+bool detail::debug_by_default() noexcept {
+    const char* const text = std::getenv("ASYNCIO_DEBUG");
+    return ASYNCIO_DEBUG != 0 || (text && *text && std::strcmp(text, "0") != 0);
+}
+
 event_loop::event_loop(detail::implementation_present, const run_options& options)
     : core_(new detail::loop_core), rest_(new rest) {
     detail::refuse_in_worker();
@@ -10480,10 +10572,7 @@ event_loop::event_loop(detail::implementation_present, const run_options& option
             "asyncio::run_options: time_scale must be a positive number");
     core_->loop = this;
     core_->clock = options.clock;
-    core_->debug = options.debug.value_or(ASYNCIO_DEBUG != 0 || [] {
-        const char* text = std::getenv("ASYNCIO_DEBUG");
-        return text && *text && std::strcmp(text, "0") != 0;
-    }());
+    core_->debug = options.debug.value_or(detail::debug_by_default());
     if (options.clock == clock_kind::real && options.time_scale != 1.0)
         rescale(options.time_scale, false);
     shuffle_state_ = options.shuffle_seed;
@@ -11207,6 +11296,7 @@ void task_base::start(promise_base& promise) noexcept {
 }
 
 void task_base::enlist(promise_base& promise) noexcept {
+    const promise_base* const references = promise.parent;
     root = at = &promise;
     promise.parent = &end;
     promise.owner = this;
@@ -11217,6 +11307,95 @@ void task_base::enlist(promise_base& promise) noexcept {
     core->tasks = this;
     add_ref(); // the loop's
     if (core->tracing) core->tracing->task_started(*this);
+    if (references && core->debug)
+        report_references(static_cast<const reference_mark&>(*references));
+}
+
+// "fetch, client.cpp:12". g++ names the function that a coroutine is turned into, with
+// its frame as the parameter.
+std::string place_of(const promise_base& p) {
+    std::string_view function = p.place.function_name();
+    if (p.place.file_name() == std::string_view(std::source_location::current().file_name())) {
+        function = function.substr(0, function.find("("));
+        return std::string(function.substr(function.rfind(':') + 1)) + " of asyncio.hpp";
+    }
+    if (function.ends_with(".Frame*)")) {
+        std::size_t begin = function.size() - 1;
+        for (int depth = 0; begin > 0; --begin) {
+            if (function[begin] == ')') ++depth;
+            if (function[begin] == '(' && --depth == 0) break;
+        }
+        function = function.substr(0, begin);
+        if (function.starts_with("void ")) function.remove_prefix(5);
+    }
+    return std::string(function) + ", " + p.place.file_name() + ":" +
+           std::to_string(p.place.line());
+}
+
+// How many parameters the signature lists that a compiler gives for a coroutine, as in
+// `coro<int> app::fetch(url, int&) [with T = int]` or `main()::<lambda(int)>`.
+static std::size_t listed_parameters(std::string_view signature) {
+    signature = signature.substr(0, signature.find(" ["));
+    const std::size_t end = signature.rfind(')');
+    if (end == std::string_view::npos) return 0;
+    std::size_t count = 1;
+    int depth = 0;
+    std::size_t at = end;
+    while (at-- > 0) {
+        const char c = signature[at];
+        if (c == '(' && depth == 0) break;
+        if (c == ')' || c == '>' || c == ']') ++depth;
+        if (c == '(' || c == '<' || c == '[') --depth;
+        if (c == ',' && depth == 0) ++count;
+    }
+    const std::string_view list = signature.substr(at + 1, end - at - 1);
+    return list.empty() || list == "void" ? 0 : count;
+}
+
+// A member function's first parameter is its object, which is likely to live longer than
+// what it starts; a closure is likely not to. Only the signature tells them apart.
+void task_base::report_references(const reference_mark& mark) const noexcept {
+    const std::string_view name = root->place.function_name();
+    try {
+        const bool has_object = listed_parameters(name) + 1 == mark.parameters;
+        const bool call = name.ends_with(")>") || name.find("operator()") != name.npos;
+        std::string what;
+        if (mark.in_first && has_object && call && mark.first_holds()) {
+            what = "is a closure with captures that nobody keeps while the task runs; pass the "
+                   "closure itself, not its call, to create_task(), which keeps it";
+        } else if (mark.in_others || (mark.in_first && !has_object)) {
+            what = "takes a reference, and what that refers to may end before the task; take the "
+                   "parameter by value, or pass the function and its arguments to create_task(), "
+                   "which keeps them";
+        } else {
+            return;
+        }
+        core->loop->call_exception_handler(
+            {"the coroutine of a task " + what + ": " + place_of(*root), {}, this->name()});
+    } catch (...) {
+        // Out of memory: the task goes on without the report.
+    }
+}
+
+void drop_never_awaited(std::coroutine_handle<> frame) noexcept {
+    loop_core* const core = this_thread_core;
+    const bool debug = core ? core->debug && core->loop : debug_by_default();
+    const bool ending = core && (core->closing || core->ending_frames);
+    // While an error is on its way, nobody can await what it passes by.
+    if (debug && !ending && std::uncaught_exceptions() == 0) {
+        const promise_base& promise =
+            std::coroutine_handle<promise_base>::from_address(frame.address()).promise();
+        try {
+            const std::string message =
+                "a coroutine was never awaited; co_await it, or give it to create_task(): " +
+                place_of(promise);
+            if (core) core->loop->call_exception_handler({message, {}, {}});
+            else std::fprintf(stderr, "asyncio: %s\n", message.c_str());
+        } catch (...) {
+            // Out of memory: the coroutine goes without the report.
+        }
+    }
+    frame.destroy();
 }
 
 void task_base::start_eagerly(promise_base& promise) {
@@ -11302,7 +11481,7 @@ void task_base::step(ready_node* node) {
     if (self.more) self.finish();
 }
 
-promise_base task_base::end;
+constinit promise_base task_base::end{nullptr};
 
 // What is rare before a step. False: there is none.
 bool task_base::prepare_step() {
@@ -11355,12 +11534,14 @@ void task_base::destroy_frames() noexcept {
     // While the frames go, wake-ups of this task lead nowhere.
     root = nullptr;
     set(gone);
+    const bool before = std::exchange(core->ending_frames, true);
     for (promise_base* p = at; p;) {
         promise_base* const parent = p == first ? nullptr : p->parent;
         if (parent) *p->held_by = nullptr;
         p->self().destroy();
         p = parent;
     }
+    core->ending_frames = before;
 }
 
 } // namespace detail
@@ -16746,23 +16927,6 @@ std::vector<const promise_base*> coroutines_of(const task_base& task) {
          p = p == task.root ? nullptr : p->parent)
         if (p->place.file_name() != own) chain.push_back(p);
     return chain;
-}
-
-// "fetch, client.cpp:12". g++ names the function that a coroutine is turned into, with
-// its frame as the parameter.
-std::string place_of(const promise_base& p) {
-    std::string_view function = p.place.function_name();
-    if (function.ends_with(".Frame*)")) {
-        std::size_t begin = function.size() - 1;
-        for (int depth = 0; begin > 0; --begin) {
-            if (function[begin] == ')') ++depth;
-            if (function[begin] == '(' && --depth == 0) break;
-        }
-        function = function.substr(0, begin);
-        if (function.starts_with("void ")) function.remove_prefix(5);
-    }
-    return std::string(function) + ", " + p.place.file_name() + ":" +
-           std::to_string(p.place.line());
 }
 
 void print_graph(std::ostream& out, const await_graph& graph, const task_base& task,

@@ -314,3 +314,249 @@ TEST_CASE("a tracer may outlive its loop, and shows what was destroyed with it")
 }
 
 } // TEST_SUITE
+
+namespace traps {
+
+asyncio::coro<int> by_value(int n) {
+    co_await asyncio::sleep(1ms);
+    co_return n;
+}
+
+asyncio::coro<int> by_reference(const int& n) {
+    co_await asyncio::sleep(1ms);
+    co_return n;
+}
+
+asyncio::coro<int> second_by_reference(int n, std::pair<int, std::vector<int>>&& more) {
+    co_await asyncio::sleep(1ms);
+    co_return n + more.first;
+}
+
+template <class T>
+asyncio::coro<T> generic(T a, T& b) {
+    co_await asyncio::sleep(1ms);
+    co_return a + b;
+}
+
+struct forward_declared;
+asyncio::coro<int> by_forward_declared(const forward_declared&) { co_return 1; }
+struct forward_declared {
+    int n = 0;
+};
+
+struct client {
+    int n = 1;
+    asyncio::coro<int> get() {
+        co_await asyncio::sleep(1ms);
+        co_return n;
+    }
+    asyncio::coro<int> get_more(int& more) {
+        co_await asyncio::sleep(1ms);
+        co_return n + more;
+    }
+    asyncio::coro<int> operator()(int more) const {
+        co_await asyncio::sleep(1ms);
+        co_return n + more;
+    }
+    static asyncio::coro<int> get_static(int& n) {
+        co_await asyncio::sleep(1ms);
+        co_return n;
+    }
+};
+
+// Where `reports` says that a function stands: "debugging.cpp:123", without the folders.
+bool names(const asyncio::exception_context& report, std::string_view function) {
+    const std::size_t place = report.message.find("debugging.cpp:");
+    return report.message.find(function) != std::string::npos && place != std::string::npos &&
+           std::stoi(report.message.substr(place + 14)) > 300;
+}
+
+} // namespace traps
+
+TEST_SUITE("coroutine traps") {
+
+#define DEBUG_TEST_CASE(name)                                                                      \
+    ASYNC_TEST_CASE_WITH(name, .debug = true, .clock = asyncio::clock_kind::virtual_time)
+
+DEBUG_TEST_CASE("a task whose coroutine takes a reference is reported, with function and line") {
+    const auto reports = support::collect_reports();
+    int n = 1;
+    auto first = asyncio::create_task(traps::by_reference(n), {.name = "risky"});
+    REQUIRE(reports->size() == 1);
+    CHECK(traps::names(reports->at(0), "by_reference("));
+    CHECK(reports->at(0).message.find("takes a reference") != std::string::npos);
+    CHECK(reports->at(0).task == "risky");
+    CHECK(reports->at(0).exception == nullptr);
+
+    std::pair<int, std::vector<int>> more{1, {}};
+    traps::forward_declared later;
+    auto second = asyncio::create_task(traps::second_by_reference(1, std::move(more)));
+    auto third = asyncio::create_task(traps::generic(1, n));
+    auto fourth = asyncio::create_task(traps::by_forward_declared(later));
+    auto fifth = asyncio::create_task(traps::client::get_static(n));
+    REQUIRE(reports->size() == 5);
+    CHECK(traps::names(reports->at(1), "second_by_reference("));
+    CHECK(traps::names(reports->at(2), "generic("));
+    CHECK(traps::names(reports->at(3), "by_forward_declared("));
+    CHECK(traps::names(reports->at(4), "get_static("));
+    co_await asyncio::gather(first, second, third, fourth, fifth);
+    CHECK(reports->size() == 5);
+}
+
+DEBUG_TEST_CASE("a member function's object is no reference parameter, its others are") {
+    const auto reports = support::collect_reports();
+    traps::client object;
+    int more = 2;
+    auto fine = asyncio::create_task(object.get());
+    CHECK(reports->empty());
+    auto risky = asyncio::create_task(object.get_more(more));
+    REQUIRE(reports->size() == 1);
+    CHECK(traps::names(reports->at(0), "get_more("));
+    co_await asyncio::gather(fine, risky);
+}
+
+DEBUG_TEST_CASE("a task of a capturing closure that nobody keeps is reported") {
+    const auto reports = support::collect_reports();
+    const int n = 1;
+    auto captures = [n](int more) -> asyncio::coro<int> {
+        co_await asyncio::sleep(1ms);
+        co_return n + more;
+    };
+    auto refers = [&n]() -> asyncio::coro<int> {
+        co_await asyncio::sleep(1ms);
+        co_return n;
+    };
+    const traps::client callable;
+    auto first = asyncio::create_task(captures(1));
+    auto second = asyncio::create_task(refers());
+    auto third = asyncio::create_task(callable(1));
+    REQUIRE(reports->size() == 3);
+    for (const asyncio::exception_context& report : *reports) {
+        CHECK(traps::names(report, "("));
+        CHECK(report.message.find("closure with captures") != std::string::npos);
+    }
+    co_await asyncio::gather(first, second, third);
+}
+
+DEBUG_TEST_CASE("what is passed by value, kept by the library or has no captures is not reported") {
+    const auto reports = support::collect_reports();
+    const int n = 1;
+    auto captures = [n](int more) -> asyncio::coro<int> {
+        co_await asyncio::sleep(1ms);
+        co_return n + more;
+    };
+    auto plain = [](int more) -> asyncio::coro<int> {
+        co_await asyncio::sleep(1ms);
+        co_return more;
+    };
+    auto alone = [n]() -> asyncio::coro<int> {
+        co_await asyncio::sleep(1ms);
+        co_return n;
+    };
+    auto a = asyncio::create_task(traps::by_value(1));
+    auto b = asyncio::create_task(plain(1));
+    auto c = asyncio::create_task(captures, 1);
+    auto d = asyncio::create_task(alone);
+    auto e = asyncio::create_task(traps::by_reference, 1);
+    co_await asyncio::gather(a, b, c, d, e);
+    co_await asyncio::gather(alone, alone);
+    co_await asyncio::wait_for(alone, 1s);
+    co_await asyncio::as_outcome(alone);
+    auto in_group = [&](asyncio::task_group& group) { group.create_task(alone); };
+    co_await asyncio::with(asyncio::task_group(), in_group);
+    CHECK(reports->empty());
+}
+
+DEBUG_TEST_CASE("awaiting at once what takes references or captures is not reported") {
+    const auto reports = support::collect_reports();
+    const int n = 1;
+    auto captures = [&n]() -> asyncio::coro<int> {
+        co_await asyncio::sleep(1ms);
+        co_return n;
+    };
+    const int by_reference = co_await traps::by_reference(n);
+    CHECK(by_reference == 1);
+    const int from_closure = co_await captures();
+    CHECK(from_closure == 1);
+    CHECK(reports->empty());
+}
+
+TEST_CASE("run() waits for its coroutine, which may take references") {
+    support::captured_stderr quiet;
+    const int n = 3;
+    CHECK(asyncio::run(traps::by_reference(n), {.debug = true}) == 3);
+    asyncio::event_loop loop({.debug = true});
+    CHECK(loop.run_until_complete(traps::by_reference(n)) == 3);
+    CHECK(quiet.taken() == "");
+}
+
+ASYNC_TEST_CASE("without debug mode nothing of this is reported") {
+    const auto reports = support::collect_reports();
+    const int n = 1;
+    auto task = asyncio::create_task(traps::by_reference(n));
+    { auto dropped = traps::by_value(1); }
+    co_await task;
+    CHECK(reports->empty());
+}
+
+DEBUG_TEST_CASE("a coroutine that was never awaited is reported, with function and line") {
+    const auto reports = support::collect_reports();
+    { auto dropped = traps::by_value(1); }
+    REQUIRE(reports->size() == 1);
+    CHECK(traps::names(reports->at(0), "by_value("));
+    CHECK(reports->at(0).message.find("never awaited") != std::string::npos);
+    {
+        auto outer = asyncio::as_outcome(traps::by_value(1));
+    }
+    REQUIRE(reports->size() == 3);
+    CHECK(reports->at(1).message.find("of asyncio.hpp") != std::string::npos);
+    CHECK(traps::names(reports->at(2), "by_value("));
+    co_return;
+}
+
+DEBUG_TEST_CASE("a coroutine that was awaited, moved, made a task or cancelled is not reported") {
+    const auto reports = support::collect_reports();
+    auto first = traps::by_value(1);
+    auto second = std::move(first);
+    co_await std::move(second);
+    auto task = asyncio::create_task(traps::by_value(1));
+    auto never_began = asyncio::create_task(asyncio::as_outcome(traps::by_value(1)));
+    never_began.cancel();
+    co_await asyncio::wait(task, never_began);
+    CHECK(never_began.cancelled());
+    CHECK(reports->empty());
+}
+
+DEBUG_TEST_CASE("what an error on its way passes by is not reported") {
+    const auto reports = support::collect_reports();
+    bool caught = false;
+    try {
+        auto dropped = traps::by_value(1);
+        throw std::runtime_error("no luck");
+    } catch (const std::runtime_error&) {
+        caught = true;
+    }
+    CHECK(caught);
+    CHECK(reports->empty());
+    co_return;
+}
+
+TEST_CASE("coroutines that go with their loop are not reported") {
+    support::captured_stderr quiet;
+    {
+        asyncio::event_loop loop({.debug = true});
+        auto holds = [](asyncio::coro<int> inner) -> asyncio::coro<int> {
+            co_await asyncio::sleep(1h);
+            co_return co_await std::move(inner);
+        };
+        auto task = loop.create_task(holds(traps::by_value(1)));
+        loop.run_once();
+    }
+    const std::string text = quiet.taken();
+    CHECK(text.find("destroyed while it was pending") != std::string::npos);
+    CHECK(text.find("never awaited") == std::string::npos);
+}
+
+#undef DEBUG_TEST_CASE
+
+} // TEST_SUITE
