@@ -8397,13 +8397,18 @@ inline void wait_list::wake_all(bool granted) noexcept {
     }
 }
 
-// Collects texts of any range. Its one function is compiled once, not in every file
-// that includes the header.
-template <class Text>
+// Collects texts of any range. What it is made of costs nothing where the header is
+// only included.
 class text_list {
 public:
+    struct items; // either copies or views
+
+    ASYNCIO_API explicit text_list(bool copies);
+    text_list(const text_list&) = delete;
+    ASYNCIO_API ~text_list();
     ASYNCIO_API void add(std::string_view text);
-    std::vector<Text> items;
+
+    items& list;
 };
 
 // -- reading --------------------------------------------------------------------
@@ -8539,6 +8544,15 @@ private:
     ref_ptr<stream_link> link_;
 };
 
+// A number of bytes, or none given.
+struct fill_mark {
+    constexpr fill_mark() noexcept = default;
+    constexpr fill_mark(std::ptrdiff_t n) noexcept : bytes(n), given(true) {}
+
+    std::ptrdiff_t bytes = 0;
+    bool given = false;
+};
+
 // Something that is text or bytes, as a piece of writelines().
 template <class R>
 concept range_of_text = requires(R& range) {
@@ -8588,9 +8602,9 @@ public:
     template <class Range>
         requires(detail::range_of_text<Range> && !std::convertible_to<Range, std::string_view>)
     detail::read_until_awaiter readuntil(const Range& separators) {
-        detail::text_list<std::string> list;
+        detail::text_list list(true);
         for (const auto& separator : separators) list.add(std::string_view(separator));
-        return read_until_any(std::move(list));
+        return read_until_any(list);
     }
 
     /// Receives straight into `target` and gives the number of bytes: at least one,
@@ -8604,7 +8618,7 @@ public:
     bool at_eof() const;
 
 private:
-    detail::read_until_awaiter read_until_any(detail::text_list<std::string> separators);
+    detail::read_until_awaiter read_until_any(detail::text_list& separators);
     const detail::ref_ptr<detail::stream_link>& link() const;
 
     detail::ref_ptr<detail::stream_link> link_;
@@ -8632,15 +8646,10 @@ public:
     template <class Range>
         requires detail::range_of_text<Range>
     void writelines(Range&& pieces) {
-        if constexpr (std::is_reference_v<decltype(*std::begin(pieces))>) {
-            detail::text_list<std::string_view> views;
-            for (const auto& piece : pieces) views.add(std::string_view(piece));
-            write_pieces(views);
-        } else { // pieces that do not outlive the step to the next one
-            std::string joined;
-            for (auto&& piece : pieces) joined.append(std::string_view(piece));
-            write(joined);
-        }
+        // Pieces that do not outlive the step to the next one are copied.
+        detail::text_list list(!std::is_reference_v<decltype(*std::begin(pieces))>);
+        for (auto&& piece : pieces) list.add(std::string_view(piece));
+        write_pieces(list);
     }
 
     /// Waits while too much is kept: from the high-water mark down to the low one.
@@ -8678,14 +8687,13 @@ public:
     /// must be left before it goes on (default a quarter of that).
     ///
     /// Throws: std::invalid_argument unless 0 <= low <= high.
-    void set_write_buffer_limits(std::optional<std::ptrdiff_t> high = {},
-                                 std::optional<std::ptrdiff_t> low = {});
+    void set_write_buffer_limits(detail::fill_mark high = {}, detail::fill_mark low = {});
 
     /// How much is kept.
     std::size_t get_write_buffer_size() const;
 
 private:
-    void write_pieces(const detail::text_list<std::string_view>& pieces);
+    void write_pieces(const detail::text_list& pieces);
     const detail::ref_ptr<detail::stream_link>& link() const;
 
     detail::ref_ptr<detail::stream_link> link_;
@@ -15913,12 +15921,19 @@ detail::read_until_awaiter stream_reader::readuntil(std::string_view separator) 
 
 namespace detail {
 
-template <class Text>
-void text_list<Text>::add(std::string_view text) {
-    items.emplace_back(text);
+struct text_list::items {
+    bool copies;
+    std::vector<std::string> texts;
+    std::vector<std::string_view> views;
+};
+
+text_list::text_list(bool copies) : list(*new items{copies, {}, {}}) {}
+text_list::~text_list() { delete &list; }
+
+void text_list::add(std::string_view text) {
+    if (list.copies) list.texts.emplace_back(text);
+    else list.views.push_back(text);
 }
-template class text_list<std::string>;
-template class text_list<std::string_view>;
 
 bool read_until_awaiter::await_ready() {
     separators_ = several_.empty() ? &one_ : several_.data();
@@ -15932,9 +15947,8 @@ detail::read_into_awaiter stream_reader::read_into(std::span<char> target) {
     return read_into(std::as_writable_bytes(target));
 }
 
-detail::read_until_awaiter stream_reader::read_until_any(
-    detail::text_list<std::string> list) {
-    std::vector<std::string>& separators = list.items;
+detail::read_until_awaiter stream_reader::read_until_any(detail::text_list& list) {
+    std::vector<std::string>& separators = list.list.texts;
     if (separators.empty())
         detail::throw_invalid_argument("asyncio::stream_reader::readuntil: no separators given");
     for (const std::string& separator : separators)
@@ -15977,12 +15991,13 @@ void stream_writer::write(std::span<const std::byte> data) {
     write(std::string_view(reinterpret_cast<const char*>(data.data()), data.size()));
 }
 
-void stream_writer::write_pieces(const detail::text_list<std::string_view>& texts) {
-    const std::span<const std::string_view> pieces(texts.items);
+void stream_writer::write_pieces(const detail::text_list& pieces) {
     std::vector<detail::io_buffer> list;
-    list.reserve(pieces.size());
-    for (std::string_view piece : pieces)
+    const auto add = [&](std::string_view piece) {
         if (!piece.empty()) list.push_back({piece.data(), piece.size()});
+    };
+    for (const std::string& text : pieces.list.texts) add(text);
+    for (std::string_view view : pieces.list.views) add(view);
     link()->write(list);
 }
 
@@ -16005,11 +16020,10 @@ void stream_writer::set_nodelay(bool on) {
         detail::throw_last_error("setsockopt(TCP_NODELAY)");
 }
 
-void stream_writer::set_write_buffer_limits(std::optional<std::ptrdiff_t> high,
-                                            std::optional<std::ptrdiff_t> low) {
+void stream_writer::set_write_buffer_limits(detail::fill_mark high, detail::fill_mark low) {
     constexpr std::ptrdiff_t usual = 64 * 1024;
-    const std::ptrdiff_t most = high ? *high : low ? 4 * *low : usual;
-    const std::ptrdiff_t least = low ? *low : most / 4;
+    const std::ptrdiff_t most = high.given ? high.bytes : low.given ? 4 * low.bytes : usual;
+    const std::ptrdiff_t least = low.given ? low.bytes : most / 4;
     if (least < 0 || most < least)
         detail::throw_invalid_argument("asyncio::stream_writer::set_write_buffer_limits: give "
                                        "0 <= low <= high");
