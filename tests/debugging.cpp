@@ -417,7 +417,7 @@ DEBUG_TEST_CASE("a member function's object is no reference parameter, its other
 
 DEBUG_TEST_CASE("a task of a capturing closure that nobody keeps is reported") {
     const auto reports = support::collect_reports();
-    const int n = 1;
+    int n = 1;
     auto captures = [n](int more) -> asyncio::coro<int> {
         co_await asyncio::sleep(1ms);
         co_return n + more;
@@ -440,7 +440,7 @@ DEBUG_TEST_CASE("a task of a capturing closure that nobody keeps is reported") {
 
 DEBUG_TEST_CASE("what is passed by value, kept by the library or has no captures is not reported") {
     const auto reports = support::collect_reports();
-    const int n = 1;
+    int n = 1;
     auto captures = [n](int more) -> asyncio::coro<int> {
         co_await asyncio::sleep(1ms);
         co_return n + more;
@@ -461,7 +461,8 @@ DEBUG_TEST_CASE("what is passed by value, kept by the library or has no captures
     co_await asyncio::gather(a, b, c, d, e);
     co_await asyncio::gather(alone, alone);
     co_await asyncio::wait_for(alone, 1s);
-    co_await asyncio::as_outcome(alone);
+    const auto outcome = co_await asyncio::as_outcome(alone);
+    CHECK(outcome.has_value());
     auto in_group = [&](asyncio::task_group& group) { group.create_task(alone); };
     co_await asyncio::with(asyncio::task_group(), in_group);
     CHECK(reports->empty());
