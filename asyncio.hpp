@@ -6459,15 +6459,8 @@ namespace detail {
 // A mutex for a few pointer assignments, four bytes large.
 class job_lock {
 public:
-    void lock() noexcept {
-        int seen = free;
-        if (state_.compare_exchange_strong(seen, held, std::memory_order_acquire)) return;
-        while (state_.exchange(contended, std::memory_order_acquire) != free)
-            state_.wait(contended, std::memory_order_relaxed);
-    }
-    void unlock() noexcept {
-        if (state_.exchange(free, std::memory_order_release) == contended) state_.notify_one();
-    }
+    void lock() noexcept;
+    void unlock() noexcept;
 
 private:
     static constexpr int free = 0, held = 1, contended = 2;
@@ -12491,6 +12484,17 @@ bool detail::queue_base::line_waiter::on_cancel() noexcept {
 namespace asyncio::inline ASYNCIO_ABI {
 
 namespace detail {
+
+inline void job_lock::lock() noexcept {
+    int seen = free;
+    if (state_.compare_exchange_strong(seen, held, std::memory_order_acquire)) return;
+    while (state_.exchange(contended, std::memory_order_acquire) != free)
+        state_.wait(contended, std::memory_order_relaxed);
+}
+
+inline void job_lock::unlock() noexcept {
+    if (state_.exchange(free, std::memory_order_release) == contended) state_.notify_one();
+}
 
 // -- concurrent futures ------------------------------------------------------------
 
