@@ -8860,7 +8860,9 @@ client_handler make_client_handler(Handler&& on_client) {
             fn(std::move(reader), std::move(writer));
             return any_task();
         } else {
-            return create_task(fn(std::move(reader), std::move(writer)));
+            auto serving = as_coro(fn(std::move(reader), std::move(writer)));
+            serving.accept_references(); // the server keeps the closure as long as the task
+            return create_task(std::move(serving));
         }
     };
 }
@@ -11312,11 +11314,16 @@ void task_base::enlist(promise_base& promise) noexcept {
         report_references(static_cast<const reference_mark&>(*references));
 }
 
+// A place in this header.
+static bool is_ours(const std::source_location& place) noexcept {
+    return std::strcmp(place.file_name(), std::source_location::current().file_name()) == 0;
+}
+
 // "fetch, client.cpp:12". g++ names the function that a coroutine is turned into, with
 // its frame as the parameter.
 std::string place_of(const promise_base& p) {
     std::string_view function = p.place.function_name();
-    if (p.place.file_name() == std::string_view(std::source_location::current().file_name())) {
+    if (is_ours(p.place)) {
         function = function.substr(0, function.find("("));
         return std::string(function.substr(function.rfind(':') + 1)) + " of asyncio.hpp";
     }
@@ -11356,6 +11363,7 @@ static std::size_t listed_parameters(std::string_view signature) {
 // A member function's first parameter is its object, which is likely to live longer than
 // what it starts; a closure is likely not to. Only the signature tells them apart.
 void task_base::report_references(const reference_mark& mark) const noexcept {
+    if (is_ours(root->place)) return; // and sees to it that what it refers to lives on
     const std::string_view name = root->place.function_name();
     try {
         const bool has_object = listed_parameters(name) + 1 == mark.parameters;
@@ -16939,11 +16947,10 @@ private:
 // The coroutines of a task from the innermost suspended one outwards, without those of
 // this library.
 std::vector<const promise_base*> coroutines_of(const task_base& task) {
-    const std::string_view own = std::source_location::current().file_name();
     std::vector<const promise_base*> chain;
     for (const promise_base* p = !task.fresh() ? task.at : nullptr; p;
          p = p == task.root ? nullptr : p->parent)
-        if (p->place.file_name() != own) chain.push_back(p);
+        if (!is_ours(p->place)) chain.push_back(p);
     return chain;
 }
 

@@ -468,6 +468,37 @@ DEBUG_TEST_CASE("what is passed by value, kept by the library or has no captures
     CHECK(reports->empty());
 }
 
+DEBUG_TEST_CASE("what the library makes tasks of by itself is not reported") {
+    const auto reports = support::collect_reports();
+    int served = 0;
+    auto on_client = [&served](asyncio::stream_reader, asyncio::stream_writer writer)
+        -> asyncio::coro<> {
+        ++served;
+        co_await asyncio::sleep(1ms);
+        writer.write("done");
+    };
+    auto use = [&](asyncio::server& server) -> asyncio::coro<> {
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+        const std::string answer = co_await reader.read();
+        CHECK(answer == "done");
+    };
+    asyncio::server server = co_await asyncio::start_server(on_client, "127.0.0.1", 0);
+    co_await asyncio::with(server, use);
+    CHECK(served == 1);
+
+    auto twice = [&served](int n) -> asyncio::coro<int> {
+        co_await asyncio::sleep(1ms);
+        co_return n * served * 2;
+    };
+    const std::vector<int> numbers{1, 2, 3};
+    const std::vector<int> doubled = co_await asyncio::map(numbers, twice, {.limit = 2});
+    CHECK(doubled == std::vector<int>{2, 4, 6});
+    auto once = [&] { return twice(1); };
+    const int retried = co_await asyncio::retry(once);
+    CHECK(retried == 2);
+    CHECK(reports->empty());
+}
+
 DEBUG_TEST_CASE("awaiting at once what takes references or captures is not reported") {
     const auto reports = support::collect_reports();
     const int n = 1;
