@@ -99,7 +99,7 @@ ASYNC_TEST_CASE("FU-03: a cancelled future throws cancelled_error, however it is
     CHECK_AWAIT_THROWS_WITH_AS(f, "enough", asyncio::cancelled_error);
 }
 
-ASYNC_TEST_CASE("FU-04: done-callbacks run through the loop, in order, each once") {
+ASYNC_TEST_CASE_ORDERED("FU-04: done-callbacks run through the loop, in order, each once") {
     std::vector<std::string> log;
     const auto f = asyncio::create_future<int>();
     f.add_done_callback([&] { log.push_back("first"); });
@@ -133,13 +133,13 @@ ASYNC_TEST_CASE("FU-05: a done-callback that throws is reported and stops no oth
     });
     f.add_done_callback([&] { ++ran; });
     f.set_result(1);
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(ran == 2);
     REQUIRE(reports->size() == 1);
     CHECK(support::message_of(reports->at(0).exception) == "callback failed");
 }
 
-ASYNC_TEST_CASE("FU-06: a done-callback that was removed does not run") {
+ASYNC_TEST_CASE_ORDERED("FU-06: a done-callback that was removed does not run") {
     std::vector<int> log;
     const auto f = asyncio::create_future<int>();
     f.add_done_callback([&] { log.push_back(1); });
@@ -149,7 +149,7 @@ ASYNC_TEST_CASE("FU-06: a done-callback that was removed does not run") {
     CHECK_FALSE(f.remove_done_callback(second));
     CHECK_FALSE(f.remove_done_callback(second + 1000));
     f.set_result(0);
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(log == std::vector<int>{1, 3});
 }
 
@@ -222,7 +222,7 @@ ASYNC_TEST_CASE("FU-08: awaiting a finished future does not give up the loop") {
     const int value = co_await f;
     CHECK(value == 3);
     CHECK_FALSE(other_ran);
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(other_ran);
 }
 
@@ -261,7 +261,7 @@ ASYNC_TEST_CASE("FU-10: cancelling the loop's side takes back a job that has not
     const auto on_queued = asyncio::create_task([queued]() -> asyncio::coro<int> {
         co_return co_await queued;
     });
-    co_await support::turns(1);
+    co_await support::turns(2);
     on_running.cancel();
     on_queued.cancel();
     co_await support::turns(2);
@@ -321,7 +321,7 @@ ASYNC_TEST_CASE("handles compare by what they stand for, order and hash") {
     co_return;
 }
 
-ASYNC_TEST_CASE("many may wait for one future; they go on in the order of their coming") {
+ASYNC_TEST_CASE_ORDERED("many may wait for one future; they go on in the order of their coming") {
     std::vector<std::string> log;
     const auto f = asyncio::create_future<int>();
     const auto a = asyncio::create_task(note_when_done(f, log, "a"));
@@ -418,7 +418,7 @@ ASYNC_TEST_CASE("a done-callback is destroyed when it has run, and when it is re
     f.remove_done_callback(id);
     CHECK(alive == 1);
     f.set_result(1);
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(alive == 0);
 }
 
@@ -429,7 +429,7 @@ ASYNC_TEST_CASE("a done-callback may keep the future, and then nothing is report
     f.set_exception(std::runtime_error("dropped while a callback wants it"));
     std::optional<asyncio::future<int>> kept;
     f.add_done_callback([&](asyncio::future<int> done) { kept = std::move(done); });
-    co_await support::turns(1);
+    co_await support::turns(2);
     REQUIRE(kept);
     CHECK(*kept == f);
     CHECK(support::holds<std::runtime_error>(kept->exception()));

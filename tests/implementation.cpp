@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
@@ -133,6 +134,13 @@ asyncio::coro<> watched(asyncio::coro<> (*body)(), std::vector<asyncio::any_task
     if (error) std::rethrow_exception(error);
 }
 
+// ASYNCIO_TEST_SHUFFLE, if it is there.
+std::optional<std::uint64_t> shuffle_seed() {
+    const char* const text = std::getenv("ASYNCIO_TEST_SHUFFLE");
+    if (text == nullptr || *text == '\0') return {};
+    return std::strtoull(text, nullptr, 10);
+}
+
 [[noreturn]] void fail(const char* call) {
     throw std::system_error(errno, std::generic_category(), call);
 }
@@ -166,7 +174,10 @@ void redirect(int from, int to) {
 
 } // namespace
 
+doctest::skip asserts_order() { return doctest::skip(shuffle_seed().has_value()); }
+
 void run_case(asyncio::coro<> (*body)(), asyncio::run_options options) {
+    if (!options.shuffle_seed) options.shuffle_seed = shuffle_seed();
     std::vector<asyncio::any_task> left;
     std::exception_ptr error;
     try {

@@ -123,7 +123,7 @@ ASYNC_TEST_CASE("LK-01: a free lock is taken without giving up the loop") {
     CHECK_FALSE(turn.passed());
 }
 
-ASYNC_TEST_CASE("LK-02: each release wakes exactly one waiter, the oldest first") {
+ASYNC_TEST_CASE_ORDERED("LK-02: each release wakes exactly one waiter, the oldest first") {
     asyncio::lock mutex;
     log_type log;
     co_await mutex.acquire();
@@ -198,7 +198,8 @@ ASYNC_TEST_CASE("LK-05: a cancelled waiter leaves the line and the next release 
     CHECK(log == log_type{"a cancelled", "b"});
 }
 
-ASYNC_TEST_CASE("LK-06: a waiter that is woken and cancelled at once gives its turn to the next") {
+ASYNC_TEST_CASE_ORDERED(
+    "LK-06: a waiter that is woken and cancelled at once gives its turn to the next") {
     asyncio::lock mutex;
     log_type log;
     co_await mutex.acquire();
@@ -229,7 +230,8 @@ ASYNC_TEST_CASE("LK-06: the turn of the last waiter in line is not lost either")
     CHECK_FALSE(turn.passed());
 }
 
-ASYNC_TEST_CASE("LK-07: a release right after a waiter's cancellation reaches exactly one other") {
+ASYNC_TEST_CASE_ORDERED(
+    "LK-07: a release right after a waiter's cancellation reaches exactly one other") {
     asyncio::lock mutex;
     log_type log;
     co_await mutex.acquire();
@@ -354,7 +356,8 @@ ASYNC_TEST_CASE("acquire and scoped can be awaited as coroutines") {
     CHECK(mutex.locked());
 }
 
-ASYNC_TEST_CASE("a lock that goes leaves its waiters suspended, and they can be cancelled") {
+ASYNC_TEST_CASE_ORDERED(
+    "a lock that goes leaves its waiters suspended, and they can be cancelled") {
     auto mutex = std::make_unique<asyncio::lock>();
     log_type log;
     co_await mutex->acquire();
@@ -372,7 +375,7 @@ ASYNC_TEST_CASE("a lock that goes leaves its waiters suspended, and they can be 
     CHECK(log == log_type{"b cancelled", "a cancelled"});
 }
 
-ASYNC_TEST_CASE("a waiter that was woken before its lock went stays suspended as well") {
+ASYNC_TEST_CASE_ORDERED("a waiter that was woken before its lock went stays suspended as well") {
     auto mutex = std::make_unique<asyncio::lock>();
     log_type log;
     co_await mutex->acquire();
@@ -534,7 +537,8 @@ ASYNC_TEST_CASE("EV-01: waiting for an unset event lasts until it is set") {
     CHECK(log == log_type{"a"});
 }
 
-ASYNC_TEST_CASE("EV-02: set wakes all in waiting order, and a later wait passes ahead of them") {
+ASYNC_TEST_CASE_ORDERED(
+    "EV-02: set wakes all in waiting order, and a later wait passes ahead of them") {
     asyncio::event event;
     log_type log;
     std::vector<asyncio::task<>> tasks;
@@ -548,7 +552,7 @@ ASYNC_TEST_CASE("EV-02: set wakes all in waiting order, and a later wait passes 
     CHECK(log == log_type{"late", "a", "b", "c"});
 }
 
-ASYNC_TEST_CASE("EV-03: those who waited at set go on although it is cleared at once") {
+ASYNC_TEST_CASE_ORDERED("EV-03: those who waited at set go on although it is cleared at once") {
     asyncio::event event;
     log_type log;
     auto a = asyncio::create_task(wait_for_event(event, "a", log));
@@ -647,7 +651,7 @@ ASYNC_TEST_CASE("CO-02: wait gives the lock up, and has it again when it returns
     CHECK_FALSE(changed.locked());
 }
 
-ASYNC_TEST_CASE("CO-03: notify wakes at most n, the oldest first, and notify_all all") {
+ASYNC_TEST_CASE_ORDERED("CO-03: notify wakes at most n, the oldest first, and notify_all all") {
     asyncio::condition changed;
     log_type log;
     std::vector<asyncio::task<>> tasks;
@@ -741,7 +745,8 @@ ASYNC_TEST_CASE("CO-05: cancelled again and again as it takes the lock back, it 
     CHECK_FALSE(changed.locked());
 }
 
-ASYNC_TEST_CASE("CO-06: a notification of a task that is cancelled at once goes to another") {
+ASYNC_TEST_CASE_ORDERED(
+    "CO-06: a notification of a task that is cancelled at once goes to another") {
     asyncio::condition changed;
     log_type log;
     auto a = asyncio::create_task(wait_on(changed, "a", log));
@@ -756,7 +761,8 @@ ASYNC_TEST_CASE("CO-06: a notification of a task that is cancelled at once goes 
     CHECK(log == log_type{"a cancelled", "b"});
 }
 
-ASYNC_TEST_CASE("CO-06: as does that of a task that is cancelled while it takes the lock back") {
+ASYNC_TEST_CASE_ORDERED(
+    "CO-06: as does that of a task that is cancelled while it takes the lock back") {
     asyncio::condition changed;
     log_type log;
     auto a = asyncio::create_task(wait_on(changed, "a", log));
@@ -1054,7 +1060,7 @@ ASYNC_TEST_CASE("SE-02: a free slot is taken without giving up the loop") {
     CHECK_FALSE(turn.passed());
 }
 
-ASYNC_TEST_CASE("SE-03: slots are given in the order of waiting") {
+ASYNC_TEST_CASE_ORDERED("SE-03: slots are given in the order of waiting") {
     asyncio::semaphore slots(0);
     log_type log;
     std::vector<asyncio::task<>> tasks;
@@ -1070,7 +1076,8 @@ ASYNC_TEST_CASE("SE-03: slots are given in the order of waiting") {
     CHECK(slots.locked());
 }
 
-ASYNC_TEST_CASE("SE-03: a newcomer queues behind a woken waiter and sees the semaphore locked") {
+ASYNC_TEST_CASE_ORDERED(
+    "SE-03: a newcomer queues behind a woken waiter and sees the semaphore locked") {
     asyncio::semaphore slots(1);
     log_type log;
     co_await slots.acquire();
@@ -1103,7 +1110,7 @@ ASYNC_TEST_CASE("SE-03: slots that come free while newcomers queue reach them") 
     co_await c;
 }
 
-ASYNC_TEST_CASE("SE-04: the slot of a woken waiter that is cancelled goes to the next") {
+ASYNC_TEST_CASE_ORDERED("SE-04: the slot of a woken waiter that is cancelled goes to the next") {
     asyncio::semaphore slots(0);
     log_type log;
     auto a = asyncio::create_task(take(slots, "a", log));
@@ -1132,7 +1139,7 @@ ASYNC_TEST_CASE("SE-04: with nobody behind it the slot is free again") {
     CHECK(slots.locked());
 }
 
-ASYNC_TEST_CASE("SE-05: a release after two cancellations reaches the third, and only it") {
+ASYNC_TEST_CASE_ORDERED("SE-05: a release after two cancellations reaches the third, and only it") {
     asyncio::semaphore slots(0);
     log_type log;
     std::vector<asyncio::task<>> tasks;
@@ -1182,7 +1189,7 @@ ASYNC_TEST_CASE("SE-07: a bounded semaphore refuses to grow, a plain one does no
     CHECK(plain.locked());
 }
 
-ASYNC_TEST_CASE("SE-08: nobody takes a slot again ahead of those who wait") {
+ASYNC_TEST_CASE_ORDERED("SE-08: nobody takes a slot again ahead of those who wait") {
     asyncio::semaphore slots(1);
     log_type log;
     auto work = [&](std::string name) -> asyncio::coro<> {
@@ -1324,7 +1331,7 @@ ASYNC_TEST_CASE("BA-01: a barrier needs a party, and with one it lets everybody 
     CHECK_FALSE(turn.passed());
 }
 
-ASYNC_TEST_CASE("BA-02: all pass with their places, and the last one without suspending") {
+ASYNC_TEST_CASE_ORDERED("BA-02: all pass with their places, and the last one without suspending") {
     asyncio::barrier barrier(3);
     auto first = asyncio::create_task(pass(barrier));
     auto second = asyncio::create_task(pass(barrier));

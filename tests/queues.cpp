@@ -192,7 +192,7 @@ ASYNC_TEST_CASE("QU-03: get waits while the queue is empty, and get_nowait throw
     CHECK_FALSE(turn.passed());
 }
 
-ASYNC_TEST_CASE("QU-04: getters are served in the order in which they came") {
+ASYNC_TEST_CASE_ORDERED("QU-04: getters are served in the order in which they came") {
     asyncio::queue<int> queue;
     log_type log;
     std::vector<asyncio::task<>> tasks;
@@ -204,7 +204,7 @@ ASYNC_TEST_CASE("QU-04: getters are served in the order in which they came") {
     CHECK(log == log_type{"a 1", "b 2", "c 3"});
 }
 
-ASYNC_TEST_CASE("QU-04: putters proceed in the order in which they came") {
+ASYNC_TEST_CASE_ORDERED("QU-04: putters proceed in the order in which they came") {
     asyncio::queue<int> queue(1);
     log_type log;
     queue.put_nowait(0);
@@ -267,7 +267,8 @@ ASYNC_TEST_CASE("QU-05: a cancelled getter leaves the line; the item goes to the
     CHECK(queue.get_nowait() == 2);
 }
 
-ASYNC_TEST_CASE("QU-06: the item of a getter that is cancelled before it runs is the next one's") {
+ASYNC_TEST_CASE_ORDERED(
+    "QU-06: the item of a getter that is cancelled before it runs is the next one's") {
     asyncio::queue<int> queue;
     log_type log;
     auto a = asyncio::create_task(take(queue, "a", log));
@@ -297,7 +298,8 @@ ASYNC_TEST_CASE("QU-06: without another getter it stays where it was in the queu
     CHECK(queue.get_nowait() == 2);
 }
 
-ASYNC_TEST_CASE("QU-07: the slot of a putter that is cancelled before it runs is the next one's") {
+ASYNC_TEST_CASE_ORDERED(
+    "QU-07: the slot of a putter that is cancelled before it runs is the next one's") {
     asyncio::queue<int> queue(1);
     log_type log;
     queue.put_nowait(0);
@@ -429,7 +431,7 @@ ASYNC_TEST_CASE("QU-10: and has the item when the other one is cancelled") {
     CHECK(log == log_type{"woken cancelled", "late 1"});
 }
 
-ASYNC_TEST_CASE("QU-11: shutdown wakes the getters of an empty queue, and join returns") {
+ASYNC_TEST_CASE_ORDERED("QU-11: shutdown wakes the getters of an empty queue, and join returns") {
     asyncio::queue<int> queue;
     log_type log;
     auto a = asyncio::create_task(take(queue, "a", log));
@@ -445,7 +447,8 @@ ASYNC_TEST_CASE("QU-11: shutdown wakes the getters of an empty queue, and join r
     co_await queue.join();
 }
 
-ASYNC_TEST_CASE("QU-12: shutdown wakes the putters of a full queue, and drops what they had") {
+ASYNC_TEST_CASE_ORDERED(
+    "QU-12: shutdown wakes the putters of a full queue, and drops what they had") {
     asyncio::queue<int> queue(1);
     log_type log;
     queue.put_nowait(0);
@@ -625,7 +628,8 @@ ASYNC_TEST_CASE("a put that is made a task or a coroutine takes its item along")
     CHECK(queue.empty());
 }
 
-ASYNC_TEST_CASE("a getter whose item was taken by get_nowait waits on as the first in line") {
+ASYNC_TEST_CASE_ORDERED(
+    "a getter whose item was taken by get_nowait waits on as the first in line") {
     asyncio::queue<int> queue;
     log_type log;
     auto a = asyncio::create_task(take(queue, "a", log));
@@ -645,7 +649,8 @@ ASYNC_TEST_CASE("a getter whose item was taken by get_nowait waits on as the fir
     CHECK(log == log_type{"a 3", "b 4", "c 5"});
 }
 
-ASYNC_TEST_CASE("a putter whose slot was taken by put_nowait waits on as the first in line") {
+ASYNC_TEST_CASE_ORDERED(
+    "a putter whose slot was taken by put_nowait waits on as the first in line") {
     asyncio::queue<int> queue(2);
     log_type log;
     queue.put_nowait(1);
@@ -696,7 +701,8 @@ ASYNC_TEST_CASE("a cancellation that is taken back does not cost a woken getter 
     CHECK(log == log_type{"a 1"});
 }
 
-ASYNC_TEST_CASE("a queue that goes leaves its waiters suspended, and they can be cancelled") {
+ASYNC_TEST_CASE_ORDERED(
+    "a queue that goes leaves its waiters suspended, and they can be cancelled") {
     for (const bool woken : {false, true}) {
         CAPTURE(woken);
         auto out = std::make_unique<asyncio::queue<int>>();
@@ -723,7 +729,7 @@ ASYNC_TEST_CASE("a queue that goes leaves its waiters suspended, and they can be
     }
 }
 
-ASYNC_TEST_CASE("a queue that is shut down and goes at once has told its waiters") {
+ASYNC_TEST_CASE_ORDERED("a queue that is shut down and goes at once has told its waiters") {
     log_type log;
     std::vector<asyncio::task<>> tasks;
     asyncio::task<std::optional<int>> next;

@@ -476,7 +476,7 @@ TEST_CASE("a circuit breaker's numbers are at least one") {
 
 TEST_SUITE("rate_limiter") {
 
-ASYNC_TEST_CASE("what is saved up goes at once, then turns come at the rate, in order") {
+ASYNC_TEST_CASE_ORDERED("what is saved up goes at once, then turns come at the rate, in order") {
     asyncio::rate_limiter limiter({.rate = 2, .per = 1s, .burst = 3});
     std::vector<int> order;
     std::vector<duration> times;
@@ -565,7 +565,7 @@ ASYNC_TEST_CASE("no more calls than the limit run at the same time") {
     CHECK_THROWS_AS(asyncio::map(items, call, {.limit = 0}), std::invalid_argument);
 }
 
-ASYNC_TEST_CASE("the first failure cancels the others and is thrown as it is") {
+ASYNC_TEST_CASE_ORDERED("the first failure cancels the others and is thrown as it is") {
     std::vector<int> cancelled;
     int begun = 0;
     auto call = [&](int item) -> asyncio::coro<int> {

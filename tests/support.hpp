@@ -25,8 +25,14 @@ using namespace std::chrono_literals;
 
 namespace support {
 
-/// Runs `body` with asyncio::run and checks afterwards that no task is pending.
+/// Runs `body` with asyncio::run and checks afterwards that no task is pending. With
+/// ASYNCIO_TEST_SHUFFLE=N in the environment the loop runs what is ready in the random order
+/// that the seed N fixes, unless the options have a seed of their own.
 void run_case(asyncio::coro<> (*body)(), asyncio::run_options options);
+
+/// Leaves a test case out when the tests run shuffled: one that asserts the order in which the
+/// loop runs what is ready, or is built on it. See ASYNC_TEST_CASE_ORDERED.
+doctest::skip asserts_order();
 
 /// Lets the loop make `count` turns.
 asyncio::coro<> turns(int count = 1);
@@ -109,6 +115,11 @@ child_result in_child(const std::function<int()>& program);
 //     }
 #define ASYNC_TEST_CASE(name)                                                                      \
     ASYNC_TEST_CASE_WITH(name, .debug = false, .clock = asyncio::clock_kind::virtual_time)
+
+// The same for a test that asserts the order in which a turn runs what is ready, or is built on
+// it ("the first waiter is the first task that was made"). It is left out when the tests run
+// shuffled, which shows that all the others hold in any order.
+#define ASYNC_TEST_CASE_ORDERED(name) ASYNC_TEST_CASE(name * support::asserts_order())
 
 // The same on the real clock.
 #define ASYNC_TEST_CASE_REAL(name)                                                                 \

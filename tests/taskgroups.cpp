@@ -615,7 +615,8 @@ ASYNC_TEST_CASE("TG-03: a child that fails after the body's end cancels its sibl
     co_await asyncio::sleep(1s);
 }
 
-ASYNC_TEST_CASE("TG-04: errors of one turn come in the order of their ends, the body's last") {
+ASYNC_TEST_CASE_ORDERED(
+    "TG-04: errors of one turn come in the order of their ends, the body's last") {
     const std::exception_ptr error =
         co_await error_of(asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
             tg.create_task(fail_after(1s, "one"));
@@ -1487,7 +1488,7 @@ ASYNC_TEST_CASE("GA-04: the first error ends the wait, and the other children ru
     CHECK(shape(all.exception()) == "first");
 }
 
-ASYNC_TEST_CASE("GA-05: an error after the first is silently consumed") {
+ASYNC_TEST_CASE_ORDERED("GA-05: an error after the first is silently consumed") {
     const auto reports = support::collect_reports();
     {
         auto all = asyncio::gather(fail_after(1s, "first"), fail_after(2s, "second"));
@@ -1569,7 +1570,7 @@ ASYNC_TEST_CASE("GA-09: a cancelled gather with return_exceptions waits for all 
     CHECK_FALSE(produced);
 }
 
-ASYNC_TEST_CASE("GA-10: a cancelled gather ends with the first child that has stopped") {
+ASYNC_TEST_CASE_ORDERED("GA-10: a cancelled gather ends with the first child that has stopped") {
     record quick;
     record slow;
     asyncio::task<> waiter = asyncio::create_task([&]() -> asyncio::coro<> {
@@ -1719,7 +1720,7 @@ ASYNC_TEST_CASE("values that can only move leave futures that nobody else holds"
 ASYNC_TEST_CASE("gather() starts what it is given at once, awaited or not") {
     bool ran = false;
     auto all = asyncio::gather(mark(ran));
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(ran);
     co_await all;
 }
@@ -2076,7 +2077,8 @@ ASYNC_TEST_CASE("wait() gives a handle that it got twice once") {
     CHECK(pack.done == these(b, a));
 }
 
-ASYNC_TEST_CASE("an end in the turn of the timeout counts if it comes before the waiter resumes") {
+ASYNC_TEST_CASE_ORDERED(
+    "an end in the turn of the timeout counts if it comes before the waiter resumes") {
     asyncio::event_loop& loop = asyncio::get_running_loop();
     for (const bool end_first : {true, false}) {
         CAPTURE(end_first);
@@ -2221,7 +2223,8 @@ ASYNC_TEST_CASE("AC-06: a task that is given twice is yielded once") {
     CHECK_FALSE(third);
 }
 
-ASYNC_TEST_CASE("AC-07: cancelling the consumer cancels none of the tasks, and loses none") {
+ASYNC_TEST_CASE_ORDERED(
+    "AC-07: cancelling the consumer cancels none of the tasks, and loses none") {
     asyncio::task<int> a = asyncio::create_task(after(2s, 1));
     asyncio::task<int> b = asyncio::create_task(after(3s, 2));
     auto ends = asyncio::as_completed(these(a, b), {.timeout = 1h});
@@ -2247,7 +2250,7 @@ ASYNC_TEST_CASE("AC-07: cancelling the consumer cancels none of the tasks, and l
     CHECK(*second == b);
 }
 
-ASYNC_TEST_CASE("two consumers share what as_completed() yields, and both see its end") {
+ASYNC_TEST_CASE_ORDERED("two consumers share what as_completed() yields, and both see its end") {
     std::vector<int> seen;
     int ended = 0;
     asyncio::task<int> a = asyncio::create_task(after(1s, 1));

@@ -80,7 +80,7 @@ asyncio::coro<int> answering(asyncio::future<int> f, int answer) {
 
 TEST_SUITE("task: creation and cancellation") {
 
-ASYNC_TEST_CASE("TK-01: tasks begin in the next turn, in the order of their creation") {
+ASYNC_TEST_CASE_ORDERED("TK-01: tasks begin in the next turn, in the order of their creation") {
     log_of_words log;
     const auto a = asyncio::create_task(say(log, "a"));
     const auto b = asyncio::create_task(say(log, "b"));
@@ -111,12 +111,12 @@ ASYNC_TEST_CASE("TK-02: a task that is cancelled before it begins never runs") {
 ASYNC_TEST_CASE("TK-03: cancel() cancels what the task awaits, and ends it in a later turn") {
     const auto f = asyncio::create_future<int>();
     const auto t = asyncio::create_task(value_of(f));
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(t.cancel());
     CHECK(f.cancelled());
     CHECK_FALSE(t.cancelled());
     CHECK_FALSE(t.done());
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(t.cancelled());
     CHECK_THROWS_AS(t.result(), asyncio::cancelled_error);
 }
@@ -132,7 +132,7 @@ ASYNC_TEST_CASE("TK-04: a finished task cannot be cancelled") {
 
 ASYNC_TEST_CASE("TK-05: a task that answers its cancellation with a value has that value") {
     const auto t = asyncio::create_task(answering(asyncio::create_future<int>(), 42));
-    co_await support::turns(1);
+    co_await support::turns(2);
     t.cancel();
     const int value = co_await t;
     CHECK(value == 42);
@@ -151,7 +151,7 @@ ASYNC_TEST_CASE("TK-06: after a caught cancellation the next await is undisturbe
         co_return value;
     };
     const auto t = asyncio::create_task(body);
-    co_await support::turns(1);
+    co_await support::turns(2);
     t.cancel();
     co_await support::turns(3);
     CHECK_FALSE(t.done());
@@ -173,7 +173,7 @@ ASYNC_TEST_CASE("TK-07: two cancel() calls count as two, but one error is delive
         }
     };
     const auto t = asyncio::create_task(body);
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(t.cancel());
     CHECK(t.cancel());
     CHECK(t.cancelling() == 2);
@@ -212,7 +212,7 @@ ASYNC_TEST_CASE("TK-09: uncancel() cannot take back what has been cancelled alre
         }
     };
     const auto t = asyncio::create_task(body);
-    co_await support::turns(1);
+    co_await support::turns(2);
     t.cancel();
     CHECK(t.uncancel() == 0);
     CHECK(f.cancelled());
@@ -241,7 +241,7 @@ ASYNC_TEST_CASE("TK-11: who cancels himself is interrupted at his next await, an
         asyncio::current_task().cancel("me");
         co_await child;
     };
-    co_await support::turns(1);
+    co_await support::turns(2);
     const auto t = asyncio::create_task(body);
     CHECK_AWAIT_THROWS_WITH_AS(t, "me", asyncio::cancelled_error);
     CHECK(t.cancelled());
@@ -323,7 +323,7 @@ ASYNC_TEST_CASE("TK-17: the message of cancel() arrives inside and outside") {
         }
     };
     const auto t = asyncio::create_task(body);
-    co_await support::turns(1);
+    co_await support::turns(2);
     t.cancel("the message");
     CHECK_AWAIT_THROWS_WITH_AS(t, "the message", asyncio::cancelled_error);
     CHECK(inside == "the message");
@@ -438,7 +438,7 @@ ASYNC_TEST_CASE("TK-22: awaiting another loop's future is an error, and the task
     CHECK_FALSE(foreign.done());
 }
 
-ASYNC_TEST_CASE("TK-23: sleep(0s) gives up the loop for one turn and returns its result") {
+ASYNC_TEST_CASE_ORDERED("TK-23: sleep(0s) gives up the loop for one turn and returns its result") {
     log_of_words log;
     asyncio::event_loop& loop = asyncio::get_running_loop();
     loop.call_soon([&] { log.push_back("queued before"); });
@@ -461,7 +461,7 @@ ASYNC_TEST_CASE("TK-24: a cancelled sleep leaves no timer behind") {
     asyncio::event_loop& loop = asyncio::get_running_loop();
     const asyncio::time_point begin = loop.time();
     const auto t = asyncio::create_task(for_an_hour());
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(loop.metrics().timers == 1);
     t.cancel();
     CHECK(loop.metrics().timers == 0);
@@ -469,7 +469,7 @@ ASYNC_TEST_CASE("TK-24: a cancelled sleep leaves no timer behind") {
     CHECK(loop.time() == begin);
 }
 
-ASYNC_TEST_CASE("TK-25: a negative sleep is a sleep(0s); no number is an error") {
+ASYNC_TEST_CASE_ORDERED("TK-25: a negative sleep is a sleep(0s); no number is an error") {
     asyncio::event_loop& loop = asyncio::get_running_loop();
     const asyncio::time_point begin = loop.time();
     bool ran = false;
@@ -525,7 +525,7 @@ ASYNC_TEST_CASE("TK-27: all_tasks() are the unfinished tasks of one loop") {
     CHECK(asyncio::all_tasks(other) == std::vector<asyncio::any_task>{foreign});
     a.cancel();
     b.cancel();
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(asyncio::all_tasks() == std::vector<asyncio::any_task>{me});
 }
 
@@ -685,7 +685,8 @@ ASYNC_TEST_CASE("CX-01: a task starts with a copy of its creator's context") {
     CHECK(var.get() == "the creator's");
 }
 
-ASYNC_TEST_CASE("CX-02: a callback sees the context of its registration, and writes a copy") {
+ASYNC_TEST_CASE_ORDERED(
+    "CX-02: a callback sees the context of its registration, and writes a copy") {
     asyncio::context_var<int> var("var", 0);
     asyncio::event_loop& loop = asyncio::get_running_loop();
     std::vector<int> seen;
@@ -810,7 +811,7 @@ ASYNC_TEST_CASE("locals go when the coroutine ends, not when its handles do") {
         co_await asyncio::sleep(1s);
     };
     const auto t = asyncio::create_task(body);
-    co_await support::turns(1);
+    co_await support::turns(2);
     CHECK(alive == 1);
     co_await t;
     CHECK(alive == 0);
@@ -1177,7 +1178,7 @@ ASYNC_TEST_CASE("a cancellation waits until the foreign operation has ended") {
         co_return text;
     };
     const auto t = asyncio::create_task(body);
-    co_await support::turns(1);
+    co_await support::turns(2);
     REQUIRE(place);
     t.cancel("later");
     co_await support::turns(2);
@@ -1186,7 +1187,7 @@ ASYNC_TEST_CASE("a cancellation waits until the foreign operation has ended") {
     CHECK_AWAIT_THROWS_WITH_AS(t, "later", asyncio::cancelled_error);
 
     const auto undisturbed = asyncio::create_task(body);
-    co_await support::turns(1);
+    co_await support::turns(2);
     place.resume();
     const std::string text = co_await undisturbed;
     CHECK(text == "resumed");

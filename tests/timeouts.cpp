@@ -140,7 +140,7 @@ ASYNC_TEST_CASE("TO-03: no limit never passes") {
     }
 }
 
-ASYNC_TEST_CASE("TO-04: a limit of zero or in the past ends the first suspension") {
+ASYNC_TEST_CASE_ORDERED("TO-04: a limit of zero or in the past ends the first suspension") {
     co_await asyncio::sleep(5s);
     asyncio::timeout zero(0s);
     asyncio::timeout negative(-11s);
@@ -381,7 +381,8 @@ ASYNC_TEST_CASE("TO-16: reschedule() moves the limit or takes it away") {
     CHECK(unlimited.cancelling() == 1);
 }
 
-ASYNC_TEST_CASE("TO-17: reschedule() to now or the past expires in the next turn, not at once") {
+ASYNC_TEST_CASE_ORDERED(
+    "TO-17: reschedule() to now or the past expires in the next turn, not at once") {
     co_await asyncio::sleep(5s);
     for (const asyncio::duration back : {asyncio::duration(0s), asyncio::duration(3s)}) {
         const auto begin = now();
@@ -487,7 +488,7 @@ ASYNC_TEST_CASE("a timeout's block may be a plain callable with a value") {
     co_await asyncio::sleep(1s);
 }
 
-ASYNC_TEST_CASE("a result in the turn of the expiry comes too late, whichever was first") {
+ASYNC_TEST_CASE_ORDERED("a result in the turn of the expiry comes too late, whichever was first") {
     asyncio::event_loop& loop = asyncio::get_running_loop();
     for (const bool result_first : {true, false}) {
         CAPTURE(result_first);
@@ -511,7 +512,8 @@ ASYNC_TEST_CASE("a result in the turn of the expiry comes too late, whichever wa
     }
 }
 
-ASYNC_TEST_CASE("an expiry between the body's last wake-up and its end leaves nothing behind") {
+ASYNC_TEST_CASE_ORDERED(
+    "an expiry between the body's last wake-up and its end leaves nothing behind") {
     // The task has been woken, the timeout asks for a cancellation, and the body catches it.
     const auto moment = now() + 1s;
     asyncio::timeout limit = asyncio::timeout_at(moment);
@@ -688,7 +690,8 @@ ASYNC_TEST_CASE("WF-11: a shielded task outlives the time limit") {
     CHECK(value == 6);
 }
 
-ASYNC_TEST_CASE("WF-12: a cancellation in the turn of the result is thrown; the result stays") {
+ASYNC_TEST_CASE_ORDERED(
+    "WF-12: a cancellation in the turn of the result is thrown; the result stays") {
     asyncio::task<int> work = asyncio::create_task(after(1s, 5));
     bool behind = false;
     asyncio::task<> caller = asyncio::create_task([&]() -> asyncio::coro<> {
@@ -763,7 +766,7 @@ ASYNC_TEST_CASE("wait_for() throws the work's own error and its own timeout_erro
     CHECK(asyncio::get_running_loop().metrics().timers == 0);
 }
 
-ASYNC_TEST_CASE("work that ends at the very moment of the limit has timed out") {
+ASYNC_TEST_CASE_ORDERED("work that ends at the very moment of the limit has timed out") {
     bool ran = false;
     const std::exception_ptr error =
         co_await error_of(asyncio::wait_for(mark_and_give(&ran, 1), 1s));
