@@ -16948,8 +16948,8 @@ private:
 // this library.
 std::vector<const promise_base*> coroutines_of(const task_base& task) {
     std::vector<const promise_base*> chain;
-    for (const promise_base* p = !task.fresh() ? task.at : nullptr; p;
-         p = p == task.root ? nullptr : p->parent)
+    if (task.done() || task.fresh()) return chain; // of one that is done the frames are gone
+    for (const promise_base* p = task.at; p; p = p == task.root ? nullptr : p->parent)
         if (!is_ours(p->place)) chain.push_back(p);
     return chain;
 }
@@ -16958,7 +16958,10 @@ void print_graph(std::ostream& out, const await_graph& graph, const task_base& t
                  std::optional<int> limit, const std::string& indent,
                  std::vector<const task_base*>& above) {
     out << indent << "* task '" << task.name() << "'"
-        << (task.core->current == &task ? ", running" : task.fresh() ? ", not started" : "")
+        << (task.done()                    ? ", done"
+            : task.core->current == &task ? ", running"
+            : task.fresh()                ? ", not started"
+                                          : "")
         << '\n';
     std::vector<const promise_base*> chain = coroutines_of(task);
     std::reverse(chain.begin(), chain.end()); // the outermost first
