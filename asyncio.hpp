@@ -3774,7 +3774,11 @@ public:
             waiter.unset(task_base::must_cancel);
     }
     decltype(auto) await_resume() {
-        if (interrupted()) throw_cancelled();
+        if (interrupted()) {
+            // An error that came in the same turn has reached whoever awaited it.
+            if (state_->done()) state_->reported = true;
+            throw_cancelled();
+        }
         state_->require_value();
         if constexpr (std::is_same_v<T, any_task>) return;
         else if constexpr (Move) return future<T>::take(std::move(state_));
