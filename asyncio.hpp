@@ -2874,7 +2874,8 @@ struct task_base : state_base, ready_node {
     enum : std::uint8_t {
         must_cancel = 1,  // it delivers a cancellation
         must_confirm = 2, // it asks `waiting` whether to go on
-        gone = 4          // the frames are destroyed
+        gone = 4,         // the frames are destroyed
+        asking = 8        // a cancellation is on its way to what it waits for
     };
     std::uint8_t attention = 0;
     // A task that has begun runs, or waits somewhere.
@@ -3789,6 +3790,7 @@ private:
     void show_awaited(awaited_visitor& visitor) override { visitor.visit(*state_); }
     state_base* passes_on_to() const noexcept override { return state_.get(); }
     void give_up() noexcept override {
+        if (!is_linked()) return;
         state_->unlink(*this);
         cancel_here();
     }
@@ -11450,8 +11452,15 @@ bool task_base::cancel(std::string_view message) {
         last->waiting->give_up();
         return true;
     }
-    if (last->waiting && last->waiting->on_cancel()) return true;
-    last->set(must_cancel);
+    // Futures like gather()'s pass it on as well, and may lead back to here.
+    if (last->has(asking)) {
+        last->waiting->give_up();
+        return true;
+    }
+    last->set(asking);
+    const bool passed_on = last->waiting && last->waiting->on_cancel();
+    last->unset(asking);
+    if (!passed_on) last->set(must_cancel);
     return true;
 }
 
