@@ -214,6 +214,31 @@ ASYNC_TEST_CASE("FU-07: asking too early does not count as having seen the error
     co_return;
 }
 
+ASYNC_TEST_CASE("FU-07: an error that comes together with a cancellation has been seen") {
+    const auto reports = support::collect_reports();
+    {
+        const auto f = asyncio::create_future<int>();
+        const auto waiter = asyncio::create_task(value_of(f));
+        co_await support::turns(2);
+        f.set_exception(std::runtime_error("in the same turn"));
+        waiter.cancel();
+        CHECK_AWAIT_THROWS_AS(waiter, asyncio::cancelled_error);
+    }
+    CHECK(reports->empty());
+    // Not one that comes after the waiting has ended.
+    {
+        const auto task = asyncio::create_task(failing("later"));
+        const auto waiter = asyncio::create_task([task]() -> asyncio::coro<> {
+            co_await asyncio::shield(task);
+        });
+        co_await support::turns(1);
+        waiter.cancel();
+        CHECK_AWAIT_THROWS_AS(waiter, asyncio::cancelled_error);
+    }
+    co_await support::turns(3);
+    CHECK(reports->size() == 1);
+}
+
 ASYNC_TEST_CASE("FU-08: awaiting a finished future does not give up the loop") {
     bool other_ran = false;
     const auto f = asyncio::create_future<int>();

@@ -549,7 +549,7 @@ ASYNC_TEST_CASE("SW-04: drain below the mark returns at once") {
     CHECK(others_ran);
 }
 
-ASYNC_TEST_CASE("SW-04: drain while closing gives up the loop once") {
+ASYNC_TEST_CASE_ORDERED("SW-04: drain while closing gives up the loop once") {
     link_ends ends = co_await connected();
     ends.writer().set_write_buffer_limits(10'000'000);
     fill(ends.writer());
