@@ -48,9 +48,11 @@ asyncio::coro<> wait_for_task(asyncio::any_task awaited) {
 
 // A graph with "function:line" for each coroutine, whatever the compiler calls it in full.
 lines_type shape(const std::string& text) {
-    static const std::regex place(R"(asyncio::.*\b(\w+)\(.*, .*\bcall_graphs\.cpp:(\d+)$)");
+    static const std::regex place(
+        R"((asyncio::coro<> )?[({]anonymous( namespace\)|\})::(\w+)(\(.*\))?)"
+        R"(, .*\bcall_graphs\.cpp:(\d+)$)");
     lines_type lines = lines_of(text);
-    for (std::string& line : lines) line = std::regex_replace(line, place, "$1:$2");
+    for (std::string& line : lines) line = std::regex_replace(line, place, "$3:$5");
     return lines;
 }
 
@@ -81,9 +83,14 @@ lines_type awaited_by(const asyncio::any_task& task) {
 }
 
 // Cancels the tasks and waits for them.
-asyncio::coro<> end(std::vector<asyncio::any_task> tasks) {
+asyncio::coro<> end_all(std::vector<asyncio::any_task> tasks) {
     for (const asyncio::any_task& task : tasks) task.cancel();
-    co_await asyncio::wait(tasks);
+    if (!tasks.empty()) co_await asyncio::wait(tasks);
+}
+
+template <class... Tasks>
+asyncio::coro<> end(Tasks... tasks) {
+    return end_all(std::vector<asyncio::any_task>{tasks...});
 }
 
 } // namespace
@@ -97,25 +104,18 @@ ASYNC_TEST_CASE("IN-01: a graph has the coroutines of a task, and who awaits it,
     const auto owner = asyncio::create_task(wait_for_task(boss), {.name = "owner"});
     co_await support::turns(2);
     const std::string waits = "| " + at("wait_for_task", waits_at);
-    CHECK(graph_of(worker) == lines_type{"* task 'worker'",
-                                         "  awaits in",
-                                         "  | " + at("outer", outer_at),
-                                         "  | " + at("middle", middle_at),
-                                         "  | " + at("inner", inner_at),
-                                         "  awaited by",
-                                         "    * task 'boss'",
-                                         "      awaits in",
-                                         "      " + waits,
-                                         "      awaited by",
-                                         "        * task 'owner'",
-                                         "          awaits in",
-                                         "          " + waits});
+    CHECK(graph_of(worker) ==
+          lines_type{"* task 'worker'", "  awaits in", "  | " + at("outer", outer_at),
+                     "  | " + at("middle", middle_at), "  | " + at("inner", inner_at),
+                     "  awaited by", "    * task 'boss'", "      awaits in", "      " + waits,
+                     "      awaited by", "        * task 'owner'", "          awaits in",
+                     "          " + waits});
     CHECK(graph_of(owner) == lines_type{"* task 'owner'", "  awaits in", "  " + waits});
     const auto witness = asyncio::create_task(wait_for_task(worker), {.name = "witness"});
     co_await support::turns(2);
     CHECK(awaited_by(worker) == lines_type{"boss", "witness"});
     CHECK(awaited_by(boss) == lines_type{"owner"});
-    co_await end({worker, boss, owner, witness});
+    co_await end(worker, boss, owner, witness);
     CHECK(graph_of(worker) == lines_type{"* task 'worker', done"});
 }
 
@@ -130,8 +130,7 @@ std::vector<way_to_wait> ways_to_wait() {
     using task = asyncio::task<>;
     return {
         {"plainly", [](task t) -> asyncio::coro<> { co_await t; }, true},
-        {"a coroutine within",
-         [](task t) -> asyncio::coro<> { co_await wait_for_task(t); }, true},
+        {"a coroutine within", [](task t) -> asyncio::coro<> { co_await wait_for_task(t); }, true},
         {"gather", [](task t) -> asyncio::coro<> { co_await asyncio::gather(t, inner()); }, true},
         {"a gather of a gather",
          [](task t) -> asyncio::coro<> {
@@ -153,9 +152,7 @@ std::vector<way_to_wait> ways_to_wait() {
         {"shield", [](task t) -> asyncio::coro<> { co_await asyncio::shield(t); }, false},
         {"wait_for", [](task t) -> asyncio::coro<> { co_await asyncio::wait_for(t, 10h); }, true},
         {"wait_for with a shield",
-         [](task t) -> asyncio::coro<> {
-             co_await asyncio::wait_for(asyncio::shield(t), 10h);
-         },
+         [](task t) -> asyncio::coro<> { co_await asyncio::wait_for(asyncio::shield(t), 10h); },
          false},
         {"a task group's end",
          [](task t) -> asyncio::coro<> {
@@ -171,12 +168,12 @@ ASYNC_TEST_CASE("IN-02: who waits for a task is listed, until the waiting ends i
     const auto reports = support::collect_reports();
     for (const way_to_wait& way : ways_to_wait()) {
         CAPTURE(way.name);
-        for (const ending how : {ending::result, ending::error, ending::cancellation,
-                                 ending::of_who_waits}) {
+        for (const ending how :
+             {ending::result, ending::error, ending::cancellation, ending::of_who_waits}) {
             CAPTURE(static_cast<int>(how));
             auto go = asyncio::create_future<void>();
-            const auto target = asyncio::create_task(
-                [go]() -> asyncio::coro<> { co_await go; }, {.name = "target"});
+            const auto target = asyncio::create_task([go]() -> asyncio::coro<> { co_await go; },
+                                                     {.name = "target"});
             const auto waiter = asyncio::create_task(way.wait(target), {.name = "waiter"});
             const auto other = asyncio::create_task(wait_for_task(target), {.name = "other"});
             CHECK(awaited_by(target).empty());
@@ -192,14 +189,13 @@ ASYNC_TEST_CASE("IN-02: who waits for a task is listed, until the waiting ends i
             co_await support::turns(3);
             CHECK(awaited_by(target) == left);
             CHECK(target.done() == left.empty());
-            co_await end({target, waiter, other});
-            if (how == ending::error)
-                CHECK(support::message_of(target.exception()) == "no luck");
+            co_await end(target, waiter, other);
+            if (how == ending::error) CHECK(support::message_of(target.exception()) == "no luck");
             for (const auto& task : {waiter, other})
                 if (!task.cancelled()) static_cast<void>(task.exception());
             std::vector<asyncio::any_task> rest = asyncio::all_tasks();
             std::erase(rest, asyncio::current_task());
-            if (!rest.empty()) co_await end(rest); // the other child of a gather()
+            co_await end_all(rest); // the other child of a gather()
             CHECK(reports->empty());
             reports->clear();
         }
@@ -223,15 +219,18 @@ asyncio::coro<> print_from(std::string& before, std::string& after) {
     co_await print_inside(before, after);
 }
 
-ASYNC_TEST_CASE("IN-03: within a running task its own graph is printed, up to its first coroutine") {
+ASYNC_TEST_CASE(
+    "IN-03: within a running task its own graph is printed, up to its first coroutine") {
     std::string before;
     std::string after;
     const auto task = asyncio::create_task(print_from(before, after), {.name = "self"});
+    co_await support::turns(2);
     const auto boss = asyncio::create_task(wait_for_task(task), {.name = "boss"});
     co_await asyncio::sleep(2s);
     CHECK(boss.done());
     // What has never been suspended is known by its outermost coroutine only.
-    const lines_type head{"* task 'self', running", "  awaits in", "  | " + at("print_from", outer_at)};
+    const lines_type head{"* task 'self', running", "  awaits in",
+                          "  | " + at("print_from", outer_at)};
     CHECK(shape(before) == head);
     lines_type whole = head;
     whole.push_back("  | " + at("print_inside", inner_at));
@@ -265,9 +264,14 @@ ASYNC_TEST_CASE("IN-04: a limit keeps the outermost or the innermost coroutines,
     co_await support::turns(2);
     const lines_type stack{"  | " + at("outer", outer_at), "  | " + at("middle", middle_at),
                            "  | " + at("inner", inner_at)};
-    for (const auto& [limit, first, last] :
-         {std::tuple{1, 0, 1}, {2, 0, 2}, {3, 0, 3}, {100, 0, 3}, {-1, 2, 3}, {-2, 1, 3},
-          {-3, 0, 3}, {-100, 0, 3}}) {
+    for (const auto& [limit, first, last] : {std::tuple{1, 0, 1},
+                                             {2, 0, 2},
+                                             {3, 0, 3},
+                                             {100, 0, 3},
+                                             {-1, 2, 3},
+                                             {-2, 1, 3},
+                                             {-3, 0, 3},
+                                             {-100, 0, 3}}) {
         CAPTURE(limit);
         lines_type expected{"* task 'worker'", "  awaits in"};
         expected.insert(expected.end(), stack.begin() + first, stack.begin() + last);
@@ -277,7 +281,7 @@ ASYNC_TEST_CASE("IN-04: a limit keeps the outermost or the innermost coroutines,
     }
     CHECK(graph_of(worker, 0) ==
           lines_type{"* task 'worker'", "  awaited by", "    * task 'boss'"});
-    co_await end({worker, boss});
+    co_await end(worker, boss);
 }
 
 ASYNC_TEST_CASE("IN-05: the tree of tasks begins with those that nobody awaits") {
@@ -296,25 +300,19 @@ ASYNC_TEST_CASE("IN-05: the tree of tasks begins with those that nobody awaits")
     // The first line below a task is where it stands; those of main and of the lambda, which
     // each compiler names in its own way, are left out.
     CHECK(tree.front() == "task 'main'");
-    CHECK(lines_type(top_at + 2, tree.end()) == lines_type{
-                                                    "  |-- task 'left'",
-                                                    "  |     " + waits,
-                                                    "  |     `-- task 'shared'",
-                                                    "  |           " + at("outer", outer_at),
-                                                    "  |           " + at("middle", middle_at),
-                                                    "  |           " + at("inner", inner_at),
-                                                    "  `-- task 'right'",
-                                                    "        " + waits,
-                                                    "        `-- task 'shared'",
-                                                    "              " + at("outer", outer_at),
-                                                    "              " + at("middle", middle_at),
-                                                    "              " + at("inner", inner_at),
-                                                    "task 'alone'",
-                                                    "  " + at("inner", inner_at)});
-    co_await end({shared, left, right, top, alone});
+    CHECK(lines_type(top_at + 2, tree.end()) ==
+          lines_type{
+              "  |-- task 'left'", "  |     " + waits, "  |     `-- task 'shared'",
+              "  |           " + at("outer", outer_at), "  |           " + at("middle", middle_at),
+              "  |           " + at("inner", inner_at), "  `-- task 'right'", "        " + waits,
+              "        `-- task 'shared'", "              " + at("outer", outer_at),
+              "              " + at("middle", middle_at), "              " + at("inner", inner_at),
+              "task 'alone'", "  " + at("inner", inner_at)});
+    co_await end(shared, left, right, top, alone);
 }
 
-ASYNC_TEST_CASE("IN-05: tasks that wait for each other in a circle are named, not followed for ever") {
+ASYNC_TEST_CASE(
+    "IN-05: tasks that wait for each other in a circle are named, not followed for ever") {
     enum class link { plain, gather, shield };
     for (const link how : {link::plain, link::gather, link::shield}) {
         CAPTURE(static_cast<int>(how));
@@ -349,7 +347,7 @@ ASYNC_TEST_CASE("IN-05: tasks that wait for each other in a circle are named, no
                          "            * task 'third', see above: a circle") == 1);
         CHECK(graph.size() < 12);
         // And all of it can be cancelled.
-        co_await end({outside});
+        co_await end(outside);
         for (const auto& task : {first, second, third}) CHECK(task.cancelled());
     }
 }
@@ -370,7 +368,7 @@ ASYNC_TEST_CASE("IN-05: a task that waits for itself through a future is a circl
         CHECK_THROWS_WITH_AS(asyncio::print_tasks(tree),
                              doctest::Contains("circle: 'self' -> 'self'"), std::runtime_error);
         CHECK(awaited_by(self) == lines_type{"self"});
-        co_await end({self});
+        co_await end(self);
         CHECK(self.cancelled());
     }
 }
