@@ -93,6 +93,23 @@ asyncio::coro<> end(Tasks... tasks) {
     return end_all(std::vector<asyncio::any_task>{tasks...});
 }
 
+// Prints the graph of the running task from within a coroutine of it.
+asyncio::coro<> print_inside(std::string& before, std::string& after) {
+    std::ostringstream first;
+    asyncio::print_call_graph(first);
+    before = first.str();
+    inner_at = __LINE__ + 1;
+    co_await asyncio::sleep(1s);
+    std::ostringstream second;
+    asyncio::print_call_graph(second);
+    after = second.str();
+}
+
+asyncio::coro<> print_from(std::string& before, std::string& after) {
+    outer_at = __LINE__ + 1;
+    co_await print_inside(before, after);
+}
+
 } // namespace
 
 TEST_SUITE("call graphs") {
@@ -200,23 +217,6 @@ ASYNC_TEST_CASE("IN-02: who waits for a task is listed, until the waiting ends i
             reports->clear();
         }
     }
-}
-
-// Prints the graph of the running task from within a coroutine of it.
-asyncio::coro<> print_inside(std::string& before, std::string& after) {
-    std::ostringstream first;
-    asyncio::print_call_graph(first);
-    before = first.str();
-    inner_at = __LINE__ + 1;
-    co_await asyncio::sleep(1s);
-    std::ostringstream second;
-    asyncio::print_call_graph(second);
-    after = second.str();
-}
-
-asyncio::coro<> print_from(std::string& before, std::string& after) {
-    outer_at = __LINE__ + 1;
-    co_await print_inside(before, after);
 }
 
 ASYNC_TEST_CASE(
