@@ -12200,8 +12200,9 @@ gather_children::~gather_children() {
         child& c = children_[i];
         if (!c.is_linked()) continue;
         c.state->unlink(c);
-        // Once the whole has failed nobody needs to look at later errors.
-        if (future_->done()) c.state->reported = true;
+        // Once the whole has failed nobody needs to look at later errors; and where they are
+        // outcomes, nobody ever needs to.
+        if (future_->done() || outcomes_) c.state->reported = true;
     }
     delete[] children_;
 }

@@ -1717,6 +1717,19 @@ ASYNC_TEST_CASE("values that can only move leave futures that nobody else holds"
     CHECK(*kept.result() == 7);
 }
 
+ASYNC_TEST_CASE("errors that would have been outcomes of a gather() that is dropped are not reported") {
+    const auto reports = support::collect_reports();
+    {
+        const auto dropped = asyncio::gather(asyncio::return_exceptions, fail_after(1s, "first"),
+                                             fail_after(2s, "second"));
+    }
+    co_await asyncio::sleep(5s);
+    CHECK(reports->empty());
+    { const auto dropped = asyncio::gather(fail_after(1s, "first")); }
+    co_await asyncio::sleep(5s);
+    CHECK(reports->size() == 1);
+}
+
 ASYNC_TEST_CASE("gather() starts what it is given at once, awaited or not") {
     bool ran = false;
     auto all = asyncio::gather(mark(ran));
