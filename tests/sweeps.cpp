@@ -1,0 +1,1388 @@
+// Every program below runs again and again, and each time something happens to it at another point:
+// one of its tasks is cancelled, once, twice, or in the middle of a turn; or the whole program is
+// ended, or its loop destroyed. Points are all turns of the loop, which are all places where a task
+// can stand suspended, or be on its way. Afterwards nothing may be left (frames, tasks, timers,
+// memory, descriptors), nothing may hang, and what the program promises about its objects holds.
+#include "support.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <forward_list>
+#include <functional>
+#include <map>
+#include <memory>
+#include <new>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <csignal>
+#include <dirent.h>
+#include <unistd.h>
+
+// ---- counted memory -----------------------------------------------------------------------------
+
+namespace {
+
+std::atomic<long long> blocks_alive{0};
+
+} // namespace
+
+void* operator new(std::size_t size) {
+    void* const memory = std::malloc(size ? size : 1);
+    if (memory == nullptr) throw std::bad_alloc();
+    blocks_alive.fetch_add(1, std::memory_order_relaxed);
+    return memory;
+}
+void operator delete(void* memory) noexcept {
+    if (memory == nullptr) return;
+    blocks_alive.fetch_sub(1, std::memory_order_relaxed);
+    std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
+
+namespace {
+
+// ---- the machine --------------------------------------------------------------------------------
+
+// A local of each coroutine here: those that are alive are frames that are alive.
+class probe {
+public:
+    probe() noexcept { ++alive; }
+    probe(const probe&) noexcept { ++alive; }
+    probe& operator=(const probe&) = default;
+    ~probe() { --alive; }
+
+    static inline std::atomic<int> alive{0};
+};
+
+enum class blow {
+    none,
+    cancel,        // of one task, between two turns
+    cancel_twice,  // again a turn later, most likely into its cleanup
+    taken_back,    // uncancel() follows at once
+    cancel_within, // from a callback that runs somewhere within the next turn
+    end,           // all tasks are cancelled, as run() does it when main has ended
+    close          // the loop is destroyed
+};
+
+const char* name_of(blow how) {
+    constexpr std::array names{"nothing",
+                               "a cancellation",
+                               "two cancellations",
+                               "a cancellation that was taken back",
+                               "a cancellation within the turn",
+                               "the end of the program",
+                               "the end of the loop"};
+    return names[static_cast<std::size_t>(how)];
+}
+
+// What a program works with. Its objects live longer than its loop.
+class stage {
+public:
+    stage() = default;
+    stage(const stage&) = delete;
+    stage& operator=(const stage&) = delete;
+
+    template <class T, class... Args>
+    T& make(Args&&... args) {
+        auto made = std::make_shared<T>(std::forward<Args>(args)...);
+        T& object = *made;
+        objects_.push_back(std::move(made));
+        return object;
+    }
+
+    // Checked when all tasks have ended, or, with `closed`, when the loop is gone.
+    void at_end(std::function<void(bool closed)> check) { checks_.push_back(std::move(check)); }
+
+    // A fault, unless `holds`.
+    void require(bool holds, const char* what) {
+        if (!holds) faults_.emplace_back(what);
+    }
+
+    // Errors that nobody looks at are part of the program.
+    bool expects_reports = false;
+
+private:
+    friend class performance;
+    std::vector<std::shared_ptr<void>> objects_;
+    std::vector<std::function<void(bool)>> checks_;
+    std::vector<std::string> faults_;
+};
+
+using program = asyncio::coro<> (*)(stage&);
+
+struct plan {
+    blow how = blow::none;
+    int turn = 0;
+    std::size_t victim = 0; // its place among the tasks alive at that point, the oldest first
+    std::optional<std::uint64_t> seed = {};
+};
+
+// Which programs may stop when something happens to them.
+struct rules {
+    // Tasks that the others rely on; when one of them is hit, those may wait for ever.
+    std::set<std::string> needed = {};
+    // Jobs on other threads: memory is given back a little later.
+    bool threads = false;
+};
+
+// One run of a program.
+class performance {
+public:
+    performance(program play, const rules& r, const plan& p) : play_(play), rules_(r), plan_(p) {}
+
+    void run() {
+        {
+            stage set;
+            loop_ = std::make_unique<asyncio::event_loop>(
+                asyncio::run_options{.debug = false,
+                                     .clock = asyncio::clock_kind::virtual_time,
+                                     .shuffle_seed = plan_.seed});
+            loop_->set_exception_handler(
+                [&](asyncio::event_loop&, const asyncio::exception_context& context) {
+                    // What is in flight when the loop is closed reaches nobody.
+                    if (set.expects_reports || plan_.how == blow::close) return;
+                    fault("a report: " + context.message + " (" +
+                          support::message_of(context.exception) + ")");
+                });
+            main_ = loop_->create_task(play_(set), {.name = "main"});
+            const bool closed = !play_to_the_end();
+            if (closed) {
+                loop_.reset();
+                if (!main_.done()) fault("main is pending although its loop is gone");
+            } else {
+                if (!rest().empty()) fault("tasks are left: " + names(rest()));
+                if (loop_->metrics().tasks != 0) fault("metrics() counts a task");
+                if (loop_->metrics().timers != 0) fault("a timer is left");
+                if (loop_->default_executor)
+                    loop_->run_until_complete(loop_->shutdown_default_executor());
+            }
+            {
+                std::optional<asyncio::event_loop::entered> inside;
+                if (loop_) inside.emplace(*loop_);
+                for (const auto& check : set.checks_) check(closed);
+            }
+            // Nobody has to look at how the tasks of a program ended.
+            if (main_.done() && !main_.cancelled()) static_cast<void>(main_.exception());
+            if (victim_ && victim_.done() && !victim_.cancelled())
+                static_cast<void>(victim_.exception());
+            main_ = {};
+            victim_ = {};
+            loop_.reset();
+            for (const std::string& text : set.faults_) fault(text);
+        }
+        const int frames = probe::alive.exchange(0);
+        if (frames != 0) fault(std::to_string(frames) + " frames are left");
+    }
+
+    std::vector<std::string> faults;
+    int turns = 0;               // that were made until all was over, without the blow
+    std::size_t candidates = 0;  // tasks alive at the point of the blow
+    bool struck = false;         // the point was reached
+
+private:
+    static constexpr int most_turns = 3000;
+
+    void fault(const std::string& text) {
+        std::string where = std::string(name_of(plan_.how));
+        if (plan_.how != blow::none) where += " after turn " + std::to_string(plan_.turn);
+        if (!victim_name_.empty()) where += " to '" + victim_name_ + "'";
+        if (plan_.seed) where += ", seed " + std::to_string(*plan_.seed);
+        faults.push_back(where + ": " + text);
+    }
+
+    std::vector<asyncio::any_task> rest() const { return asyncio::all_tasks(*loop_); }
+
+    static std::string names(const std::vector<asyncio::any_task>& tasks) {
+        std::string text;
+        for (const asyncio::any_task& task : tasks)
+            text += (text.empty() ? "" : ", ") + task.get_name();
+        return text;
+    }
+
+    // False when the loop was to be closed on the way.
+    bool play_to_the_end() {
+        for (;; ++turns) {
+            if (turns > most_turns) return give_up("it does not come to an end");
+            if (rest().size() != loop_->metrics().tasks) fault("all_tasks() and metrics() differ");
+            if (turns == plan_.turn && plan_.how != blow::none) {
+                strike();
+                if (plan_.how == blow::close) return false;
+                if (plan_.how == blow::end) return end();
+            }
+            if (turns == plan_.turn + 1 && plan_.how == blow::cancel_twice && victim_)
+                victim_.cancel();
+            if (main_.done() && rest().empty()) return true;
+            if (step()) continue;
+            if (!main_.done() && rules_.needed.count(victim_name_) == 0)
+                fault("everybody waits: " + names(rest()));
+            return end();
+        }
+    }
+
+    void strike() {
+        const std::vector<asyncio::any_task> tasks = rest();
+        candidates = tasks.size();
+        struck = !tasks.empty() && plan_.victim < tasks.size();
+        if (!struck || plan_.how == blow::end || plan_.how == blow::close) return;
+        victim_ = tasks[plan_.victim];
+        victim_name_ = victim_.get_name();
+        if (plan_.how == blow::cancel_within) {
+            loop_->call_soon([victim = victim_] { victim.cancel("struck"); });
+            return;
+        }
+        if (!victim_.cancel("struck")) fault("cancel() of an unfinished task said false");
+        if (plan_.how == blow::taken_back) victim_.uncancel();
+    }
+
+    // Cancels what is left until nothing is: a task may answer a cancellation with work.
+    bool end() {
+        for (int round = 0; round < 4 && !rest().empty(); ++round) {
+            for (const asyncio::any_task& task : rest()) task.cancel();
+            for (int turn = 0; !rest().empty() && step(); ++turn)
+                if (turn > most_turns) return give_up("it does not end after its cancellation");
+        }
+        return true;
+    }
+
+    bool give_up(const char* why) {
+        fault(std::string(why) + ": " + names(rest()));
+        return false;
+    }
+
+    // One turn. When nothing is ready the clock jumps to the next timer before it. False: nothing
+    // is left that could happen.
+    bool step() {
+        if (loop_->run_once() > 0) return true;
+        if (loop_->core().clock_holds > 0) { // a job is at work
+            for (int i = 0; i < 20'000; ++i) {
+                if (loop_->run_once() > 0) return true;
+                std::this_thread::sleep_for(50us);
+            }
+            return false;
+        }
+        const std::optional<asyncio::duration> wait = loop_->next_deadline();
+        if (!wait) return false;
+        loop_->call_later(*wait, [this] { loop_->stop(); });
+        loop_->run_forever();
+        return true;
+    }
+
+    program play_;
+    const rules& rules_;
+    const plan plan_;
+    std::unique_ptr<asyncio::event_loop> loop_;
+    asyncio::task<> main_;
+    asyncio::any_task victim_;
+    std::string victim_name_;
+};
+
+int open_descriptors() {
+    int count = 0;
+    DIR* const folder = ::opendir("/proc/self/fd");
+    if (folder == nullptr) return 0;
+    while (::readdir(folder) != nullptr) ++count;
+    ::closedir(folder);
+    return count;
+}
+
+struct outcome_of_sweep {
+    std::vector<std::string> faults;
+    int runs = 0;
+    int points = 0; // turns of the undisturbed run
+
+    std::string text() const {
+        std::string all;
+        for (const std::string& fault : faults) all += "\n    " + fault;
+        return all;
+    }
+};
+
+// A plan is played twice: the first run fills every cache, and what the second one keeps is lost.
+// Where other threads take and give memory, too, caches may fill later; only what grows every time
+// is lost there. False when the plan's point was not reached.
+bool play(outcome_of_sweep& result, program what, const rules& r, const plan& p,
+          std::size_t* candidates = nullptr) {
+    const int most = r.threads ? 20 : 2;
+    for (int round = 1;; ++round) {
+        const long long before = blocks_alive;
+        bool struck = false;
+        {
+            performance run(what, r, p);
+            run.run();
+            ++result.runs;
+            struck = run.struck;
+            if (candidates) *candidates = run.candidates;
+            if (p.how == blow::none) result.points = run.turns;
+            if (!run.faults.empty()) {
+                result.faults.insert(result.faults.end(), run.faults.begin(), run.faults.end());
+                return struck;
+            }
+            if (p.how != blow::none && !struck) return false;
+        }
+        const long long growth = blocks_alive - before;
+        if (round > 1 && growth <= 0) return struck;
+        if (round < most) continue;
+        result.faults.push_back(name_of(p.how) + (" after turn " + std::to_string(p.turn)) + ": " +
+                                std::to_string(growth) + " blocks of memory are lost");
+        return struck;
+    }
+}
+
+outcome_of_sweep sweep(program what, const rules& r) {
+    outcome_of_sweep result;
+    const int descriptors = open_descriptors();
+    play(result, what, r, {});
+    const std::array blows{blow::cancel, blow::cancel_twice, blow::taken_back, blow::cancel_within,
+                           blow::end, blow::close};
+    for (const blow how : blows)
+        for (const std::optional<std::uint64_t> seed :
+             {std::optional<std::uint64_t>(), std::optional<std::uint64_t>(1),
+              std::optional<std::uint64_t>(2)}) {
+            // Between turns, an order within them adds little.
+            if (seed && (how == blow::taken_back || how == blow::end)) continue;
+            bool reached = true;
+            for (int turn = 0; reached && result.faults.size() < 5; ++turn) {
+                std::size_t candidates = 1;
+                reached = false;
+                for (std::size_t victim = 0; victim < candidates; ++victim) {
+                    const bool all = how == blow::end || how == blow::close;
+                    if (all && victim > 0) break;
+                    if (play(result, what, r, {how, turn, victim, seed}, &candidates))
+                        reached = true;
+                }
+            }
+        }
+    if (open_descriptors() != descriptors) result.faults.emplace_back("descriptors are left open");
+    return result;
+}
+
+void check_sweep(program what, const rules& r) {
+    const outcome_of_sweep result = sweep(what, r);
+    CHECK_MESSAGE(result.faults.empty(), result.text());
+    CHECK(result.points > 0);
+    CHECK(result.runs > 2 * result.points);
+}
+
+#define SWEEP_AS(body, name, ...)                                                                  \
+    static asyncio::coro<> body(stage& set);                                                       \
+    TEST_CASE(name) { check_sweep(body, rules{__VA_ARGS__}); }                                     \
+    static asyncio::coro<> body(stage& set)
+
+// A program with its rules: SWEEP("name", .needed = {"setter"}) { ... co_await ... }
+#define SWEEP(name, ...) SWEEP_AS(DOCTEST_ANONYMOUS(swept_), name, __VA_ARGS__)
+
+} // namespace
+
+// ---- the machine finds what it is there to find -------------------------------------------------
+
+namespace {
+
+asyncio::coro<> sleep_for(asyncio::duration delay) {
+    const probe here;
+    co_await asyncio::sleep(delay);
+}
+
+// True when a sweep over the program finds a fault with this text.
+bool finds(const char* text, program what, const rules& r = {}) {
+    const outcome_of_sweep result = sweep(what, r);
+    return result.text().find(text) != std::string::npos;
+}
+
+} // namespace
+
+TEST_SUITE("sweeps: the machine") {
+
+TEST_CASE("a program without a fault has none") {
+    const outcome_of_sweep result = sweep(
+        [](stage&) -> asyncio::coro<> { co_await sleep_for(1s); }, {});
+    CHECK_MESSAGE(result.faults.empty(), result.text());
+    // Before the first turn, while it sleeps; each twice, each blow, and the undisturbed run.
+    CHECK(result.points == 2);
+    CHECK(result.runs > 20);
+}
+
+TEST_CASE("a lost frame, a lost block and a lost descriptor are found") {
+    CHECK(finds("1 frames are left", [](stage&) -> asyncio::coro<> {
+        static std::vector<std::unique_ptr<probe>> lost;
+        lost.push_back(std::make_unique<probe>());
+        co_await asyncio::sleep(1s);
+        lost.clear(); // not when it is cancelled before
+    }));
+    CHECK(finds("1 blocks of memory are lost", [](stage&) -> asyncio::coro<> {
+        static std::forward_list<int> lost;
+        lost.push_front(1);
+        co_await asyncio::sleep(1s);
+        lost.pop_front();
+    }));
+    static std::vector<int> lost;
+    CHECK(finds("descriptors are left open", [](stage&) -> asyncio::coro<> {
+        lost.push_back(::dup(0));
+        co_await asyncio::sleep(1s);
+        ::close(lost.back());
+        lost.pop_back();
+    }));
+    for (const int descriptor : lost) ::close(descriptor);
+}
+
+TEST_CASE("a lost wake-up, a broken promise and a timer that stays are found") {
+    const program waits_for_other = [](stage& set) -> asyncio::coro<> {
+        auto& ready = set.make<asyncio::event>();
+        const auto other = asyncio::create_task(
+            [&]() -> asyncio::coro<> {
+                co_await asyncio::sleep(1s);
+                ready.set(); // nobody does if this one is cancelled
+            },
+            {.name = "setter"});
+        co_await ready.wait();
+    };
+    CHECK(finds("everybody waits: main", waits_for_other));
+    CHECK_FALSE(finds("everybody waits", waits_for_other, {.needed = {"setter"}}));
+    CHECK(finds("the count is off", [](stage& set) -> asyncio::coro<> {
+        int& count = set.make<int>(1);
+        set.at_end([&](bool) { set.require(count == 0, "the count is off"); });
+        co_await asyncio::sleep(1s);
+        --count;
+    }));
+    CHECK(finds("a timer is left", [](stage& set) -> asyncio::coro<> {
+        auto& late = set.make<asyncio::handle>();
+        late = asyncio::get_running_loop().call_later(1h, [] {});
+        co_await asyncio::sleep(1s);
+        late.cancel();
+    }));
+}
+
+TEST_CASE("what does not end, or does not listen, is found") {
+    CHECK(finds("it does not come to an end", [](stage&) -> asyncio::coro<> {
+        const auto busy = asyncio::create_task([]() -> asyncio::coro<> {
+            for (;;) co_await asyncio::sleep(0s);
+        });
+        co_await asyncio::finally(asyncio::sleep(1s), [busy]() -> asyncio::coro<> {
+            busy.cancel();
+            co_return;
+        });
+    }));
+    CHECK(finds("tasks are left: main", [](stage&) -> asyncio::coro<> {
+        for (int i = 0; i < 10; ++i) {
+            try {
+                co_await asyncio::create_future<void>();
+            } catch (const asyncio::cancelled_error&) {
+                // As if nothing had happened.
+            }
+        }
+    }));
+}
+
+} // TEST_SUITE
+
+// ---- the programs -------------------------------------------------------------------------------
+
+namespace {
+
+using tasks_type = std::vector<asyncio::task<>>;
+
+// Counts who is inside of something that lets in a limited number.
+struct visitors {
+    int inside = 0;
+    int most = 0;
+    int passed = 0; // who came in at all
+};
+
+class visit {
+public:
+    explicit visit(visitors& all) noexcept : all_(all) {
+        ++all_.passed;
+        all_.most = std::max(all_.most, ++all_.inside);
+    }
+    visit(const visit&) = delete;
+    visit& operator=(const visit&) = delete;
+    ~visit() { --all_.inside; }
+
+private:
+    visitors& all_;
+};
+
+// Does something when it goes, however that happens.
+template <class F>
+class at_exit {
+public:
+    explicit at_exit(F fn) : fn_(std::move(fn)) {}
+    at_exit(const at_exit&) = delete;
+    at_exit& operator=(const at_exit&) = delete;
+    ~at_exit() { fn_(); }
+
+private:
+    F fn_;
+};
+
+class cancel_at_exit {
+public:
+    explicit cancel_at_exit(asyncio::handle callback) : callback_(std::move(callback)) {}
+    cancel_at_exit(const cancel_at_exit&) = delete;
+    cancel_at_exit& operator=(const cancel_at_exit&) = delete;
+    ~cancel_at_exit() { callback_.cancel(); }
+
+private:
+    asyncio::handle callback_;
+};
+
+asyncio::coro<int> value_after(asyncio::duration delay, int value) {
+    const probe here;
+    co_await asyncio::sleep(delay);
+    co_return value;
+}
+
+asyncio::coro<int> fail_after(asyncio::duration delay) {
+    const probe here;
+    co_await asyncio::sleep(delay);
+    throw std::runtime_error("no luck");
+}
+
+// Needs a moment to end when it is cancelled.
+asyncio::coro<> slow_to_end(asyncio::duration delay, int& cleanups) {
+    const probe here;
+    std::exception_ptr error;
+    try {
+        co_await asyncio::sleep(delay);
+    } catch (...) {
+        error = std::current_exception();
+    }
+    co_await asyncio::sleep(10ms);
+    ++cleanups;
+    if (error) std::rethrow_exception(error);
+}
+
+// A program that ends its tasks itself when it is cancelled, as a careful one does.
+asyncio::coro<> all_end(tasks_type tasks) {
+    const probe here;
+    co_await asyncio::gather(asyncio::return_exceptions, tasks);
+}
+
+template <class Lock>
+asyncio::coro<> pass_through(Lock& lock, visitors& all, int rounds) {
+    const probe here;
+    for (int i = 0; i < rounds; ++i) {
+        const auto held = co_await lock.scoped();
+        const visit inside(all);
+        co_await asyncio::sleep(i % 2 == 0 ? 0s : 1s);
+    }
+}
+
+} // namespace
+
+TEST_SUITE("sweeps: sleep and futures") {
+
+SWEEP("sleeping coroutines, nested") {
+    const probe here;
+    co_await asyncio::sleep(0s);
+    const int one = co_await value_after(1s, 1);
+    const int two = co_await asyncio::create_task(value_after(2s, 2));
+    set.require(one + two == 3, "a value is wrong");
+    co_await asyncio::sleep(-1s);
+}
+
+SWEEP("one future, three who wait for it; two of them behind a shield", .needed = {"setter", "plain"}) {
+    const probe here;
+    auto& f = set.make<asyncio::future<int>>(asyncio::create_future<int>());
+    const auto plain = [&]() -> asyncio::coro<> {
+        const probe inside;
+        co_await f;
+    };
+    const auto shielded = [&]() -> asyncio::coro<> {
+        const probe inside;
+        const int value = co_await asyncio::shield(f);
+        set.require(value == 7, "a value is wrong");
+    };
+    const auto setter = [&]() -> asyncio::coro<> {
+        const probe inside;
+        co_await asyncio::sleep(1s);
+        if (!f.done()) f.set_result(7);
+    };
+    tasks_type tasks;
+    tasks.push_back(asyncio::create_task(plain, {.name = "plain"}));
+    tasks.push_back(asyncio::create_task(shielded, {.name = "shielded"}));
+    tasks.push_back(asyncio::create_task(shielded, {.name = "shielded, too"}));
+    tasks.push_back(asyncio::create_task(setter, {.name = "setter"}));
+    co_await all_end(std::move(tasks));
+}
+
+SWEEP("done-callbacks, of futures that end in each way") {
+    const probe here;
+    int& called = set.make<int>(0);
+    set.at_end([&](bool closed) {
+        if (!closed) set.require(called <= 3, "a callback ran twice");
+    });
+    auto good = asyncio::create_future<int>();
+    auto bad = asyncio::create_future<int>();
+    const auto task = asyncio::create_task(value_after(1s, 1), {.name = "task"});
+    good.add_done_callback([&called, seen = probe()] { ++called; });
+    bad.add_done_callback([&called, seen = probe()](const asyncio::future<int>& f) {
+        ++called;
+        static_cast<void>(f.exception());
+    });
+    task.add_done_callback([&called, seen = probe()] { ++called; });
+    co_await asyncio::sleep(500ms);
+    good.set_result(1);
+    bad.set_exception(std::runtime_error("no luck"));
+    const std::vector<asyncio::task<int>> only{task};
+    co_await asyncio::wait(only);
+    co_await support::turns(2);
+    set.require(called == 3, "a callback did not run");
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("sweeps: locks") {
+
+SWEEP("a lock: one at a time, and nobody waits for ever") {
+    const probe here;
+    auto& lock = set.make<asyncio::lock>();
+    auto& all = set.make<visitors>();
+    set.at_end([&](bool) {
+        set.require(all.most <= 1, "two were inside at once");
+        set.require(all.inside == 0, "somebody is inside");
+        set.require(!lock.locked(), "the lock is held by nobody");
+    });
+    tasks_type tasks;
+    for (const char* name : {"a", "b", "c"})
+        tasks.push_back(asyncio::create_task(pass_through(lock, all, 2), {.name = name}));
+    co_await all_end(std::move(tasks));
+    const bool taken = co_await lock.acquire();
+    set.require(taken, "acquire() gave false");
+    lock.release();
+}
+
+SWEEP("a lock as a manager, taken and released by hand in between") {
+    const probe here;
+    auto& lock = set.make<asyncio::lock>();
+    set.at_end([&](bool closed) {
+        if (!closed) set.require(!lock.locked(), "the lock is held by nobody");
+    });
+    const auto by_hand = [&]() -> asyncio::coro<> {
+        const probe inside;
+        co_await lock.acquire();
+        lock.release();
+    };
+    const auto managed = [&]() -> asyncio::coro<> {
+        const probe inside;
+        co_await asyncio::with(lock, [&]() -> asyncio::coro<> { co_await asyncio::sleep(1s); });
+    };
+    tasks_type tasks;
+    for (const char* name : {"a", "b"}) {
+        tasks.push_back(asyncio::create_task(managed, {.name = name}));
+        tasks.push_back(asyncio::create_task(by_hand, {.name = name}));
+    }
+    co_await all_end(std::move(tasks));
+}
+
+SWEEP("a semaphore: no more than its slots, and none is lost") {
+    const probe here;
+    auto& slots = set.make<asyncio::bounded_semaphore>(2);
+    auto& all = set.make<visitors>();
+    set.at_end([&](bool) {
+        set.require(all.most <= 2, "more were inside than there are slots");
+        bool full = false;
+        try {
+            slots.release();
+        } catch (const std::invalid_argument&) {
+            full = true;
+        }
+        set.require(full, "a slot is lost");
+    });
+    tasks_type tasks;
+    for (const char* name : {"a", "b", "c", "d"})
+        tasks.push_back(asyncio::create_task(pass_through(slots, all, 2), {.name = name}));
+    co_await all_end(std::move(tasks));
+    set.require(!slots.locked(), "the semaphore is locked");
+}
+
+SWEEP("a semaphore whose slots come from outside, one at a time", .needed = {"giver"}) {
+    const probe here;
+    auto& slots = set.make<asyncio::semaphore>(0);
+    int& taken = set.make<int>(0);
+    const auto take = [&]() -> asyncio::coro<> {
+        const probe inside;
+        co_await slots.acquire();
+        ++taken;
+    };
+    const auto give = [&]() -> asyncio::coro<> {
+        const probe inside;
+        for (int i = 0; i < 3; ++i) {
+            slots.release();
+            co_await asyncio::sleep(i == 1 ? 1s : 0s);
+        }
+    };
+    tasks_type tasks;
+    for (const char* name : {"a", "b", "c"})
+        tasks.push_back(asyncio::create_task(take, {.name = name}));
+    tasks.push_back(asyncio::create_task(give, {.name = "giver"}));
+    co_await all_end(std::move(tasks));
+    // Those that nobody took are free.
+    for (; taken < 3; ++taken) {
+        set.require(!slots.locked(), "a slot is lost");
+        co_await slots.acquire();
+    }
+    set.require(slots.locked(), "there is a slot too many");
+}
+
+SWEEP("an event that is set when its setter goes") {
+    const probe here;
+    auto& ready = set.make<asyncio::event>();
+    int& passed = set.make<int>(0);
+    set.at_end([&](bool closed) {
+        if (!closed) set.require(passed <= 3, "one passed twice");
+    });
+    const auto wait = [&]() -> asyncio::coro<> {
+        const probe inside;
+        const bool set_now = co_await ready.wait();
+        set.require(set_now, "wait() gave false");
+        ++passed;
+    };
+    const auto setter = [&]() -> asyncio::coro<> {
+        const probe inside;
+        const at_exit end([&] { ready.set(); });
+        co_await asyncio::sleep(1s);
+        ready.set();
+        ready.clear();
+        co_await asyncio::sleep(0s);
+    };
+    tasks_type tasks;
+    tasks.push_back(asyncio::create_task(setter, {.name = "setter", .eager_start = true}));
+    for (const char* name : {"a", "b", "c"})
+        tasks.push_back(asyncio::create_task(wait, {.name = name}));
+    co_await all_end(std::move(tasks));
+}
+
+SWEEP("a condition: no notification is lost, and the lock is held again",
+      .needed = {"producer"}) {
+    const probe here;
+    auto& changed = set.make<asyncio::condition>();
+    struct store {
+        int items = 0;
+        int made = 0;
+        int taken = 0;
+    };
+    auto& goods = set.make<store>();
+    set.at_end([&](bool) {
+        set.require(goods.items == goods.made - goods.taken && goods.items >= 0,
+                    "an item is lost or was taken twice");
+        set.require(!changed.locked(), "the lock is held by nobody");
+    });
+    const auto consume = [&]() -> asyncio::coro<> {
+        const probe inside;
+        const auto held = co_await changed.scoped();
+        try {
+            const bool there = co_await changed.wait_for([&] { return goods.items > 0; });
+            set.require(there, "wait_for() gave false");
+        } catch (const asyncio::cancelled_error&) {
+            set.require(changed.locked(), "the lock is not held after a cancellation");
+            throw;
+        }
+        set.require(changed.locked(), "the lock is not held after wait()");
+        --goods.items;
+        ++goods.taken;
+    };
+    const auto produce = [&]() -> asyncio::coro<> {
+        const probe inside;
+        for (int i = 0; i < 3; ++i) {
+            const auto held = co_await changed.scoped();
+            ++goods.items;
+            ++goods.made;
+            changed.notify(1);
+            co_await asyncio::sleep(i == 1 ? 1s : 0s);
+        }
+    };
+    tasks_type tasks;
+    for (const char* name : {"a", "b", "c"})
+        tasks.push_back(asyncio::create_task(consume, {.name = name}));
+    tasks.push_back(asyncio::create_task(produce, {.name = "producer"}));
+    co_await all_end(std::move(tasks));
+}
+
+SWEEP("a barrier over two rounds; who is hit breaks it for the others",
+      .needed = {"a", "b", "c"}) { // one that has not begun cannot break it
+    const probe here;
+    auto& gate = set.make<asyncio::barrier>(3);
+    auto& rounds = set.make<std::array<int, 3>>();
+    set.at_end([&](bool closed) {
+        if (!closed) set.require(gate.n_waiting() == 0, "somebody waits at the barrier");
+    });
+    const auto party = [&](std::size_t number) -> asyncio::coro<> {
+        const probe inside;
+        bool hit = false;
+        try {
+            for (int round = 0; round < 2; ++round) {
+                const std::size_t place = co_await gate.wait();
+                set.require(place < 3, "a place is none");
+                ++rounds[number];
+                for (const int other : rounds)
+                    set.require(std::abs(other - rounds[number]) <= 1, "rounds mix");
+            }
+        } catch (const asyncio::broken_barrier_error&) {
+            set.require(gate.broken(), "the barrier is not broken");
+        } catch (const asyncio::cancelled_error&) {
+            hit = true;
+        }
+        if (!hit) co_return;
+        co_await gate.abort();
+        throw asyncio::cancelled_error();
+    };
+    tasks_type tasks;
+    std::size_t number = 0;
+    for (const char* name : {"a", "b", "c"})
+        tasks.push_back(asyncio::create_task(party(number++), {.name = name}));
+    co_await all_end(std::move(tasks));
+}
+
+SWEEP("a barrier that is reset while it fills", .needed = {"a", "b"}) {
+    const probe here;
+    auto& gate = set.make<asyncio::barrier>(3);
+    const auto party = [&]() -> asyncio::coro<> {
+        const probe inside;
+        try {
+            co_await gate.wait();
+            set.require(false, "a round of three filled with two");
+        } catch (const asyncio::broken_barrier_error&) {
+            // Sent away.
+        }
+    };
+    tasks_type tasks;
+    for (const char* name : {"a", "b"})
+        tasks.push_back(asyncio::create_task(party, {.name = name}));
+    const at_exit end([&] {
+        for (const auto& task : tasks) task.cancel();
+    });
+    co_await asyncio::sleep(1s);
+    co_await gate.reset();
+    co_await all_end(tasks);
+    set.require(!gate.broken() && gate.n_waiting() == 0, "the barrier is not as new");
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("sweeps: queues") {
+
+namespace {
+
+struct ledger {
+    std::vector<int> put;
+    std::vector<int> taken;
+};
+
+// Items 1 to 5 from a producer to two consumers.
+template <class Queue>
+asyncio::coro<> hand_over(stage& set, Queue& queue) {
+    const probe here;
+    auto& book = set.make<ledger>();
+    set.at_end([&](bool closed) {
+        if (closed) return;
+        std::vector<int> seen = book.taken;
+        while (!queue.empty()) seen.push_back(queue.get_nowait());
+        std::vector<int> given = book.put;
+        std::sort(seen.begin(), seen.end());
+        std::sort(given.begin(), given.end());
+        set.require(seen == given, "an item is lost, or came twice");
+    });
+    const auto produce = [&]() -> asyncio::coro<> {
+        const probe inside;
+        const at_exit end([&] { queue.shutdown(); });
+        for (int item = 1; item <= 5; ++item) {
+            co_await queue.put(item);
+            book.put.push_back(item);
+            if (item == 3) co_await asyncio::sleep(1s);
+        }
+    };
+    const auto consume = [&]() -> asyncio::coro<> {
+        const probe inside;
+        while (const auto item = co_await queue.next()) {
+            book.taken.push_back(*item);
+            const at_exit done([&] { queue.task_done(); });
+            co_await asyncio::sleep(0s);
+        }
+    };
+    tasks_type tasks;
+    tasks.push_back(asyncio::create_task(consume, {.name = "first"}));
+    tasks.push_back(asyncio::create_task(produce, {.name = "producer", .eager_start = true}));
+    tasks.push_back(asyncio::create_task(consume, {.name = "second"}));
+    co_await all_end(std::move(tasks));
+    set.require(queue.empty() || book.taken.size() < 5, "an item stays in the queue");
+    const std::size_t left = queue.qsize();
+    for (std::size_t i = 0; i < left; ++i) {
+        book.taken.push_back(queue.get_nowait());
+        queue.task_done();
+    }
+    co_await queue.join();
+}
+
+} // namespace
+
+SWEEP("a bounded queue between a producer and two consumers") {
+    co_await hand_over(set, set.make<asyncio::queue<int>>(1));
+}
+
+SWEEP("an unbounded queue between them") {
+    co_await hand_over(set, set.make<asyncio::queue<int>>());
+}
+
+SWEEP("a priority_queue between them") {
+    co_await hand_over(set, set.make<asyncio::priority_queue<int>>(2));
+}
+
+SWEEP("a lifo_queue between them") {
+    co_await hand_over(set, set.make<asyncio::lifo_queue<int>>(2));
+}
+
+SWEEP("getters and putters whose items and slots others take in between") {
+    const probe here;
+    auto& queue = set.make<asyncio::queue<int>>(1);
+    auto& book = set.make<ledger>();
+    set.at_end([&](bool closed) {
+        if (closed) return;
+        while (!queue.empty()) book.taken.push_back(queue.get_nowait());
+        std::sort(book.taken.begin(), book.taken.end());
+        std::sort(book.put.begin(), book.put.end());
+        set.require(book.taken == book.put, "an item is lost, or came twice");
+    });
+    const auto get = [&]() -> asyncio::coro<> {
+        const probe inside;
+        try {
+            const int item = co_await queue.get();
+            book.taken.push_back(item);
+        } catch (const asyncio::queue_shut_down&) {
+            // Too late.
+        }
+    };
+    const auto put = [&](int item) -> asyncio::coro<> {
+        const probe inside;
+        try {
+            co_await queue.put(item);
+            book.put.push_back(item);
+        } catch (const asyncio::queue_shut_down&) {
+            // Too late.
+        }
+    };
+    const auto meddle = [&]() -> asyncio::coro<> {
+        const probe inside;
+        const at_exit end([&] { queue.shutdown(); });
+        for (int i = 0; i < 6; ++i) {
+            if (!queue.full()) {
+                queue.put_nowait(100 + i);
+                book.put.push_back(100 + i);
+            }
+            if (i % 2 == 0 && !queue.empty()) book.taken.push_back(queue.get_nowait());
+            co_await asyncio::sleep(i == 3 ? 1s : 0s);
+        }
+    };
+    tasks_type tasks;
+    tasks.push_back(asyncio::create_task(get, {.name = "get"}));
+    tasks.push_back(asyncio::create_task(put(1), {.name = "put 1"}));
+    tasks.push_back(asyncio::create_task(put(2), {.name = "put 2"}));
+    tasks.push_back(asyncio::create_task(meddle, {.name = "meddler", .eager_start = true}));
+    tasks.push_back(asyncio::create_task(get, {.name = "get"}));
+    tasks.push_back(asyncio::create_task(get, {.name = "get"}));
+    co_await all_end(std::move(tasks));
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("sweeps: several at once") {
+
+SWEEP("gather: results in the order of the arguments") {
+    const probe here;
+    const auto [a, b, c] =
+        co_await asyncio::gather(value_after(2s, 1), value_after(0s, 2), value_after(1s, 3));
+    set.require(a == 1 && b == 2 && c == 3, "a value is wrong");
+}
+
+SWEEP("gather: one fails, the others run on") {
+    const probe here;
+    int& cleanups = set.make<int>(0);
+    const auto slow = asyncio::create_task(slow_to_end(2s, cleanups), {.name = "slow"});
+    std::string error;
+    try {
+        co_await asyncio::gather(slow, fail_after(1s), value_after(500ms, 1));
+    } catch (const std::runtime_error& e) {
+        error = e.what();
+    }
+    set.require(error == "no luck", "the error is another one");
+    co_await slow;
+    set.require(cleanups == 1, "the other child did not run on");
+}
+
+SWEEP("gather: outcomes of one that fails, one that is cancelled and one that is slow to end") {
+    const probe here;
+    int& cleanups = set.make<int>(0);
+    const auto slow = asyncio::create_task(slow_to_end(2s, cleanups), {.name = "slow"});
+    const auto victim = asyncio::create_task(value_after(5s, 1), {.name = "cancelled"});
+    const auto later = asyncio::get_running_loop().call_later(1s, [victim] { victim.cancel(); });
+    const cancel_at_exit forget(later);
+    const auto outcomes =
+        co_await asyncio::gather(asyncio::return_exceptions, victim, slow, fail_after(1s));
+    set.require(!std::get<0>(outcomes).has_value() || victim.done(), "gather() ended too early");
+    set.require(slow.done(), "gather() ended before its slow child");
+}
+
+SWEEP("gather of gathers") {
+    const probe here;
+    const auto result = co_await asyncio::gather(
+        asyncio::gather(value_after(1s, 1), value_after(2s, 2)),
+        asyncio::gather(asyncio::return_exceptions, value_after(0s, 3), fail_after(1s)));
+    set.require(std::get<0>(result)[1] == 2 && !std::get<1>(result)[1].has_value(),
+                "a value is wrong");
+}
+
+SWEEP("wait: the first, the first error, all, and a limit of time") {
+    const probe here;
+    set.expects_reports = true; // of the task that fails when nobody waits for it any more
+    int& cleanups = set.make<int>(0);
+    std::vector<asyncio::task<int>> tasks;
+    tasks.push_back(asyncio::create_task(value_after(1s, 1), {.name = "one"}));
+    tasks.push_back(asyncio::create_task(fail_after(2s), {.name = "two"}));
+    tasks.push_back(asyncio::create_task(value_after(3s, 3), {.name = "three"}));
+    const auto other = asyncio::create_task(slow_to_end(1h, cleanups), {.name = "other"});
+    const at_exit end([&] { other.cancel(); });
+    auto result = co_await asyncio::wait(
+        tasks, {.return_when = asyncio::return_when::first_completed});
+    set.require(!result.done.empty(), "nobody is done");
+    result = co_await asyncio::wait(tasks,
+                                    {.return_when = asyncio::return_when::first_exception});
+    result = co_await asyncio::wait(tasks, {.timeout = 10s});
+    set.require(result.pending.empty(), "somebody is not done");
+    const auto mixed = co_await asyncio::wait(other, tasks[0], {.timeout = 1s});
+    set.require(mixed.done.size() + mixed.pending.size() == 2, "one of two is missing");
+    for (const auto& task : tasks)
+        if (!task.cancelled()) static_cast<void>(task.exception());
+}
+
+SWEEP("as_completed: each once, in the order of their ends") {
+    const probe here;
+    std::vector<asyncio::task<int>> tasks;
+    for (int i = 3; i >= 1; --i)
+        tasks.push_back(asyncio::create_task(value_after(std::chrono::seconds(i), i),
+                                             {.name = std::to_string(i)}));
+    auto ends = asyncio::as_completed(tasks);
+    std::set<int> seen;
+    int cancelled = 0;
+    while (const auto task = co_await ends.next()) {
+        if (task->cancelled()) ++cancelled;
+        else seen.insert(task->result());
+    }
+    set.require(seen.size() + static_cast<std::size_t>(cancelled) == 3, "one is missing");
+}
+
+SWEEP("as_completed: with a limit of time that passes") {
+    const probe here;
+    const auto quick = asyncio::create_task(value_after(1s, 1), {.name = "quick"});
+    const auto slow = asyncio::create_task(value_after(3s, 2), {.name = "slow"});
+    std::vector<asyncio::task<int>> tasks{quick, slow};
+    bool late = false;
+    try {
+        auto ends = asyncio::as_completed(tasks, {.timeout = 2s});
+        while (const auto task = co_await ends.next()) continue;
+    } catch (const asyncio::timeout_error&) {
+        late = true;
+    }
+    set.require(late || slow.done(), "neither a limit nor an end");
+    co_await asyncio::wait(tasks);
+}
+
+SWEEP("shield: what is inside runs on") {
+    const probe here;
+    int& cleanups = set.make<int>(0);
+    const auto inner = asyncio::create_task(slow_to_end(1s, cleanups), {.name = "inner"});
+    set.at_end([&, inner](bool closed) {
+        if (!closed && !inner.cancelled())
+            set.require(cleanups == 1, "what was shielded did not come to its end");
+    });
+    co_await asyncio::shield(inner);
+}
+
+SWEEP("shield around a coroutine, within a limit of time") {
+    const probe here;
+    int& cleanups = set.make<int>(0);
+    bool late = false;
+    try {
+        co_await asyncio::wait_for(asyncio::shield(slow_to_end(2s, cleanups)), 1s);
+    } catch (const asyncio::timeout_error&) {
+        late = true;
+    }
+    set.require(late, "the limit did not pass");
+    co_await asyncio::sleep(5s);
+}
+
+SWEEP("a task group: errors, a child of a child, and one that is slow to end") {
+    const probe here;
+    int& cleanups = set.make<int>(0);
+    auto& begun = set.make<std::vector<asyncio::any_task>>();
+    const auto parent = [&](asyncio::task_group& tg) -> asyncio::coro<> {
+        const probe inside;
+        co_await asyncio::sleep(500ms);
+        begun.push_back(tg.create_task(slow_to_end(1h, cleanups), {.name = "grandchild"}));
+    };
+    set.at_end([&](bool) { begun.clear(); });
+    bool failed = false;
+    try {
+        co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
+            const probe inside;
+            begun.push_back(tg.create_task(slow_to_end(1h, cleanups), {.name = "slow"}));
+            begun.push_back(tg.create_task(parent(tg), {.name = "parent"}));
+            begun.push_back(tg.create_task(fail_after(2s), {.name = "failing"}));
+            co_await asyncio::sleep(1s);
+        });
+    } catch (const asyncio::exception_group& group) {
+        failed = group.exceptions().size() == 1;
+    }
+    for (const asyncio::any_task& task : begun)
+        set.require(task.done(), "a child outlived its group");
+    set.require(failed || begun[2].cancelled(), "the error is not in the group");
+}
+
+SWEEP("a task group that is ended with cancel()") {
+    const probe here;
+    int& cleanups = set.make<int>(0);
+    co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
+        const probe inside;
+        tg.create_task(slow_to_end(1h, cleanups), {.name = "one"});
+        tg.create_task(slow_to_end(1h, cleanups), {.name = "two"});
+        co_await asyncio::sleep(1s);
+        tg.cancel();
+        co_await asyncio::sleep(1h);
+    });
+    set.require(asyncio::elapsed() < 10s, "the group was not cancelled");
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("sweeps: limits of time") {
+
+SWEEP("a timeout that passes, one that does not, and one within the other") {
+    const probe here;
+    bool late = false;
+    try {
+        co_await asyncio::with(asyncio::timeout(1s),
+                               []() -> asyncio::coro<> { co_await asyncio::sleep(1h); });
+    } catch (const asyncio::timeout_error&) {
+        late = true;
+    }
+    set.require(late, "the limit did not pass");
+    late = false;
+    co_await asyncio::with(asyncio::timeout(10s), [&]() -> asyncio::coro<> {
+        try {
+            co_await asyncio::with(asyncio::timeout(1s),
+                                   []() -> asyncio::coro<> { co_await asyncio::sleep(1h); });
+        } catch (const asyncio::timeout_error&) {
+            late = true;
+        }
+        co_await asyncio::sleep(1s);
+    });
+    set.require(late, "the inner limit did not pass");
+}
+
+SWEEP("a timeout that is moved, twice, and passes in the end") {
+    const probe here;
+    bool late = false;
+    try {
+        co_await asyncio::with(asyncio::timeout(1s), [](asyncio::timeout& t) -> asyncio::coro<> {
+            t.reschedule(*t.when() + asyncio::duration(5s));
+            co_await asyncio::sleep(2s);
+            t.reschedule(std::nullopt);
+            co_await asyncio::sleep(10s);
+            t.reschedule(asyncio::get_running_loop().time());
+            co_await asyncio::sleep(1h);
+        });
+    } catch (const asyncio::timeout_error&) {
+        late = true;
+    }
+    set.require(late, "the limit did not pass");
+}
+
+SWEEP("wait_for: in time, too late, and work that is slow to end") {
+    const probe here;
+    int& cleanups = set.make<int>(0);
+    const int value = co_await asyncio::wait_for(value_after(1s, 1), 2s);
+    set.require(value == 1, "a value is wrong");
+    const auto slow = asyncio::create_task(slow_to_end(1h, cleanups), {.name = "slow"});
+    int late = 0;
+    try {
+        co_await asyncio::wait_for(slow, 1s);
+    } catch (const asyncio::timeout_error&) {
+        ++late;
+    }
+    set.require(slow.done(), "wait_for() came back before its work had ended");
+    const auto other = asyncio::create_task(slow_to_end(1h, cleanups), {.name = "other"});
+    co_await asyncio::sleep(0s);
+    try {
+        co_await asyncio::wait_for(other, 0s);
+    } catch (const asyncio::timeout_error&) {
+        ++late;
+    }
+    set.require(late == 2, "a limit did not pass");
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("sweeps: blocks of code") {
+
+namespace {
+
+// A manager that needs time for both ends.
+struct session {
+    int* open;
+    asyncio::coro<int> aenter() {
+        const probe inside;
+        co_await asyncio::sleep(1s);
+        ++*open;
+        co_return 7;
+    }
+    asyncio::coro<bool> aexit(std::exception_ptr) {
+        const probe inside;
+        --*open; // first: a second cancellation may come in the pause
+        co_await asyncio::sleep(1s);
+        co_return false;
+    }
+};
+
+} // namespace
+
+SWEEP("with: what was entered is left") {
+    const probe here;
+    int& open = set.make<int>(0);
+    set.at_end([&](bool closed) {
+        if (!closed) set.require(open == 0, "entered and left differ");
+    });
+    const int result =
+        co_await asyncio::with(session{&open}, [&](int& given) -> asyncio::coro<int> {
+            const probe inside;
+            co_await asyncio::sleep(1s);
+            co_return given;
+        });
+    set.require(result == 7, "a value is wrong");
+    bool failed = false;
+    session kept{&open};
+    try {
+        co_await asyncio::with(kept, [](int&) -> asyncio::coro<> {
+            co_await asyncio::sleep(1s);
+            throw std::runtime_error("no luck");
+        });
+    } catch (const std::runtime_error&) {
+        failed = true;
+    }
+    set.require(failed, "the error of the body is lost");
+}
+
+SWEEP("finally: the cleanup begins however the body ended") {
+    const probe here;
+    struct counts {
+        int bodies = 0;
+        int cleanups = 0;
+    };
+    auto& seen = set.make<counts>();
+    set.at_end([&](bool closed) {
+        if (!closed) set.require(seen.bodies == seen.cleanups, "a cleanup did not begin");
+    });
+    const auto body = [&]() -> asyncio::coro<int> {
+        const probe inside;
+        ++seen.bodies;
+        co_await asyncio::sleep(1s);
+        co_return 1;
+    };
+    const auto failing = [&]() -> asyncio::coro<int> {
+        const probe inside;
+        ++seen.bodies;
+        co_await asyncio::sleep(1s);
+        throw std::runtime_error("no luck");
+    };
+    const auto cleanup = [&]() -> asyncio::coro<> {
+        const probe inside;
+        ++seen.cleanups;
+        co_await asyncio::sleep(1s);
+    };
+    const int one = co_await asyncio::finally(body, cleanup);
+    set.require(one == 1, "a value is wrong");
+    bool failed = false;
+    try {
+        co_await asyncio::finally(failing, cleanup);
+    } catch (const std::runtime_error&) {
+        failed = true;
+    }
+    set.require(failed, "the error of the body is lost");
+}
+
+SWEEP("as_outcome: errors and others' cancellations are results, one's own is not") {
+    const probe here;
+    const auto failed = co_await asyncio::as_outcome(fail_after(1s));
+    set.require(!failed.has_value(), "an error is no outcome");
+    const auto other = asyncio::create_task(value_after(1h, 1), {.name = "other"});
+    const auto later = asyncio::get_running_loop().call_later(1s, [other] { other.cancel(); });
+    const cancel_at_exit forget(later);
+    const auto cancelled = co_await asyncio::as_outcome(other);
+    set.require(!cancelled.has_value(), "a cancellation is no outcome");
+    set.require(asyncio::current_task().cancelling() == 0, "one's own cancellation was swallowed");
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("sweeps: generators") {
+
+namespace {
+
+asyncio::async_generator<int> numbers(int n) {
+    const probe here;
+    for (int i = 1; i <= n; ++i) {
+        co_await asyncio::sleep(i % 2 == 0 ? 0s : 1s);
+        co_yield i;
+    }
+}
+
+asyncio::async_generator<int> twice_of(int n) {
+    const probe here;
+    auto inner = numbers(n);
+    while (const auto value = co_await inner.next()) co_yield *value * 2;
+}
+
+} // namespace
+
+SWEEP("a generator within a generator, to its end") {
+    const probe here;
+    int sum = 0;
+    auto all = twice_of(3);
+    while (const auto value = co_await all.next()) {
+        sum += *value;
+        co_await asyncio::sleep(1s);
+    }
+    set.require(sum == 12, "a value is lost");
+}
+
+SWEEP("a generator that two tasks consume in turn, and that is closed in the end") {
+    const probe here;
+    auto& all = set.make<asyncio::async_generator<int>>(twice_of(10));
+    auto& turn = set.make<asyncio::lock>();
+    int& seen = set.make<int>(0);
+    const auto consume = [&]() -> asyncio::coro<> {
+        const probe inside;
+        for (int i = 0; i < 2; ++i) {
+            const auto held = co_await turn.scoped();
+            const auto value = co_await all.next();
+            if (!value) co_return; // a cancellation of the other one has ended it
+            set.require(*value == ++seen * 2, "a value is lost");
+        }
+    };
+    tasks_type tasks;
+    for (const char* name : {"a", "b"})
+        tasks.push_back(asyncio::create_task(consume, {.name = name}));
+    co_await all_end(std::move(tasks));
+    co_await all.aclose();
+    const auto none = co_await all.next();
+    set.require(!none, "a generator that was closed goes on");
+}
+
+} // TEST_SUITE
