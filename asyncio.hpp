@@ -10602,7 +10602,6 @@ void event_loop::close() {
     if (core_->closed) return;
     destroy_pending();
     while (!rest_->signals.empty()) forget_signal(rest_->signals.back().get());
-    default_executor.reset();
     unwatch_all();
     // From here on nobody can post; wait for those who are about to have done so.
     detail::ready_node* late = core_->inbox.exchange(&detail::closed_inbox);
@@ -10613,6 +10612,8 @@ void event_loop::close() {
     }
     drop_queues();
     core_->closed = true;
+    // Waits for its jobs. One that waits for the loop has been told by now.
+    default_executor.reset();
     delete std::exchange(backend_, nullptr);
 }
 
