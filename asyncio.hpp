@@ -9188,10 +9188,18 @@ coro<range_result<Outcomes, map_result_t<T, F>>> run_map(std::vector<T> items, F
         failure = group.exceptions().front();
     }
     if (failure) std::rethrow_exception(std::move(failure));
+    // A call that somebody else has cancelled gave nothing.
+    if constexpr (!Outcomes) {
+        if (work.finished < count) throw cancelled_error();
+    }
     if constexpr (!std::is_void_v<range_result<Outcomes, R>>) {
         range_result<Outcomes, R> results;
         results.reserve(count);
-        for (auto& result : work.results) results.push_back(std::move(*result));
+        for (auto& result : work.results) {
+            if (result) results.push_back(std::move(*result));
+            else if constexpr (Outcomes)
+                results.push_back(outcome<R>(error(std::make_exception_ptr(cancelled_error()))));
+        }
         co_return results;
     }
 }
@@ -9217,8 +9225,9 @@ auto map_each(Range&& range, F&& fn, map_options options) {
 /// are moved or copied in.
 ///
 /// Throws: the first failure, as it is, after the other calls were cancelled and have
-/// ended. With `return_exceptions` as the first argument nothing is thrown and the
-/// results are outcomes.
+/// ended; cancelled_error when somebody else cancelled one of the calls. With
+/// `return_exceptions` as the first argument nothing is thrown and the results are
+/// outcomes.
 ///
 /// Cancellation: cancels the calls and waits for them.
 template <class Range, class F>

@@ -565,6 +565,33 @@ ASYNC_TEST_CASE("no more calls than the limit run at the same time") {
     CHECK_THROWS_AS(asyncio::map(items, call, {.limit = 0}), std::invalid_argument);
 }
 
+ASYNC_TEST_CASE("a call of map() that somebody else cancels gives no result, but a cancellation") {
+    auto call = [](int item) -> asyncio::coro<int> {
+        co_await asyncio::sleep(1s);
+        co_return item;
+    };
+    auto nothing = [](int) -> asyncio::coro<> { co_await asyncio::sleep(1s); };
+    // The task of the only call, which is the newest one.
+    const auto cancel_newest = [] { asyncio::all_tasks().back().cancel(); };
+    const std::vector<int> items{1, 2, 3};
+    auto& loop = asyncio::get_running_loop();
+    loop.call_later(1500ms, cancel_newest);
+    CHECK_AWAIT_THROWS_AS(asyncio::map(items, call, {.limit = 1}), asyncio::cancelled_error);
+    CHECK(asyncio::elapsed() == 1500ms);
+    loop.call_later(1500ms, cancel_newest);
+    CHECK_AWAIT_THROWS_AS(asyncio::map(items, nothing, {.limit = 1}), asyncio::cancelled_error);
+    for (const bool ordered : {true, false}) {
+        loop.call_later(1500ms, cancel_newest);
+        const auto outcomes = co_await asyncio::map(asyncio::return_exceptions, items, call,
+                                                    {.limit = 1, .ordered = ordered});
+        REQUIRE(outcomes.size() == 3);
+        CHECK(outcomes[0].value() == 1);
+        CHECK(outcomes[1].error().holds<asyncio::cancelled_error>());
+        CHECK(outcomes[2].error().holds<asyncio::cancelled_error>());
+    }
+    CHECK(asyncio::current_task().cancelling() == 0);
+}
+
 ASYNC_TEST_CASE_ORDERED("the first failure cancels the others and is thrown as it is") {
     std::vector<int> cancelled;
     int begun = 0;
