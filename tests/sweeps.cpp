@@ -197,9 +197,9 @@ public:
     }
 
     std::vector<std::string> faults;
-    int turns = 0;               // that were made until all was over, without the blow
-    std::size_t candidates = 0;  // tasks alive at the point of the blow
-    bool struck = false;         // the point was reached
+    int turns = 0;              // that were made until all was over, without the blow
+    std::size_t candidates = 0; // tasks alive at the point of the blow
+    bool struck = false;        // the point was reached
 
 private:
     static constexpr int most_turns = 3000;
@@ -369,9 +369,9 @@ outcome_of_sweep sweep(program what, const rules& r) {
     const int descriptors = open_descriptors();
     play(result, what, r, {});
     if (!result.faults.empty()) return result;
-    const std::array blows{blow::cancel,        blow::cancel_twice, blow::taken_back,
-                           blow::cancel_two,    blow::cancel_within, blow::end,
-                           blow::close,         blow::cancel_close};
+    const std::array blows{blow::cancel,     blow::cancel_twice,  blow::taken_back,
+                           blow::cancel_two, blow::cancel_within, blow::end,
+                           blow::close,      blow::cancel_close};
     for (const blow how : blows)
         for (const std::optional<std::uint64_t> seed :
              {std::optional<std::uint64_t>(), std::optional<std::uint64_t>(1),
@@ -431,8 +431,8 @@ bool finds(const char* text, program what, const rules& r = {}) {
 TEST_SUITE("sweeps: the machine") {
 
 TEST_CASE("a program without a fault has none") {
-    const outcome_of_sweep result = sweep(
-        [](stage&) -> asyncio::coro<> { co_await sleep_for(1s); }, {});
+    const outcome_of_sweep result =
+        sweep([](stage&) -> asyncio::coro<> { co_await sleep_for(1s); }, {});
     CHECK_MESSAGE(result.faults.empty(), result.text());
     // Before the first turn, while it sleeps; each twice, each blow, and the undisturbed run.
     CHECK(result.points == 2);
@@ -494,10 +494,11 @@ TEST_CASE("what does not end, or does not listen, is found") {
         const auto busy = asyncio::create_task([]() -> asyncio::coro<> {
             for (;;) co_await asyncio::sleep(0s);
         });
-        co_await asyncio::finally(asyncio::sleep(1s), [busy]() -> asyncio::coro<> {
+        const auto stop = [busy]() -> asyncio::coro<> {
             busy.cancel();
             co_return;
-        });
+        };
+        co_await asyncio::finally(asyncio::sleep(1s), stop);
     }));
     CHECK(finds("tasks are left: main", [](stage&) -> asyncio::coro<> {
         for (int i = 0; i < 10; ++i) {
@@ -693,7 +694,8 @@ SWEEP("sleeping coroutines, nested") {
     co_await asyncio::sleep(-1s);
 }
 
-SWEEP("one future, three who wait for it; two of them behind a shield", .needed = {"setter", "plain"}) {
+SWEEP("one future, three who wait for it; two of them behind a shield",
+      .needed = {"setter", "plain"}) {
     const probe here;
     auto& f = set.make<asyncio::future<int>>(asyncio::create_future<int>());
     const auto plain = [&]() -> asyncio::coro<> {
@@ -867,8 +869,7 @@ SWEEP("an event that is set when its setter goes") {
     co_await all_end(std::move(tasks));
 }
 
-SWEEP("a condition: no notification is lost, and the lock is held again",
-      .needed = {"producer"}) {
+SWEEP("a condition: no notification is lost, and the lock is held again", .needed = {"producer"}) {
     const probe here;
     auto& changed = set.make<asyncio::condition>();
     struct store {
@@ -1155,11 +1156,10 @@ SWEEP("wait: the first, the first error, all, and a limit of time") {
     tasks.push_back(asyncio::create_task(value_after(3s, 3), {.name = "three"}));
     const auto other = asyncio::create_task(slow_to_end(1h, cleanups), {.name = "other"});
     const at_exit end([&] { other.cancel(); });
-    auto result = co_await asyncio::wait(
-        tasks, {.return_when = asyncio::return_when::first_completed});
+    auto result =
+        co_await asyncio::wait(tasks, {.return_when = asyncio::return_when::first_completed});
     set.require(!result.done.empty(), "nobody is done");
-    result = co_await asyncio::wait(tasks,
-                                    {.return_when = asyncio::return_when::first_exception});
+    result = co_await asyncio::wait(tasks, {.return_when = asyncio::return_when::first_exception});
     result = co_await asyncio::wait(tasks, {.timeout = 10s});
     set.require(result.pending.empty(), "somebody is not done");
     const auto mixed = co_await asyncio::wait(other, tasks[0], {.timeout = 1s});
@@ -1236,13 +1236,14 @@ SWEEP("a task group: errors, a child of a child, and one that is slow to end") {
     set.at_end([&](bool) { begun.clear(); });
     bool failed = false;
     try {
-        co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
-            const probe inside;
-            begun.push_back(tg.create_task(slow_to_end(1h, cleanups), {.name = "slow"}));
-            begun.push_back(tg.create_task(parent(tg), {.name = "parent"}));
-            begun.push_back(tg.create_task(fail_after(2s), {.name = "failing"}));
-            co_await asyncio::sleep(1s);
-        });
+        co_await asyncio::with(
+            asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
+                const probe inside;
+                begun.push_back(tg.create_task(slow_to_end(1h, cleanups), {.name = "slow"}));
+                begun.push_back(tg.create_task(parent(tg), {.name = "parent"}));
+                begun.push_back(tg.create_task(fail_after(2s), {.name = "failing"}));
+                co_await asyncio::sleep(1s);
+            });
     } catch (const asyncio::exception_group& group) {
         failed = group.exceptions().size() == 1;
     }
@@ -1522,8 +1523,8 @@ SWEEP("a job that runs on when its task is cancelled, and one that waits behind 
     set.require(gate.ended == 2, "a job did not run");
 }
 
-SWEEP("a thread that asks the loop for a value, and waits for it",
-      .threads = true, .frames_move = true) {
+SWEEP("a thread that asks the loop for a value, and waits for it", .threads = true,
+      .frames_move = true) {
     const probe here;
     asyncio::event_loop& loop = asyncio::get_running_loop();
     const auto ask = [&loop] {
@@ -1719,8 +1720,7 @@ SWEEP("a rate_limiter: turns come at the rate, and none is lost to one who was h
     set.at_end([&](bool) {
         for (std::size_t i = 1; i < times.size(); ++i)
             set.require(times[i] - times[i - 1] >= asyncio::duration(1s), "a turn came too early");
-        if (!times.empty())
-            set.require(times.back() < asyncio::duration(6s), "a turn was lost");
+        if (!times.empty()) set.require(times.back() < asyncio::duration(6s), "a turn was lost");
     });
     const auto call = [&]() -> asyncio::coro<> {
         const probe inside;
@@ -1737,7 +1737,7 @@ SWEEP("a circuit_breaker: opens, tries, closes; who is hit does not count") {
     const probe here;
     auto& circuit = set.make<asyncio::circuit_breaker>(
         asyncio::circuit_breaker_options{.failures = 2, .open_for = 5s});
-    int calls = 0;
+    int& calls = set.make<int>(0);
     const auto call = [&]() -> asyncio::coro<int> {
         const probe inside;
         co_await asyncio::sleep(1s);
@@ -1757,7 +1757,7 @@ SWEEP("a circuit_breaker: opens, tries, closes; who is hit does not count") {
     set.require(refused == 1, "it did not open");
     co_await asyncio::sleep(5s);
     // A trial that is cancelled leaves room for another one.
-    const auto trial = asyncio::create_task([&]() -> asyncio::coro<> {
+    const auto trial = asyncio::create_task([&circuit, call]() -> asyncio::coro<> {
         const probe inside;
         co_await circuit.call(call);
     });
@@ -1868,13 +1868,14 @@ SWEEP("nested groups that fail at once") {
     };
     bool failed = false;
     try {
-        co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
-            const probe inside;
-            tg.create_task(inner, {.name = "inner"});
-            tg.create_task(fail_after(1s), {.name = "failing"});
-            tg.create_task(slow_to_end(1h, cleanups), {.name = "slow"});
-            co_await inner();
-        });
+        co_await asyncio::with(asyncio::task_group(),
+                               [&](asyncio::task_group& tg) -> asyncio::coro<> {
+                                   const probe inside;
+                                   tg.create_task(inner, {.name = "inner"});
+                                   tg.create_task(fail_after(1s), {.name = "failing"});
+                                   tg.create_task(slow_to_end(1h, cleanups), {.name = "slow"});
+                                   co_await inner();
+                               });
     } catch (const asyncio::exception_group& group) {
         failed = group.contains<std::runtime_error>();
     }
