@@ -2,12 +2,14 @@
 // workers, and what happens when workers die.
 #include "support.hpp"
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <deque>
 #include <fcntl.h>
+#include <functional>
 #include <future>
 #include <latch>
 #include <map>
@@ -354,25 +356,64 @@ TEST_CASE("CF-01: cancel() works while pending and again when cancelled, not whe
 
 TEST_CASE("CF-02: result(timeout) and exception(timeout) time out and change nothing") {
     auto f = asyncio::concurrent_future<int>::create();
-    CHECK_THROWS_AS(f.result(0s), asyncio::timeout_error);
-    CHECK_THROWS_AS(f.exception(1ms), asyncio::timeout_error);
-    CHECK_FALSE(f.done());
+    int called = 0;
+    f.add_done_callback([&] { ++called; });
+    for (const bool running : {false, true}) {
+        CAPTURE(running);
+        if (running) CHECK(f.set_running());
+        CHECK_THROWS_AS(f.result(0s), asyncio::timeout_error);
+        CHECK_THROWS_AS(f.exception(-1s), asyncio::timeout_error);
+        // Neither comes back before its time.
+        const auto begin = std::chrono::steady_clock::now();
+        CHECK_THROWS_AS(f.result(5ms), asyncio::timeout_error);
+        const auto between = std::chrono::steady_clock::now();
+        CHECK_THROWS_AS(f.exception(5ms), asyncio::timeout_error);
+        CHECK(between - begin >= 5ms);
+        CHECK(std::chrono::steady_clock::now() - between >= 5ms);
+        CHECK_FALSE(f.done());
+        CHECK_FALSE(f.cancelled());
+        CHECK(f.running() == running);
+        CHECK(called == 0);
+    }
     f.set_result(5);
+    CHECK(called == 1);
     CHECK(f.result(0s) == 5);
-    CHECK(f.exception() == nullptr);
+    CHECK(f.exception(0s) == nullptr);
 }
 
-TEST_CASE("CF-02: a cancelled one throws cancelled_error, also in a thread that waits already") {
+TEST_CASE("CF-02: who waits with a timeout is woken by the outcome, long before it") {
     auto f = asyncio::concurrent_future<int>::create();
-    std::promise<void> begun;
+    std::atomic<int> id{0};
+    int value = 0;
     std::thread waiter([&] {
-        begun.set_value();
-        CHECK_THROWS_AS(static_cast<void>(f.result()), asyncio::cancelled_error);
+        id = support::thread_id();
+        value = f.result(1h);
     });
-    begun.get_future().wait();
-    f.cancel();
+    support::wait_until_asleep(id);
+    f.set_result(5);
     waiter.join();
-    CHECK_THROWS_AS(static_cast<void>(f.exception()), asyncio::cancelled_error);
+    CHECK(value == 5);
+}
+
+TEST_CASE("CF-02: a cancelled one throws cancelled_error, also in threads that wait already") {
+    auto f = asyncio::concurrent_future<int>::create();
+    const std::array<std::function<void()>, 4> ways{
+        [&] { static_cast<void>(f.result()); },
+        [&] { static_cast<void>(f.exception()); },
+        [&] { static_cast<void>(f.result(1h)); },
+        [&] { static_cast<void>(f.exception(1h)); },
+    };
+    std::array<std::atomic<int>, 4> ids{};
+    std::vector<std::thread> waiters;
+    for (std::size_t i = 0; i < ways.size(); ++i)
+        waiters.emplace_back([&, i] {
+            ids[i] = support::thread_id();
+            CHECK_THROWS_AS(ways[i](), asyncio::cancelled_error);
+        });
+    for (const std::atomic<int>& id : ids) support::wait_until_asleep(id);
+    CHECK(f.cancel());
+    for (std::thread& waiter : waiters) waiter.join();
+    for (const auto& way : ways) CHECK_THROWS_AS(way(), asyncio::cancelled_error);
 }
 
 TEST_CASE("CF-03: callbacks run in order in the completing thread; one that throws stops no other") {
@@ -859,9 +900,38 @@ TEST_CASE("a thread that waits for a loop that goes away is told so") {
 ASYNC_TEST_CASE("TH-11: run_in_executor after shutdown_default_executor throws") {
     const int three = co_await asyncio::run_in_executor(nullptr, add, 1, 2);
     CHECK(three == 3);
-    co_await asyncio::get_running_loop().shutdown_default_executor();
-    CHECK_THROWS_AS(static_cast<void>(asyncio::run_in_executor(nullptr, add, 1, 2)),
-                    std::runtime_error);
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    co_await loop.shutdown_default_executor();
+    std::atomic<bool> ran{false};
+    const auto note = [&ran] { ran = true; };
+    CHECK_THROWS_WITH_AS(static_cast<void>(asyncio::run_in_executor(nullptr, note)),
+                         doctest::Contains("shut down"), std::runtime_error);
+    CHECK_THROWS_WITH_AS(static_cast<void>(loop.run_in_executor(nullptr, note)),
+                         doctest::Contains("shut down"), std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::to_thread(note), "shut down", std::runtime_error);
+    CHECK_FALSE(ran);
+    co_await loop.shutdown_default_executor(); // a second time does nothing
+    // Other executors go on.
+    asyncio::thread_pool_executor own(1);
+    co_await asyncio::run_in_executor(own, note);
+    CHECK(ran);
+}
+
+// What is no thread pool does not compile: compile/waiting.cpp.
+ASYNC_TEST_CASE("TH-11: the default executor is the pool that was set; there must be one") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    CHECK_THROWS_AS(loop.set_default_executor(std::shared_ptr<asyncio::thread_pool_executor>()),
+                    std::invalid_argument);
+    const auto pool = std::make_shared<asyncio::thread_pool_executor>(1);
+    loop.set_default_executor(pool);
+    const std::thread::id there =
+        co_await asyncio::run_in_executor(*pool, [] { return std::this_thread::get_id(); });
+    const std::thread::id here =
+        co_await asyncio::to_thread([] { return std::this_thread::get_id(); });
+    CHECK(here == there);
+    CHECK(here != std::this_thread::get_id());
+    co_await loop.shutdown_default_executor();
+    CHECK_THROWS_AS(static_cast<void>(pool->submit([] {})), std::runtime_error);
 }
 } // TEST_SUITE
 

@@ -148,9 +148,58 @@ ASYNC_TEST_CASE_ORDERED("FU-06: a done-callback that was removed does not run") 
     CHECK(f.remove_done_callback(second));
     CHECK_FALSE(f.remove_done_callback(second));
     CHECK_FALSE(f.remove_done_callback(second + 1000));
+    CHECK(log.empty());
     f.set_result(0);
+    CHECK_FALSE(f.remove_done_callback(second)); // too late, in any case
     co_await support::turns(2);
     CHECK(log == std::vector<int>{1, 3});
+}
+
+ASYNC_TEST_CASE_ORDERED(
+    "FU-06: each registration has an id of its own, also of the same callback") {
+    std::vector<int> log;
+    const auto f = asyncio::create_future<int>();
+    const auto other = asyncio::create_future<int>();
+    const std::function<void()> one = [&] { log.push_back(1); };
+    const std::function<void()> two = [&] { log.push_back(2); };
+    std::vector<std::uint64_t> ids;
+    for (const auto& callback : {one, two, one, two, one})
+        ids.push_back(f.add_done_callback(callback));
+    ids.push_back(other.add_done_callback(two));
+    CHECK(std::set<std::uint64_t>(ids.begin(), ids.end()).size() == 6);
+    // The first, the last and one between, in a ring of them all.
+    CHECK_FALSE(f.remove_done_callback(ids[5])); // of the other future
+    for (const std::size_t i : {4U, 0U, 3U}) CHECK(f.remove_done_callback(ids[i]));
+    for (const std::size_t i : {4U, 0U, 3U}) CHECK_FALSE(f.remove_done_callback(ids[i]));
+    f.set_result(0);
+    co_await support::turns(2);
+    CHECK(log == std::vector<int>{2, 1});
+    CHECK(other.remove_done_callback(ids[5]));
+    CHECK_FALSE(other.remove_done_callback(ids[5]));
+    other.set_result(0);
+    co_await support::turns(2);
+    CHECK(log.size() == 2);
+    // A task's are no different, and removing the only one leaves none.
+    const auto task = asyncio::create_task(value_of(f));
+    const std::uint64_t id = task.add_done_callback(one);
+    CHECK(task.remove_done_callback(id));
+    co_await task;
+    co_await support::turns(2);
+    CHECK(log.size() == 2);
+}
+
+ASYNC_TEST_CASE("FU-06: who waits for the future is no callback, and is not removed with them") {
+    const auto f = asyncio::create_future<int>();
+    bool called = false;
+    const auto waiter = asyncio::create_task(value_of(f));
+    co_await support::turns(2);
+    const std::uint64_t id = f.add_done_callback([&] { called = true; });
+    for (std::uint64_t i = 0; i < id; ++i) CHECK_FALSE(f.remove_done_callback(i));
+    CHECK(f.remove_done_callback(id));
+    f.set_result(3);
+    const int value = co_await waiter;
+    CHECK(value == 3);
+    CHECK_FALSE(called);
 }
 
 ASYNC_TEST_CASE("FU-07: an error that nobody asked for is reported once") {
@@ -252,51 +301,119 @@ ASYNC_TEST_CASE("FU-08: awaiting a finished future does not give up the loop") {
 }
 
 ASYNC_TEST_CASE("FU-09: an executor's future ends an await in the loop's thread") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
     const std::thread::id here = std::this_thread::get_id();
-    const auto good = asyncio::concurrent_future<int>::create();
-    std::thread worker([good] { good.set_result(5); });
+    for (const bool fails : {false, true}) {
+        CAPTURE(fails);
+        const auto outside = asyncio::concurrent_future<int>::create();
+        std::thread worker;
+        std::thread::id completed_on;
+        outside.add_done_callback([&] { completed_on = std::this_thread::get_id(); });
+        // Only once this task is suspended the other thread begins.
+        bool suspended = false;
+        loop.call_soon([&] {
+            suspended = true;
+            worker = std::thread([outside, fails] {
+                if (fails) outside.set_exception(std::runtime_error("job failed"));
+                else outside.set_result(5);
+            });
+        });
+        int value = 0;
+        std::string error;
+        try {
+            value = co_await outside;
+        } catch (const std::runtime_error& e) {
+            error = e.what();
+        }
+        CHECK(suspended);
+        CHECK(value == (fails ? 0 : 5));
+        CHECK(error == (fails ? "job failed" : ""));
+        CHECK(std::this_thread::get_id() == here);
+        worker.join();
+        CHECK(completed_on != here);
+        CHECK(completed_on != std::thread::id());
+    }
+}
+
+ASYNC_TEST_CASE("FU-09: so does that of run_in_executor(), whose callbacks run in the loop") {
+    asyncio::thread_pool_executor pool(1);
+    const std::thread::id here = std::this_thread::get_id();
+    std::thread::id job;
+    std::thread::id callback;
+    const auto good = asyncio::run_in_executor(pool, [&job] {
+        job = std::this_thread::get_id();
+        return 5;
+    });
+    good.add_done_callback([&] { callback = std::this_thread::get_id(); });
     const int value = co_await good;
     CHECK(value == 5);
-    CHECK(std::this_thread::get_id() == here);
-    worker.join();
-
-    const auto bad = asyncio::concurrent_future<int>::create();
-    std::thread other([bad] { bad.set_exception(std::runtime_error("job failed")); });
-    CHECK_AWAIT_THROWS_WITH_AS(bad, "job failed", std::runtime_error);
-    CHECK(std::this_thread::get_id() == here);
-    other.join();
+    CHECK(good.result() == 5);
+    co_await support::turns(2);
+    CHECK(job != here);
+    CHECK(callback == here);
+    const auto bad = asyncio::run_in_executor(pool, [] { throw std::out_of_range("job failed"); });
+    CHECK_AWAIT_THROWS_WITH_AS(bad, "job failed", std::out_of_range);
+    CHECK(support::message_of(bad.exception()) == "job failed");
 }
 
 ASYNC_TEST_CASE("FU-10: cancelling the loop's side takes back a job that has not begun, no other") {
     asyncio::thread_pool_executor pool(1);
     std::atomic<bool> go{false};
     std::atomic<bool> begun{false};
+    std::atomic<int> ran{0};
     const auto running = pool.submit([&] {
         begun = true;
         begun.notify_all();
         go.wait(false);
+        ++ran;
         return 1;
     });
     begun.wait(false);
-    const auto queued = pool.submit([] { return 2; });
-
-    const auto on_running = asyncio::create_task([running]() -> asyncio::coro<int> {
-        co_return co_await running;
-    });
-    const auto on_queued = asyncio::create_task([queued]() -> asyncio::coro<int> {
-        co_return co_await queued;
-    });
+    const auto count = [&] { return 10 + ++ran; };
+    const auto queued = pool.submit(count);
+    const auto last = pool.submit(count);
+    const auto wait_for_it = [](asyncio::concurrent_future<int> f) -> asyncio::coro<int> {
+        const int value = co_await f;
+        co_return value;
+    };
+    const auto on_running = asyncio::create_task(wait_for_it(running));
+    const auto on_queued = asyncio::create_task(wait_for_it(queued));
+    // The future of run_in_executor() is such a loop's side, too.
+    const auto taken_back = asyncio::run_in_executor(pool, count);
     co_await support::turns(2);
-    on_running.cancel();
-    on_queued.cancel();
+    CHECK(on_running.cancel());
+    CHECK(on_queued.cancel());
+    CHECK(taken_back.cancel());
+    CHECK(queued.cancelled()); // at once, before the pool could begin it
     co_await support::turns(2);
     CHECK(on_running.cancelled());
     CHECK(on_queued.cancelled());
-    CHECK(queued.cancelled());
+    CHECK(taken_back.cancelled());
     CHECK_FALSE(running.cancelled());
+    CHECK_FALSE(running.done());
     go = true;
     go.notify_all();
     CHECK(running.result() == 1);
+    CHECK(last.result() == 12); // only the first and the last have run
+    CHECK(ran == 2);
+}
+
+ASYNC_TEST_CASE(
+    "FU-10: one that has finished keeps its result, though the loop has not seen it yet") {
+    const auto outside = asyncio::concurrent_future<int>::create();
+    const auto waiter = asyncio::create_task([outside]() -> asyncio::coro<int> {
+        const int value = co_await outside;
+        co_return value;
+    });
+    co_await support::turns(2);
+    CHECK(outside.set_running());
+    std::thread([outside] { outside.set_result(5); }).join();
+    CHECK(waiter.cancel()); // in the turn in which the result came
+    CHECK_AWAIT_THROWS_AS(waiter, asyncio::cancelled_error);
+    CHECK_FALSE(outside.cancelled());
+    CHECK(outside.result() == 5);
+    const int value = co_await outside;
+    CHECK(value == 5);
 }
 
 TEST_CASE("FU-11: outside a running loop, what needs one throws std::runtime_error") {

@@ -14,7 +14,10 @@
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
+#include <thread>
 
+#include <fcntl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -264,6 +267,23 @@ std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
             reports->push_back(context);
         });
     return reports;
+}
+
+int thread_id() noexcept { return static_cast<int>(::syscall(SYS_gettid)); }
+
+void wait_until_asleep(const std::atomic<int>& id) {
+    while (id == 0) std::this_thread::yield();
+    const std::string path = "/proc/self/task/" + std::to_string(id) + "/stat";
+    for (;;) {
+        // "number (name) S ...": the name may hold anything.
+        const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+        if (file < 0) fail("open");
+        const std::string text = whole_file(file);
+        ::close(file);
+        const std::size_t state = text.rfind(')') + 2;
+        if (state < text.size() && text[state] == 'S') return;
+        std::this_thread::yield();
+    }
 }
 
 child_result in_child(const std::function<int()>& program) {

@@ -267,12 +267,14 @@ TEST_CASE("RN-14: jobs of the default executor have ended when run() returns") {
     std::atomic<bool> begun{false};
     std::atomic<bool> main_ended{false};
     std::atomic<bool> ended{false};
+    const std::atomic<int> loop_thread{support::thread_id()};
     const auto main = [&]() -> asyncio::coro<> {
         const auto job = asyncio::get_running_loop().run_in_executor(nullptr, [&] {
             begun = true;
             begun.notify_all();
             main_ended.wait(false);
-            for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+            // Until the loop's thread waits, as it has nothing else to do than to wait for this.
+            support::wait_until_asleep(loop_thread);
             ended = true;
         });
         begun.wait(false);
@@ -282,6 +284,43 @@ TEST_CASE("RN-14: jobs of the default executor have ended when run() returns") {
     };
     asyncio::run(main());
     CHECK(ended);
+}
+
+TEST_CASE("RN-14: after five minutes a job that does not end is reported, and left to itself") {
+    std::atomic<bool> begun{false};
+    std::atomic<bool> may_end{false};
+    std::atomic<bool> ended{false};
+    std::vector<std::string> reports;
+    asyncio::duration waited{};
+    const auto main = [&]() -> asyncio::coro<int> {
+        asyncio::event_loop& loop = asyncio::get_running_loop();
+        const asyncio::time_point begin = loop.time();
+        loop.set_exception_handler(
+            [&reports, &waited, begin](asyncio::event_loop& l,
+                                       const asyncio::exception_context& context) {
+                reports.push_back(context.message);
+                waited = l.time() - begin;
+            });
+        asyncio::run_in_executor(nullptr, [&] {
+            begun = true;
+            begun.notify_all();
+            may_end.wait(false);
+            ended = true;
+            ended.notify_all();
+        });
+        begun.wait(false);
+        co_return 7;
+    };
+    // Five minutes in 30 milliseconds.
+    const int result = asyncio::run(main(), {.time_scale = 10'000});
+    CHECK(result == 7);
+    CHECK_FALSE(ended);
+    REQUIRE(reports.size() == 1);
+    CHECK(reports[0].find("did not end its jobs in time") != std::string::npos);
+    CHECK(waited >= asyncio::duration(5min));
+    may_end = true;
+    may_end.notify_all();
+    ended.wait(false);
 }
 
 TEST_CASE("a task that ignores its cancellation is asked again, and then printed") {

@@ -10,6 +10,7 @@
 
 #include "asyncio.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <exception>
@@ -88,6 +89,17 @@ private:
 ///     CHECK(support::message_of(reports->at(0).exception) == "no luck");
 std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
     asyncio::event_loop& loop = asyncio::get_running_loop());
+
+/// The number that the system gave the calling thread, and a wait until the thread with that
+/// number sleeps in the system: for tests about threads that block.
+///
+///     std::thread waiter([&] {
+///         id = support::thread_id(); // an atomic
+///         blocks();
+///     });
+///     support::wait_until_asleep(id);
+int thread_id() noexcept;
+void wait_until_asleep(const std::atomic<int>& id);
 
 /// How a child process ended and what it printed.
 struct child_result {

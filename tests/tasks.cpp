@@ -656,12 +656,52 @@ ASYNC_TEST_CASE("EA-05: cancelling an eager task works once it waits") {
 
 ASYNC_TEST_CASE("EA-06: eager start is asked for task by task") {
     log_of_words log;
+    const auto by_default = asyncio::create_task(say(log, "by default"));
     const auto lazy = asyncio::create_task(say(log, "lazy"), {.eager_start = false});
+    CHECK(log.empty());
     const auto eager = asyncio::create_task(say(log, "eager"), {.eager_start = true});
     CHECK(log == log_of_words{"eager"});
-    co_await lazy;
-    CHECK(log == log_of_words{"eager", "lazy"});
     CHECK(eager.done());
+    CHECK_FALSE(by_default.done());
+    CHECK_FALSE(lazy.done());
+    co_await lazy;
+    co_await by_default;
+    CHECK(log.size() == 3);
+}
+
+ASYNC_TEST_CASE(
+    "EA-06: so it is in a group, and what an eager task creates is not eager by itself") {
+    log_of_words log;
+    asyncio::task<> inner;
+    const auto creates = [&]() -> asyncio::coro<> {
+        inner = asyncio::create_task(say(log, "inner"));
+        log.push_back("creator");
+        co_return;
+    };
+    co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
+        tg.create_task(say(log, "lazy"), {.eager_start = false});
+        CHECK(log.empty());
+        tg.create_task(creates, {.eager_start = true});
+        CHECK(log == log_of_words{"creator"});
+    });
+    co_await inner;
+    CHECK(log.size() == 3);
+}
+
+TEST_CASE(
+    "EA-06: an eager task of a loop that does not run yet begins at once, and goes on later") {
+    log_of_words log;
+    asyncio::event_loop loop({.clock = asyncio::clock_kind::virtual_time});
+    const auto body = [&]() -> asyncio::coro<> {
+        log.push_back("begun");
+        co_await asyncio::sleep(1s);
+        log.push_back("ended");
+    };
+    const auto lazy = loop.create_task(say(log, "lazy"));
+    const auto eager = loop.create_task(body, {.eager_start = true});
+    CHECK(log == log_of_words{"begun"});
+    loop.run_until_complete(eager);
+    CHECK(log == log_of_words{"begun", "lazy", "ended"});
 }
 
 } // TEST_SUITE
