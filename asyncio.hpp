@@ -1709,6 +1709,7 @@ ASYNCIO_API implementation_present define_ASYNCIO_IMPLEMENTATION_in_exactly_one_
 struct backend_state;
 struct task_base;
 struct state_base;
+class open_generator;
 
 // One entry of the ready queue. It is part of what it runs (a task's state, a
 // callback), so that queueing never allocates.
@@ -1841,6 +1842,8 @@ struct loop_core {
     ready_queue yielded; // steps that wait for the next poll(); see event_loop::poll()
     task_base* current = nullptr; // the task whose step runs now
     task_base* tasks = nullptr;   // all unfinished tasks, newest first
+    open_generator* first_generator = nullptr; // those that have begun, oldest first
+    open_generator* last_generator = nullptr;
     event_loop* loop = nullptr;   // null once the loop is destroyed
     timer_heap timers;
     int clock_holds = 0;  // above 0: the virtual clock stands still
@@ -3406,6 +3409,48 @@ struct std::coroutine_traits<asyncio::coro<T>, Parameters...> {
 
 namespace asyncio::inline ASYNCIO_ABI {
 
+namespace detail {
+
+// A generator that has begun, as its loop knows it: the end of run() closes it, if nobody
+// else does. Part of its promise.
+class open_generator {
+public:
+    explicit open_generator(coro<> (*how)(open_generator&)) noexcept : close_(how) {}
+    open_generator(const open_generator&) = delete;
+    open_generator& operator=(const open_generator&) = delete;
+
+    coro<> close() { return close_(*this); }
+    void enlist(loop_core& core) noexcept {
+        if (core_ != &core) join(core);
+    }
+    void leave() noexcept {
+        if (!core_) return;
+        (previous_ ? previous_->following_ : core_->first_generator) = following_;
+        (following_ ? following_->previous_ : core_->last_generator) = previous_;
+        core_ = nullptr;
+    }
+
+protected:
+    ~open_generator() { leave(); }
+
+private:
+    void join(loop_core& core) noexcept {
+        leave();
+        core_ = &core;
+        previous_ = core.last_generator;
+        following_ = nullptr;
+        (previous_ ? previous_->following_ : core.first_generator) = this;
+        core.last_generator = this;
+    }
+
+    coro<> (*close_)(open_generator&);
+    loop_core* core_ = nullptr;
+    open_generator* previous_ = nullptr;
+    open_generator* following_ = nullptr;
+};
+
+} // namespace detail
+
 /// Values that come one after another, with pauses between them: a coroutine that
 /// uses `co_yield`.
 ///
@@ -3421,7 +3466,7 @@ namespace asyncio::inline ASYNCIO_ABI {
 /// Python's asynchronous generator; the loop stands for `async for`.
 ///
 /// Lifetime: destroying one destroys its locals where it stands; aclose() lets it clean
-/// up with awaits.
+/// up with awaits, and the end of run() calls that for those which are still there.
 template <class T>
 class [[nodiscard]] async_generator {
 public:
@@ -3430,9 +3475,13 @@ public:
     using value_type = T;
 
     async_generator(async_generator&& other) noexcept
-        : handle_(std::exchange(other.handle_, nullptr)) {}
+        : handle_(std::exchange(other.handle_, nullptr)) {
+        settle();
+    }
     async_generator& operator=(async_generator&& other) noexcept {
         std::swap(handle_, other.handle_);
+        settle();
+        other.settle();
         return *this;
     }
     ~async_generator() {
@@ -3461,16 +3510,31 @@ public:
     }
 
 private:
-    explicit async_generator(std::coroutine_handle<promise_type> h) noexcept : handle_(h) {}
+    explicit async_generator(std::coroutine_handle<promise_type> h) noexcept : handle_(h) {
+        settle();
+    }
+    promise_type& promise() const noexcept {
+        return std::coroutine_handle<promise_type>::from_address(handle_.address()).promise();
+    }
+    // Tells the frame who holds it.
+    void settle() noexcept {
+        if (handle_) promise().holder = this;
+    }
 
     std::coroutine_handle<> handle_;
 };
 
 template <class T>
-class async_generator<T>::promise_type : public detail::promise_base {
+class async_generator<T>::promise_type : public detail::promise_base,
+                                         public detail::open_generator {
 public:
     // Thrown at a co_yield by aclose().
     struct closed {};
+
+    promise_type() noexcept
+        : open_generator([](open_generator& self) {
+              return static_cast<promise_type&>(self).holder->aclose();
+          }) {}
 
     async_generator get_return_object() noexcept {
         const auto handle = std::coroutine_handle<promise_type>::from_promise(*this);
@@ -3494,6 +3558,7 @@ public:
 
     std::optional<T> value;
     std::exception_ptr exception;
+    async_generator* holder = nullptr;
     bool running = false; // between a next() and the value that it gets
     bool begun = false;
     bool closing = false;
@@ -3537,10 +3602,10 @@ public:
 
     bool await_ready() const {
         if (!generator_->handle_ || generator_->handle_.done()) return true;
-        if (promise().running)
+        if (generator_->promise().running)
             detail::throw_runtime_error("asyncio::async_generator: a next() is waiting already; "
                                         "await one after the other");
-        if (close_ && !promise().begun) {
+        if (close_ && !generator_->promise().begun) {
             std::exchange(generator_->handle_, nullptr).destroy();
             return true;
         }
@@ -3548,7 +3613,8 @@ public:
     }
     template <class Promise>
     bool await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
-        promise_type& child = promise();
+        promise_type& child = generator_->promise();
+        if (!close_) child.enlist(*static_cast<detail::promise_base&>(waiter.promise()).owner->core);
         child.running = child.begun = true;
         child.closing = close_;
         child.value.reset();
@@ -3557,17 +3623,12 @@ public:
     }
     std::optional<T> await_resume() {
         if (!generator_->handle_) return std::nullopt;
-        promise_type& child = promise();
+        promise_type& child = generator_->promise();
         if (child.exception) std::rethrow_exception(std::exchange(child.exception, nullptr));
         return std::exchange(child.value, std::nullopt);
     }
 
 private:
-    promise_type& promise() const noexcept {
-        return std::coroutine_handle<promise_type>::from_address(generator_->handle_.address())
-            .promise();
-    }
-
     async_generator* generator_;
     bool close_;
 };
@@ -4156,8 +4217,8 @@ public:
     /// The loop, made at the first call.
     event_loop& get_loop();
 
-    /// Cancels the tasks that are left and waits for them, shuts the default
-    /// executor down, closes the loop. A second close() does nothing.
+    /// Cancels the tasks that are left and waits for them, closes generators, shuts
+    /// the default executor down, closes the loop. A second close() does nothing.
     void close();
 
 private:
@@ -4193,7 +4254,8 @@ await_result_t<A> runner::run(A&& main) {
 }
 
 /// Makes a loop, runs `main` on it, and ends everything that it left: tasks are
-/// cancelled and awaited, the default executor is shut down, the loop is closed.
+/// cancelled and awaited, generators and the default executor are shut down, the loop
+/// is closed.
 /// Python's asyncio.run.
 ///
 /// Throws: what `main` throws; keyboard_interrupt after Ctrl-C; std::runtime_error
@@ -10611,6 +10673,7 @@ void event_loop::close() {
     if (core_->closed) return;
     destroy_pending();
     while (!rest_->signals.empty()) forget_signal(rest_->signals.back().get());
+    while (core_->first_generator) core_->first_generator->leave();
     unwatch_all();
     // From here on nobody can post; wait for those who are about to have done so.
     detail::ready_node* late = core_->inbox.exchange(&detail::closed_inbox);
@@ -11755,6 +11818,25 @@ static coro<> end_tasks(event_loop& loop, duration patience) {
     }
 }
 
+// Those that stand at a value, one after the other: an older one may hold a newer one, and
+// destroys it when it ends.
+static coro<> close_generators(event_loop& loop) {
+    while (open_generator* const generator = loop.core().first_generator) {
+        generator->leave();
+        try {
+            co_await generator->close();
+        } catch (const keyboard_interrupt&) {
+            throw;
+        } catch (const cancelled_error&) {
+            // Its own, which concerns nobody else.
+        } catch (...) {
+            loop.call_exception_handler({"a generator failed while run() was closing it",
+                                         std::current_exception(),
+                                         {}});
+        }
+    }
+}
+
 } // namespace detail
 
 void runner::close() {
@@ -11768,6 +11850,8 @@ void runner::close() {
     } at_end{loop_};
     if (loop_->core().tasks)
         loop_->run_until_complete(detail::end_tasks(*loop_, options_.exit_report));
+    if (loop_->core().first_generator)
+        loop_->run_until_complete(detail::close_generators(*loop_));
     if (loop_->default_executor)
         loop_->run_until_complete(
             loop_->shutdown_default_executor(duration(std::chrono::minutes(5))));

@@ -64,6 +64,8 @@ asyncio::coro<std::vector<T>> all_of(asyncio::async_generator<T> generator) {
     co_return values;
 }
 
+constexpr asyncio::run_options virtual_time = {.clock = asyncio::clock_kind::virtual_time};
+
 asyncio::time_point now() { return asyncio::get_running_loop().time(); }
 
 } // namespace
@@ -646,16 +648,94 @@ TEST_CASE("a loop that is closed destroys a generator with the frames that wait 
     CHECK(log.size() == 3);
 }
 
-TEST_CASE("one that stands at a value may outlive its loop, and go on in the next one") {
+TEST_CASE("run() closes the generators that outlive its tasks, and lets them clean up") {
     log_type log;
-    auto generator = ticks(3, log);
-    const asyncio::run_options options{.clock = asyncio::clock_kind::virtual_time};
+    auto generator = with_cleanup(log);
+    auto moved = std::make_unique<asyncio::async_generator<int>>(with_cleanup(log));
+    auto never_begun = with_cleanup(log);
+    asyncio::run(
+        [&]() -> asyncio::coro<> {
+            co_await generator.next();
+            co_await moved->next();
+            moved = std::make_unique<asyncio::async_generator<int>>(std::move(*moved));
+            log.push_back("main ends");
+        },
+        virtual_time);
+    CHECK(log == log_type{"main ends", "closed", "cleaned up", "closed", "cleaned up"});
+    // They have ended; the one that had not begun is as before.
+    CHECK_FALSE(asyncio::run(generator.next(), virtual_time));
+    CHECK_FALSE(asyncio::run(moved->next(), virtual_time));
+    CHECK(asyncio::run(never_begun.next(), virtual_time) == 1);
+    CHECK(log.size() == 7); // closed by the run() that began it
+}
+
+TEST_CASE("run() closes a generator before the one that it holds, which goes with its frame") {
+    log_type log;
+    struct source {
+        static asyncio::async_generator<int> run(log_type& l) {
+            const last_words end(l, "outer gone");
+            auto inner = ticks(10, l);
+            bool closed = false;
+            try {
+                while (const auto value = co_await inner.next()) co_yield *value;
+            } catch (...) {
+                closed = true;
+            }
+            co_await asyncio::sleep(1s);
+            l.push_back(closed ? "outer closed" : "outer ended");
+        }
+    };
+    auto generator = source::run(log);
+    CHECK(asyncio::run(generator.next(), virtual_time) == 1);
+    CHECK(log == log_type{"tick 1", "outer closed", "ticks gone", "outer gone"});
+}
+
+TEST_CASE("run() reports a generator that fails when it is closed, and goes on with the next") {
+    struct source {
+        static asyncio::async_generator<int> run(std::string how, log_type& log) {
+            const last_words end(log, how + " gone");
+            try {
+                co_yield 1;
+            } catch (...) {
+                if (how == "fails") throw std::runtime_error("the clean-up failed");
+                if (how == "cancelled") throw asyncio::cancelled_error();
+            }
+            co_yield 2;
+        }
+    };
+    log_type log;
+    std::vector<std::string> reports;
+    std::vector<asyncio::async_generator<int>> all;
+    for (const char* how : {"fails", "yields", "cancelled", "fails"})
+        all.push_back(source::run(how, log));
+    asyncio::run(
+        [&]() -> asyncio::coro<> {
+            asyncio::get_running_loop().set_exception_handler(
+                [&](asyncio::event_loop&, const asyncio::exception_context& context) {
+                    reports.push_back(support::message_of(context.exception));
+                });
+            for (auto& generator : all) co_await generator.next();
+        },
+        virtual_time);
+    REQUIRE(reports.size() == 3);
+    CHECK(reports[0] == "the clean-up failed");
+    CHECK(reports[1].find("yielded again") != std::string::npos);
+    CHECK(reports[2] == "the clean-up failed");
+    all.clear();
+    CHECK(log.size() == 4);
+}
+
+TEST_CASE("a loop alone closes none: one that stands at a value goes on in another loop") {
+    log_type log;
+    auto generator = ticks(4, log);
+    const asyncio::run_options options = virtual_time;
     for (int i = 1; i <= 2; ++i) {
-        const std::optional<int> value = asyncio::run(generator.next(), options);
-        CHECK(value == i);
+        asyncio::event_loop loop(options);
+        CHECK(loop.run_until_complete(generator.next()) == i);
     }
-    { const auto last = std::move(generator); }
-    CHECK(log == log_type{"tick 1", "tick 2", "ticks gone"});
+    auto last = std::move(generator);
+    CHECK(asyncio::run(last.next(), virtual_time) == 3);
+    CHECK(log == log_type{"tick 1", "tick 2", "tick 3", "ticks gone"});
 }
 
 } // TEST_SUITE
