@@ -108,8 +108,8 @@ asyncio::coro<int> async_main(std::string trace_file) {
 
     claim(tolerated.results.size() == 5 && tolerated.errors == names{"painter failed"} &&
               !tolerated.aborted && nobody.empty(),
-          "an optional failure costs its own result: " +
-              std::to_string(tolerated.results.size()) + " of 6 are there");
+          "an optional failure costs its own result: " + std::to_string(tolerated.results.size()) +
+              " of 6 are there");
     claim(tolerated.took >= 3, "and the others take their time: " + in_seconds(tolerated.took));
     claim(aborted.aborted && aborted.errors == names{"writer failed"} && aborted.results.empty(),
           "a required failure ends everything: no result, and its error is thrown");

@@ -83,8 +83,7 @@ asyncio::coro<int> async_main(unsigned seed, std::string trace_file) {
     say("best effort:");
     std::vector<asyncio::coro<>> fetches;
     for (const page& p : pages) fetches.push_back(fetch(p));
-    const auto outcomes =
-        co_await asyncio::gather(asyncio::return_exceptions, std::move(fetches));
+    const auto outcomes = co_await asyncio::gather(asyncio::return_exceptions, std::move(fetches));
     const double took = seconds();
     const counts best = std::exchange(n, counts());
     const auto got = std::count_if(outcomes.begin(), outcomes.end(),
@@ -115,19 +114,18 @@ asyncio::coro<int> async_main(unsigned seed, std::string trace_file) {
           "best effort: " + std::to_string(best.pages) + " pages and " +
               std::to_string(best.failed) + " broken links of 1000");
     claim(best.most == most_at_once && strict.most == most_at_once,
-          "at most " + std::to_string(best.most) + " at once, and " +
-              std::to_string(strict.most) + " in the second crawl");
+          "at most " + std::to_string(best.most) + " at once, and " + std::to_string(strict.most) +
+              " in the second crawl");
     claim(took >= sum / most_at_once - 0.001 && took < 2 * sum / most_at_once,
           in_seconds(took) + " in all, not " + std::to_string(static_cast<int>(sum)) +
               " s: a fiftieth, and a bit");
     claim(strict.failed >= 1 && strict.pages + strict.failed + cancelled == 1000,
           "all or nothing: " + std::to_string(strict.pages) + " pages, and the first broken link");
     claim(strict.broken_off > 0 && strict.under_way == 0,
-          std::to_string(cancelled) + " tasks are cancelled, " +
-              std::to_string(strict.broken_off) + " of them in the middle of a page");
-    claim(ended - strict.first_failure < 0.5, "the crawl ends " +
-                                                  in_seconds(ended - strict.first_failure) +
-                                                  " after the failure");
+          std::to_string(cancelled) + " tasks are cancelled, " + std::to_string(strict.broken_off) +
+              " of them in the middle of a page");
+    claim(ended - strict.first_failure < 0.5,
+          "the crawl ends " + in_seconds(ended - strict.first_failure) + " after the failure");
     co_return broken == 0 ? 0 : 1;
 }
 
@@ -141,7 +139,8 @@ int main(int argc, char** argv) {
         if (word == "--virtual") options.clock = asyncio::clock_kind::virtual_time;
         else if (word == "--trace" && i + 1 < argc) trace_file = argv[++i];
         else if (word == "--seed" && i + 1 < argc &&
-                 std::sscanf(argv[i + 1], "%u%c", &seed, &more) == 1) ++i; // a number, no more
+                 std::sscanf(argv[i + 1], "%u%c", &seed, &more) == 1)
+            ++i; // a number, no more
         else {
             std::fputs("A thousand pages, at most 50 at once.\n"
                        "usage: crawl [--virtual] [--seed N] [--trace FILE]\n",

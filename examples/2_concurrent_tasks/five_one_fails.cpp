@@ -29,7 +29,7 @@ void claim(bool holds, const std::string& text) {
 
 asyncio::coro<int> work(int number) {
     const std::string name = "task " + std::to_string(number);
-    asyncio::current_task().set_name(name); // for the timeline
+    asyncio::current_task().set_name(name);  // for the timeline
     co_await asyncio::sleep(number * 500ms); // stands for real work
     if (number == 3) throw std::runtime_error(name + " failed");
     say(name + " ends");
@@ -83,8 +83,8 @@ asyncio::coro<int> async_main(std::string trace_file) {
     claim(thrown == "task 3 failed" && thrown_at >= 1.5 && thrown_at < 2,
           "the error of task 3 is thrown when it happens, at " + in_seconds(thrown_at));
     claim(still_running == std::vector<int>{4, 5}, "tasks 4 and 5 run then, and nobody stops them");
-    claim(late_sum == 90 && first_took >= 2.5, "they end at " + in_seconds(first_took) +
-                                                   ", with results: " + std::to_string(late_sum));
+    claim(late_sum == 90 && first_took >= 2.5,
+          "they end at " + in_seconds(first_took) + ", with results: " + std::to_string(late_sum));
     claim(values == 4 && errors == std::vector<std::string>{"task 3 failed"},
           "with return_exceptions: " + std::to_string(values) + " values and " +
               std::to_string(errors.size()) + " error, and nothing is thrown");

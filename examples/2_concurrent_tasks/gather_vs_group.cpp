@@ -49,9 +49,9 @@ asyncio::coro<int> async_main(std::string trace_file) {
     asyncio::tracer trace(asyncio::get_running_loop());
 
     say("gather() with return_exceptions:");
-    const auto outcomes = co_await asyncio::gather(
-        asyncio::return_exceptions, call("service 1", 1s), call("service 2", 10s),
-        call("service 3", 1s));
+    const auto outcomes =
+        co_await asyncio::gather(asyncio::return_exceptions, call("service 1", 1s),
+                                 call("service 2", 10s), call("service 3", 1s));
     names results, errors;
     for (const asyncio::outcome<std::string>& outcome : outcomes) {
         say(outcome ? *outcome : std::string("error: ") + outcome.error().what());

@@ -30,7 +30,7 @@ std::vector<std::string> answers; // the stations, in the order of their answers
 
 asyncio::coro<int> ask(std::string station, asyncio::duration latency, int degrees) {
     asyncio::current_task().set_name(station); // for the timeline
-    co_await asyncio::sleep(latency); // stands for a request over the network
+    co_await asyncio::sleep(latency);          // stands for a request over the network
     say(station + " answers: " + std::to_string(degrees) + " degrees");
     answers.push_back(station);
     co_return degrees;

@@ -114,9 +114,9 @@ asyncio::coro<int> async_main(std::string trace_file) {
     begin("wait_for() with 2 s around gather(), the third answer after 5 s:");
     at_1s = answer(1s);
     try {
-        co_await asyncio::wait_for(
-            asyncio::gather(asyncio::return_exceptions, work("task 1", at_1s),
-                            work("task 2", at_1s), work("task 3", answer(5s))), 2s);
+        auto all = asyncio::gather(asyncio::return_exceptions, work("task 1", at_1s),
+                                   work("task 2", at_1s), work("task 3", answer(5s)));
+        co_await asyncio::wait_for(all, 2s);
     } catch (const asyncio::timeout_error&) {
         thrown = "timeout";
         say("the time limit passed");

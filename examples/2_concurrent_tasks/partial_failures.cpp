@@ -28,7 +28,7 @@ void claim(bool holds, const std::string& text) {
 
 asyncio::coro<std::string> call(std::string server) {
     asyncio::current_task().set_name(server); // for the timeline
-    co_await asyncio::sleep(0.5s); // stands for a request over the network
+    co_await asyncio::sleep(0.5s);            // stands for a request over the network
     if (server == "B") throw std::runtime_error("B is unreachable");
     co_return "data from " + server;
 }

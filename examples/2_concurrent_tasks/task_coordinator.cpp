@@ -79,9 +79,9 @@ void print(const report& result) {
 
 asyncio::coro<int> async_main(unsigned seed, std::string trace_file) {
     say("seed " + std::to_string(seed));
-    std::vector<service> services = {
-        {"service 1", 0.5s}, {"service 2", 0.5s}, {"service 3", 0.5s}, {"service 4", 1.5s},
-        {"service 5", 1.5s}, {"service 6", 1.5s}, {"service 7", 2.5s}, {"service 8", 2.5s}};
+    std::vector<service> services = {{"service 1", 0.5s}, {"service 2", 0.5s}, {"service 3", 0.5s},
+                                     {"service 4", 1.5s}, {"service 5", 1.5s}, {"service 6", 1.5s},
+                                     {"service 7", 2.5s}, {"service 8", 2.5s}};
     std::minstd_rand random(seed);
     const std::size_t first = random() % 8;
     const std::size_t second = (first + 1 + random() % 7) % 8; // another one
@@ -106,8 +106,8 @@ asyncio::coro<int> async_main(unsigned seed, std::string trace_file) {
     claim(whole.successes.size() == 6 && whole.failures.size() == 2 && !whole.timed_out,
           "5 s: " + std::to_string(whole.successes.size()) + " successes, " +
               std::to_string(whole.failures.size()) + " failures, not timed out");
-    claim(whole.took >= 2.5 && whole.took < 4, "it takes as long as the slowest: " +
-                                                   in_seconds(whole.took) + ", not 11 s");
+    claim(whole.took >= 2.5 && whole.took < 4,
+          "it takes as long as the slowest: " + in_seconds(whole.took) + ", not 11 s");
     claim(cut.timed_out && cut.successes.size() + cut.failures.size() == 6,
           "2 s: timed out, and the six fast ones are done");
     const std::vector<std::string> slow = {"service 7", "service 8"};
@@ -126,7 +126,8 @@ int main(int argc, char** argv) {
         if (word == "--virtual") options.clock = asyncio::clock_kind::virtual_time;
         else if (word == "--trace" && i + 1 < argc) trace_file = argv[++i];
         else if (word == "--seed" && i + 1 < argc &&
-                 std::sscanf(argv[i + 1], "%u%c", &seed, &more) == 1) ++i; // a number, no more
+                 std::sscanf(argv[i + 1], "%u%c", &seed, &more) == 1)
+            ++i; // a number, no more
         else {
             std::fputs("Eight services, two failures and one time limit that loses no answer.\n"
                        "usage: eight [--virtual] [--seed N] [--trace FILE]\n",

@@ -28,7 +28,7 @@ void claim(bool holds, const std::string& text) {
 
 asyncio::coro<int> ask(std::string station, asyncio::duration latency, int degrees) {
     asyncio::current_task().set_name(station); // for the timeline
-    co_await asyncio::sleep(latency); // stands for a request over the network
+    co_await asyncio::sleep(latency);          // stands for a request over the network
     say(station + " answers: " + std::to_string(degrees) + " degrees");
     co_return degrees;
 }
