@@ -104,15 +104,15 @@ asyncio::coro<int> async_main(unsigned seed, std::string trace_file) {
     }
 
     claim(whole.successes.size() == 6 && whole.failures.size() == 2 && !whole.timed_out,
-          "5 s: " + std::to_string(whole.successes.size()) + " successes, " +
-              std::to_string(whole.failures.size()) + " failures, not timed out");
+          "5 s: " + std::to_string(whole.successes.size()) + " of 6 successes, " +
+              std::to_string(whole.failures.size()) + " of 2 failures, not timed out");
     claim(whole.took >= 2.5 && whole.took < 4,
           "it takes as long as the slowest: " + in_seconds(whole.took) + ", not 11 s");
     claim(cut.timed_out && cut.successes.size() + cut.failures.size() == 6,
           "2 s: timed out, and the six fast ones are done");
     const std::vector<std::string> slow = {"service 7", "service 8"};
     claim(cut.cancelled == slow, "the two slow ones are cancelled");
-    claim(cut.took >= 2 && cut.took < 2.5, "it ends at the limit: " + in_seconds(cut.took));
+    claim(cut.took >= 2 && cut.took < 2.5, "it ends at the limit of 2 s: " + in_seconds(cut.took));
     co_return broken == 0 ? 0 : 1;
 }
 
@@ -175,8 +175,8 @@ int main(int argc, char** argv) {
 // service 6 |                                 =====================      | 2.500-4.000 s
 // service 7 |                                 ==========================x| 2.500-4.500 s
 // service 8 |                                 ==========================x| 2.500-4.500 s
-// holds:  5 s: 6 successes, 2 failures, not timed out
+// holds:  5 s: 6 of 6 successes, 2 of 2 failures, not timed out
 // holds:  it takes as long as the slowest: 2.50 s, not 11 s
 // holds:  2 s: timed out, and the six fast ones are done
 // holds:  the two slow ones are cancelled
-// holds:  it ends at the limit: 2.00 s
+// holds:  it ends at the limit of 2 s: 2.00 s

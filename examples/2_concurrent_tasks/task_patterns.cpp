@@ -67,7 +67,8 @@ asyncio::coro<> measure(std::string way, asyncio::coro<int> work, int sum, doubl
     const int got = co_await std::move(work);
     const double took = seconds() - began;
     claim(got == sum && took >= least && took < below,
-          way + ": " + in_seconds(took) + ", the sum is " + std::to_string(got));
+          way + " take " + in_seconds(took) + ", about " + in_seconds(least) + ", and sum up to " +
+              std::to_string(got));
 }
 
 asyncio::coro<int> async_main(std::string trace_file) {
@@ -103,10 +104,10 @@ int main(int argc, char** argv) {
     return asyncio::run_main(async_main(trace_file), options);
 }
 // Output:
-// holds:  two in turn: 2.00 s, the sum is 203
-// holds:  two with create_task(): 1.00 s, the sum is 203
-// holds:  two with gather(): 1.00 s, the sum is 203
-// holds:  ten with gather(): 1.00 s, the sum is 1055
+// holds:  two in turn take 2.00 s, about 2.00 s, and sum up to 203
+// holds:  two with create_task() take 1.00 s, about 1.00 s, and sum up to 203
+// holds:  two with gather() take 1.00 s, about 1.00 s, and sum up to 203
+// holds:  ten with gather() take 1.00 s, about 1.00 s, and sum up to 1055
 // time    |0                                                    5.000 s|
 // Task-1  |============================================================| 0.000-5.000 s
 // task 1  |                        =============                       | 2.000-3.000 s

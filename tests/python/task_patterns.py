@@ -55,7 +55,8 @@ async def measure(way, work, expected, least, below):
     got = await work
     took = round(seconds() - before, 6)
     claim(
-        got == expected and least <= took < below, f"{way}: {took:.2f} s, the sum is {got}"
+        got == expected and least <= took < below,
+        f"{way} take {took:.2f} s, about {least:.2f} s, and sum up to {got}",
     )
 
 
