@@ -9574,8 +9574,14 @@ concept backend_like = requires(B b, const B constant, io_descriptor& d, io_oper
 
 namespace asyncio::inline ASYNCIO_ABI::detail {
 
+// What a descriptor is. A shared one is a terminal, or belongs to others, too: it may
+// block, so that the system is asked before each read; and a short read does not mean
+// that there is no more, since a terminal gives one line at a time.
+enum class io_form : unsigned char { socket, pipe, shared };
+
 struct io_descriptor {
     int fd = -1;
+    io_form form = io_form::socket; // set before the first operation
     bool attached = false;
     bool watched = false; // the user's, with callbacks instead of operations
     bool readable = false;
@@ -9619,6 +9625,7 @@ private:
     static bool attempt(io_operation& op) noexcept;
     static bool receive(io_operation& op, io_descriptor& d) noexcept;
     static bool send(io_operation& op, io_descriptor& d) noexcept;
+    static ssize_t write(int fd, const iovec* pieces, int count) noexcept;
     static bool accept(io_operation& op, io_descriptor& d) noexcept;
     static bool connect(io_operation& op, io_descriptor& d) noexcept;
     static bool failed(io_operation& op, int error) noexcept {
@@ -9681,12 +9688,21 @@ bool readiness_operations::attempt(io_operation& op) noexcept {
 
 bool readiness_operations::receive(io_operation& op, io_descriptor& d) noexcept {
     for (;;) {
-        const ssize_t n = ::recv(d.fd, op.into, op.size, 0);
+        if (d.form == io_form::shared) {
+            pollfd polled = {d.fd, POLLIN, 0};
+            if (::poll(&polled, 1, 0) == 0) {
+                d.readable = false;
+                return false;
+            }
+        }
+        const ssize_t n = d.form == io_form::socket ? ::recv(d.fd, op.into, op.size, 0)
+                                                    : ::read(d.fd, op.into, op.size);
         if (n >= 0) {
             op.count = static_cast<std::size_t>(n);
             // Drained, unless the end is what comes next: it was reported
             // together with the data and will not be reported again.
-            if (op.count < op.size && !d.hung_up) d.readable = false;
+            if (op.count < op.size && !d.hung_up && d.form != io_form::shared)
+                d.readable = false;
             return true;
         }
         if (errno == EINTR) continue;
@@ -9701,7 +9717,7 @@ bool readiness_operations::send(io_operation& op, io_descriptor& d) noexcept {
     for (;;) {
         ssize_t n;
         std::size_t offered = 0;
-        if (op.size == 1) {
+        if (op.size == 1 && d.form == io_form::socket) {
             offered = op.from->size;
             n = ::send(d.fd, op.from->data, offered, MSG_NOSIGNAL);
         } else {
@@ -9715,7 +9731,8 @@ bool readiness_operations::send(io_operation& op, io_descriptor& d) noexcept {
             msghdr message{};
             message.msg_iov = pieces;
             message.msg_iovlen = count;
-            n = ::sendmsg(d.fd, &message, MSG_NOSIGNAL);
+            n = d.form == io_form::socket ? ::sendmsg(d.fd, &message, MSG_NOSIGNAL)
+                                          : write(d.fd, pieces, static_cast<int>(count));
         }
         if (n >= 0) {
             op.count = static_cast<std::size_t>(n);
@@ -9727,6 +9744,28 @@ bool readiness_operations::send(io_operation& op, io_descriptor& d) noexcept {
         d.writable = false;
         return false;
     }
+}
+
+// Writing to a pipe that nobody reads any more raises SIGPIPE in this thread, and
+// no flag prevents it. So it is held back meanwhile, and taken out again if it came.
+ssize_t readiness_operations::write(int fd, const iovec* pieces, int count) noexcept {
+    sigset_t broken_pipe, before;
+    ::sigemptyset(&broken_pipe);
+    ::sigaddset(&broken_pipe, SIGPIPE);
+    ::pthread_sigmask(SIG_BLOCK, &broken_pipe, &before);
+    const bool blocked = ::sigismember(&before, SIGPIPE) == 1;
+    sigset_t pending;
+    // One that the program itself holds back, and that came before, is not ours.
+    const bool waits = blocked && ::sigpending(&pending) == 0 && ::sigismember(&pending, SIGPIPE);
+    const ssize_t n = ::writev(fd, pieces, count);
+    const int error = errno;
+    if (n < 0 && error == EPIPE && !waits) {
+        const timespec now = {};
+        while (::sigtimedwait(&broken_pipe, nullptr, &now) < 0 && errno == EINTR) {}
+    }
+    if (!blocked) ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    errno = error;
+    return n;
 }
 
 bool readiness_operations::accept(io_operation& op, io_descriptor& d) noexcept {
@@ -15570,8 +15609,10 @@ private:
     void go_on() noexcept;
     void flush() noexcept;
     void sent() noexcept;
+    void end_sending() noexcept;
     void check_fill() noexcept;
     void finish_close() noexcept;
+    bool is_socket() const noexcept { return descriptor_.form == io_form::socket; }
 
     std::size_t count_ = 0;
     ref_ptr<loop_core> core_;
@@ -15702,7 +15743,7 @@ bool stream_link::receive(read_wait& w) {
 // Takes in what receive_ brought.
 void stream_link::absorb() noexcept {
     read_wait* const direct = std::exchange(direct_, nullptr);
-    if (receive_.error != 0) fail(receive_.error, "recv");
+    if (receive_.error != 0) fail(receive_.error, is_socket() ? "recv" : "read");
     else if (receive_.count == 0) eof_ = true;
     else if (direct != nullptr) direct->received_ = receive_.count;
     else in_.commit(receive_.count);
@@ -15815,7 +15856,7 @@ void stream_link::write(std::span<const io_buffer> data) {
         send_.size = data.size();
         send_.only_now = true;
         if (backend_->start(send_)) {
-            if (send_.error != 0) return fail(send_.error, "send");
+            if (send_.error != 0) return fail(send_.error, is_socket() ? "send" : "write");
             done = send_.count;
         }
     }
@@ -15845,7 +15886,7 @@ void stream_link::flush() noexcept {
 }
 
 void stream_link::sent() noexcept {
-    if (send_.error != 0) return fail(send_.error, "send");
+    if (send_.error != 0) return fail(send_.error, is_socket() ? "send" : "write");
     out_.consume(send_.count);
     if (paused_ && out_.size() <= low_) {
         paused_ = false;
@@ -15853,13 +15894,19 @@ void stream_link::sent() noexcept {
     }
     if (!out_.empty()) return;
     if (closing_) finish_close();
-    else if (eof_wanted_) ::shutdown(fd_.get(), SHUT_WR);
+    else if (eof_wanted_) end_sending();
 }
 
 void stream_link::write_eof() {
     if (closing_ || eof_wanted_ || !open()) return;
     eof_wanted_ = true;
-    if (out_.empty()) ::shutdown(fd_.get(), SHUT_WR);
+    if (out_.empty()) end_sending();
+}
+
+// A pipe has no other direction that stays open.
+void stream_link::end_sending() noexcept {
+    if (is_socket()) ::shutdown(fd_.get(), SHUT_WR);
+    else close();
 }
 
 void stream_link::set_limits(std::size_t high, std::size_t low) noexcept {
