@@ -14033,6 +14033,58 @@ int open_pidfd(pid_t pid) noexcept {
     return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u));
 }
 
+// What posix_spawn() is told, beside the program.
+struct spawn_setup {
+    spawn_setup() noexcept {
+        ::posix_spawn_file_actions_init(&actions);
+        ::posix_spawnattr_init(&attributes);
+    }
+    spawn_setup(const spawn_setup&) = delete;
+    spawn_setup& operator=(const spawn_setup&) = delete;
+    ~spawn_setup() {
+        ::posix_spawnattr_destroy(&attributes);
+        ::posix_spawn_file_actions_destroy(&actions);
+    }
+
+    void set_signals(const sigset_t& to_default, const sigset_t& mask) noexcept {
+        ::posix_spawnattr_setsigdefault(&attributes, &to_default);
+        ::posix_spawnattr_setsigmask(&attributes, &mask);
+        flags |= POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
+    }
+    // A process group of its own: Ctrl-C at the terminal is not for it.
+    void lead_group() noexcept {
+        ::posix_spawnattr_setpgroup(&attributes, 0);
+        flags |= POSIX_SPAWN_SETPGROUP;
+    }
+    // 0, or what errno says.
+    int start(pid_t& pid, const char* path, char* const* arguments,
+              char* const* environment) noexcept {
+        ::posix_spawnattr_setflags(&attributes, flags);
+        return ::posix_spawn(&pid, path, &actions, &attributes, arguments, environment);
+    }
+
+    ::posix_spawn_file_actions_t actions;
+    ::posix_spawnattr_t attributes;
+    short flags = 0;
+};
+
+// Keeps all signals away from this thread, and from those that it starts meanwhile: the
+// program's signals are for its own threads.
+class signals_held {
+public:
+    signals_held() noexcept {
+        sigset_t all;
+        ::sigfillset(&all);
+        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    signals_held(const signals_held&) = delete;
+    signals_held& operator=(const signals_held&) = delete;
+    ~signals_held() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+private:
+    sigset_t before_;
+};
+
 // Starts this program again; it finds `socket` at worker_socket, and in its
 // environment what it is to be. Throws nothing: returns errno.
 int start_program(pid_t& pid, int socket, char role) {
@@ -14048,25 +14100,15 @@ int start_program(pid_t& pid, int socket, char role) {
     // Not the number itself: a dup2() onto the same one would keep it close-on-exec.
     const owned_fd source(::fcntl(socket, F_DUPFD_CLOEXEC, worker_socket + 1));
     if (!source) return errno;
-    ::posix_spawn_file_actions_t actions;
-    ::posix_spawnattr_t attributes;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawnattr_init(&attributes);
-    ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    ::posix_spawn_file_actions_adddup2(&actions, source.get(), worker_socket);
+    spawn_setup setup;
+    ::posix_spawn_file_actions_addopen(&setup.actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    ::posix_spawn_file_actions_adddup2(&setup.actions, source.get(), worker_socket);
     sigset_t all, none;
     ::sigfillset(&all);
     ::sigemptyset(&none);
-    ::posix_spawnattr_setsigdefault(&attributes, &all);
-    ::posix_spawnattr_setsigmask(&attributes, &none);
-    ::posix_spawnattr_setpgroup(&attributes, 0); // Ctrl-C at the terminal is not for workers
-    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF |
-                                                POSIX_SPAWN_SETSIGMASK);
-    const int error = ::posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, arguments,
-                                    environment.data());
-    ::posix_spawnattr_destroy(&attributes);
-    ::posix_spawn_file_actions_destroy(&actions);
-    return error;
+    setup.set_signals(all, none);
+    setup.lead_group();
+    return setup.start(pid, "/proc/self/exe", arguments, environment.data());
 }
 
 class fork_server {
@@ -14439,19 +14481,10 @@ void process_core::start_server() {
 
 void process_core::begin() {
     auto self = std::static_pointer_cast<process_core>(shared_from_this());
-    // The program's signals are for its own threads.
-    sigset_t all, before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    const signals_held quiet;
     const std::lock_guard guard(mutex_);
-    try {
-        supervisor_ = std::thread([self = std::move(self)] { self->supervise(); });
-    } catch (...) {
-        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        throw;
-    }
+    supervisor_ = std::thread([self = std::move(self)] { self->supervise(); });
     supervisor_id_ = supervisor_.get_id();
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void process_core::wake() noexcept {
