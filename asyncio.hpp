@@ -40,6 +40,8 @@
 //     [SECTION] executors     run_in_executor, isolated_executor      (Python: concurrent.futures)
 //     [SECTION] sockets       address, getaddrinfo                    (Python: socket)
 //     [SECTION] streams       open_connection, start_server           (Python: asyncio.streams)
+//     [SECTION] processes     create_subprocess_exec, create_pipe     (Python: asyncio.subprocess)
+//     [SECTION] files         read_file, write_file, file
 //     [SECTION] resilience    retry, circuit_breaker, rate_limiter, map
 //     [SECTION] debugging     print_call_graph, print_tasks, tracer
 //     [SECTION] os
@@ -55,6 +57,8 @@
 //     [SECTION] implementation: executors
 //     [SECTION] implementation: sockets
 //     [SECTION] implementation: streams
+//     [SECTION] implementation: processes
+//     [SECTION] implementation: files
 //     [SECTION] implementation: resilience and debugging
 //     [SECTION] licence
 //
@@ -158,6 +162,7 @@
 #include <iosfwd>
 #include <iterator>
 #include <limits>
+#include <map>
 #include <memory>
 #include <new>
 #include <optional>
@@ -8975,6 +8980,294 @@ coro<server> start_unix_server(Handler&& on_client, std::string path,
 } // namespace asyncio::inline ASYNCIO_ABI
 
 // =============================================================================
+// [SECTION] processes
+// uses: configuration, support, events, tasks, streams
+//
+// Child processes, and pipes as streams. Python's asyncio.subprocess.
+//
+//     auto ls = co_await asyncio::create_subprocess_exec(
+//         asyncio::argv("ls", "-l"), {.stdout_ = asyncio::stdio::pipe});
+//     auto [out, err] = co_await ls.communicate();
+//     int code = *ls.returncode();
+//
+// A child gets the three standard descriptors and no others. The library waits
+// for its own children only and leaves SIGCHLD alone.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+/// The variables of a child's environment, by name.
+using environment = std::map<std::string, std::string>;
+
+/// What a standard stream of a child is.
+enum class stdio : unsigned char {
+    inherit,  ///< the one of this process
+    pipe,     ///< a stream of the process object
+    devnull,  ///< nothing to read; what is written is dropped
+    to_stdout ///< for stderr_ only: the same as stdout_
+};
+
+/// One of these, or a descriptor of the caller's, who may close it once the child runs.
+class child_stream {
+public:
+    constexpr child_stream(stdio what = stdio::inherit) noexcept : what_(what) {}
+    constexpr child_stream(int fd) noexcept : fd_(fd) {}
+
+    constexpr stdio what() const noexcept { return what_; }
+    constexpr int fd() const noexcept { return fd_; } ///< -1: none was given
+
+private:
+    int fd_ = -1;
+    stdio what_ = stdio::inherit;
+};
+
+/// Options of create_subprocess_exec() and create_subprocess_shell().
+struct subprocess_options {
+    child_stream stdin_ = {};
+    child_stream stdout_ = {};
+    child_stream stderr_ = {};
+    std::string_view cwd = {};        ///< where the child works; empty: where this process does
+    const environment* env = nullptr; ///< instead of this process's environment; copied
+    std::size_t limit = 64 * 1024;    ///< of the readers: how long a line may be
+    /// The child leads a process group: Ctrl-C at the terminal is not for it, and signals
+    /// that are sent to it go to what it has started, too.
+    bool new_group = false;
+    /// A cancelled wait() or communicate() kills the child, and ends when it has ended.
+    bool kill_on_cancel = false;
+};
+
+/// What communicate() gives: standard output and error; nothing for one that is no pipe.
+using process_output = std::pair<std::optional<std::string>, std::optional<std::string>>;
+
+namespace detail {
+
+class process_state;
+
+class process_awaiter final : public list_wait, public awaitable_base<process_awaiter, int> {
+public:
+    ASYNCIO_API explicit process_awaiter(const ref_ptr<process_state>& state) noexcept;
+    ASYNCIO_API process_awaiter(process_awaiter&& other) noexcept;
+    ASYNCIO_API ~process_awaiter();
+
+    ASYNCIO_API bool await_ready() const;
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    ASYNCIO_API int await_resume();
+
+private:
+    ASYNCIO_API void wait() noexcept;
+    ASYNCIO_API bool on_cancel() noexcept override;
+
+    ref_ptr<process_state> state_;
+    bool killed_ = false; // by a cancellation, which is delivered when the child has ended
+};
+
+} // namespace detail
+
+/// A child process. Python's asyncio.subprocess.Process.
+///
+/// A virtual clock stands still as long as the child runs.
+///
+/// Lifetime: destroying it kills a child that still runs, and waits for its end.
+class [[nodiscard]] process {
+public:
+    /// Where the child reads, and what it writes; empty where stdio::pipe was not asked for.
+    std::optional<stream_writer> stdin_;
+    std::optional<stream_reader> stdout_;
+    std::optional<stream_reader> stderr_;
+
+    ASYNCIO_API explicit process(detail::ref_ptr<detail::process_state> state) noexcept;
+    ASYNCIO_API process(process&& other) noexcept;
+    ASYNCIO_API process& operator=(process&& other) noexcept;
+    ASYNCIO_API ~process();
+
+    /// Waits until the child has ended and gives its exit code, or -N when signal N
+    /// ended it. Whoever else may still hold its pipes is not waited for.
+    ///
+    /// A code that somebody else in this program has taken (by waitpid(-1), or because
+    /// SIGCHLD is ignored) is lost where the system does not tell it once more: then it
+    /// is 255, and the loop's exception handler is told.
+    ///
+    /// Cancellation: the child runs on, unless kill_on_cancel was asked for.
+    ASYNCIO_API detail::process_awaiter wait();
+
+    /// Sends `input` and closes stdin_, reads what the child writes to its pipes until
+    /// they are closed, and waits for its end. A child that does not read its input is
+    /// no error; without a pipe to stdin_ the input goes nowhere.
+    ///
+    /// Cancellation: the child runs on, unless kill_on_cancel was asked for; what has
+    /// been read is part of what the next communicate() gives.
+    ASYNCIO_API coro<process_output> communicate(std::string input = {});
+
+    /// Sends a signal; terminate() sends SIGTERM, kill() SIGKILL.
+    ///
+    /// Throws: std::system_error with ESRCH once the child's end has been seen.
+    ASYNCIO_API void send_signal(int number);
+    ASYNCIO_API void terminate();
+    ASYNCIO_API void kill();
+
+    ASYNCIO_API int pid() const;
+
+    /// What wait() gives; nothing as long as the loop has not seen the child's end.
+    ASYNCIO_API std::optional<int> returncode() const;
+
+private:
+    detail::process_state& state() const;
+
+    detail::ref_ptr<detail::process_state> state_;
+};
+
+/// A program and its arguments, as create_subprocess_exec() wants them.
+template <class... Text>
+    requires(sizeof...(Text) > 0 && (std::convertible_to<const Text&, std::string_view> && ...))
+std::vector<std::string> argv(const Text&... words) {
+    detail::text_list<std::string> list;
+    (list.add(std::string_view(words)), ...);
+    return std::move(list.items);
+}
+
+namespace detail {
+
+ASYNCIO_API coro<process> create_subprocess(std::vector<std::string> arguments,
+                                            const subprocess_options& options);
+
+} // namespace detail
+
+/// Starts a program. A name without a slash is looked for in the PATH of the child's
+/// environment. Python's asyncio.create_subprocess_exec().
+///
+/// Throws: std::system_error naming what could not be executed, or the directory.
+template <class Range>
+    requires(detail::range_of_text<Range> && !std::convertible_to<Range, std::string_view>)
+coro<process> create_subprocess_exec(Range&& arguments, subprocess_options options = {}) {
+    detail::text_list<std::string> list;
+    for (auto&& word : arguments) list.add(std::string_view(word));
+    return detail::create_subprocess(std::move(list.items), options);
+}
+
+/// Has a shell run a command line. Quote what comes from elsewhere, or better use
+/// create_subprocess_exec(). Python's asyncio.create_subprocess_shell().
+ASYNCIO_API coro<process> create_subprocess_shell(std::string_view command,
+                                                  subprocess_options options = {});
+
+/// A pipe inside this process: what is written to the one is read from the other.
+ASYNCIO_API coro<stream_pair> create_pipe(std::size_t limit = 64 * 1024);
+
+/// Makes a stream of one end of a pipe, of a terminal or of a socket. The stream owns
+/// `fd` from then on, and it no longer blocks. Python's loop.connect_read_pipe() and
+/// loop.connect_write_pipe().
+///
+/// Throws: std::invalid_argument for a file, which file is for; std::system_error.
+/// `fd` stays the caller's then.
+ASYNCIO_API coro<stream_reader> connect_read_pipe(int fd, std::size_t limit = 64 * 1024);
+ASYNCIO_API coro<stream_writer> connect_write_pipe(int fd);
+
+/// Reads this process's standard input, be it a terminal, a pipe, a socket or a file.
+/// The descriptor itself stays as it is, and open. One reader at a time: what one has
+/// received and not given out is lost to the next, and to std::cin.
+///
+/// Throws: std::system_error when there is no standard input.
+ASYNCIO_API coro<stream_reader> stdin_reader(std::size_t limit = 64 * 1024);
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] files
+// uses: configuration, support, tasks
+//
+// Files, off the loop: a disk can be slow, and no system says in advance that a
+// file is ready. Each operation is a job of the loop's default executor, and an
+// error is a std::system_error that says what was done to which path.
+//
+//     std::string text = co_await asyncio::read_file("notes.txt");
+//     co_await asyncio::write_file("notes.txt", text + "more\n", {.atomic = true});
+//
+// A job that has begun cannot be interrupted: the await of one that is cancelled
+// ends at once, the job itself later. Pipes and terminals may keep a thread busy
+// for ever; they are for connect_read_pipe() and stdin_reader().
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+/// The contents of a file.
+///
+/// Throws: std::system_error.
+ASYNCIO_API coro<std::string> read_file(std::string path);
+
+/// Options of write_file().
+struct write_file_options {
+    /// Replaces the file in one step, so that whoever opens it finds all of the old or all
+    /// of the new contents, also after a crash. Its permissions stay; other names (hard
+    /// links) keep the old contents.
+    bool atomic = false;
+};
+
+/// Makes `data` the contents of a file, which is created if it is not there.
+///
+/// Throws: std::system_error. Unless atomic, the file may hold a part of `data` then.
+/// Cancellation: the file may be written all the same, and later.
+ASYNCIO_API coro<> write_file(std::string path, std::string data, write_file_options options = {});
+
+namespace detail {
+class file_state;
+}
+
+/// What file::seek() counts from.
+enum class seek_from : unsigned char { start, current, end };
+
+/// An open file. Operations that several tasks begin are done one after the other.
+///
+///     asyncio::file log = co_await asyncio::file::open("log.txt", "a");
+///     co_await log.write("started\n");
+///     co_await log.close();
+///
+/// Lifetime: destroying it closes the file, and an error of that is lost; close() tells.
+/// Cancellation: of a read takes nothing; of a write, it may be done all the same. A
+/// later operation comes after it in any case.
+class [[nodiscard]] file {
+public:
+    /// Opens a file: "r" to read, "w" to write a new one in place of the old, "a" to
+    /// write at the end, "x" to write one that must not exist yet; with "+" to do both.
+    /// A "b" changes nothing: bytes are bytes. Python's open().
+    ///
+    /// Throws: std::invalid_argument for another mode; std::system_error.
+    ASYNCIO_API static coro<file> open(std::string path, std::string_view mode = "r");
+
+    ASYNCIO_API explicit file(detail::ref_ptr<detail::file_state> state) noexcept;
+    ASYNCIO_API file(file&& other) noexcept;
+    ASYNCIO_API file& operator=(file&& other) noexcept;
+    ASYNCIO_API ~file();
+
+    /// At most `n` bytes, and fewer only at the end of the file, where it is empty.
+    /// Without `n`, everything up to the end.
+    ASYNCIO_API coro<std::string> read(std::ptrdiff_t n = -1);
+
+    /// A line with its "\n"; what is left at the end of the file, and then empty.
+    ASYNCIO_API coro<std::string> readline();
+
+    /// Writes all of `data`, where the file is read next or at its end, and gives the
+    /// number of bytes.
+    ASYNCIO_API coro<std::size_t> write(std::string data);
+
+    /// Where to go on reading and writing; gives the place counted from the start.
+    ASYNCIO_API coro<std::int64_t> seek(std::int64_t offset, seek_from from = seek_from::start);
+
+    /// Closes the file; a second close() does nothing.
+    ///
+    /// Throws: std::system_error when the system could not store what was written.
+    ASYNCIO_API coro<> close();
+
+private:
+    const detail::ref_ptr<detail::file_state>& state() const;
+
+    detail::ref_ptr<detail::file_state> state_;
+};
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
 // [SECTION] resilience
 // uses: configuration, exceptions, support, events, futures, tasks, timeouts, taskgroups, locks
 //
@@ -9412,6 +9705,7 @@ private:
 #include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -16955,6 +17249,1107 @@ coro<server> start_unix_server(client_handler on_client, std::string path,
 }
 
 } // namespace detail
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: processes
+// uses: os, backend, backend: readiness operations, events, tasks, taskgroups, executors, streams,
+//     processes, implementation: executors, implementation: streams
+//
+// Facts about Linux that this depends on, beside those of the fork server:
+//   - A child that has died is a zombie and keeps its number until somebody waits
+//     for it. As long as nobody has, signals to the number reach nobody else.
+//   - Somebody else in the program may wait for it first: waitpid(-1), or the kernel
+//     itself where SIGCHLD is ignored. A pidfd never means another process all the
+//     same, and since Linux 6.15 tells how its process ended even then.
+//   - posix_spawn() shares the memory until the child executes its program, whatever
+//     that memory's size, and returns why it could not.
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// -- starting ---------------------------------------------------------------------
+
+// What a child is made of. Everything is copied here before the coroutine begins.
+struct launch {
+    launch() = default;
+
+    std::vector<std::string> arguments;
+    std::string cwd;
+    std::optional<std::vector<std::string>> variables; // "NAME=value"; none: this process's
+    std::array<child_stream, 3> streams;
+    std::size_t limit = 0;
+    bool new_group = false;
+    bool kill_on_cancel = false;
+};
+
+static void require_no_zero(std::string_view text, const char* what) {
+    if (text.find('\0') == std::string_view::npos) return;
+    throw std::invalid_argument(std::string("asyncio::") + what + " holds a zero byte");
+}
+
+[[noreturn]] static void throw_error_of(int error, const char* call, const std::string& object) {
+    const std::string text = std::string(call) + ' ' + object;
+    throw_system_error(error, text.c_str());
+}
+
+static launch make_launch(std::vector<std::string> arguments, const subprocess_options& options) {
+    launch job;
+    job.arguments = std::move(arguments);
+    job.cwd = options.cwd;
+    job.streams = {options.stdin_, options.stdout_, options.stderr_};
+    job.limit = options.limit;
+    job.new_group = options.new_group;
+    job.kill_on_cancel = options.kill_on_cancel;
+    if (job.arguments.empty())
+        throw_invalid_argument("asyncio::create_subprocess_exec: no program given");
+    for (const std::string& argument : job.arguments)
+        require_no_zero(argument, "create_subprocess_exec: an argument");
+    require_no_zero(job.cwd, "create_subprocess_exec: the directory");
+    for (int i = 0; i < 2; ++i)
+        if (job.streams[static_cast<std::size_t>(i)].what() == stdio::to_stdout)
+            throw_invalid_argument("asyncio::create_subprocess_exec: stdio::to_stdout is for "
+                                   "stderr_ only");
+    if (options.env == nullptr) return job;
+    job.variables.emplace();
+    for (const auto& [name, value] : *options.env) {
+        if (name.empty() || name.find('=') != std::string::npos)
+            throw std::invalid_argument("asyncio::create_subprocess_exec: '" + name +
+                                        "' cannot be the name of a variable");
+        job.variables->push_back(name + '=' + value);
+        require_no_zero(job.variables->back(), "create_subprocess_exec: the environment");
+    }
+    return job;
+}
+
+static std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
+    std::vector<char*> list;
+    for (const std::string& text : texts) list.push_back(const_cast<char*>(text.c_str()));
+    list.push_back(nullptr);
+    return list;
+}
+
+// A descriptor above the standard ones, which the child's are made from.
+static owned_fd above_standard(owned_fd fd) {
+    if (fd.get() > STDERR_FILENO) return fd;
+    owned_fd high(::fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    if (!high) throw_last_error("fcntl(F_DUPFD_CLOEXEC)");
+    return high;
+}
+
+static std::pair<owned_fd, owned_fd> make_pipe() {
+    int both[2];
+    if (::pipe2(both, O_CLOEXEC) != 0) throw_last_error("pipe2");
+    return {owned_fd(both[0]), owned_fd(both[1])};
+}
+
+static void set_non_blocking(int fd) {
+    const int flags = ::fcntl(fd, F_GETFL);
+    if (flags < 0 || ((flags & O_NONBLOCK) == 0 && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0))
+        throw_last_error("fcntl(O_NONBLOCK)");
+}
+
+// The ends of a child's standard streams.
+struct child_ends {
+    std::array<owned_fd, 3> theirs; // none: inherited, or another one's
+    std::array<owned_fd, 3> ours;   // of pipes
+};
+
+static child_ends make_ends(const launch& job) {
+    child_ends ends;
+    for (std::size_t i = 0; i < 3; ++i) {
+        const child_stream& stream = job.streams[i];
+        if (stream.fd() >= 0) {
+            // A copy, so that the number of the original does not matter.
+            ends.theirs[i].reset(::fcntl(stream.fd(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+            if (!ends.theirs[i]) throw_error_of(errno, "fcntl", std::to_string(stream.fd()));
+        } else if (stream.what() == stdio::devnull) {
+            owned_fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+            if (!null) throw_error_of(errno, "open", "/dev/null");
+            ends.theirs[i] = above_standard(std::move(null));
+        } else if (stream.what() == stdio::pipe) {
+            auto [reading, writing] = make_pipe();
+            ends.theirs[i] = above_standard(std::move(i == 0 ? reading : writing));
+            ends.ours[i] = std::move(i == 0 ? writing : reading);
+            set_non_blocking(ends.ours[i].get());
+        }
+    }
+    return ends;
+}
+
+// Where a program may be, in the order in which to try.
+static std::vector<std::string> candidates(const launch& job) {
+    const std::string& program = job.arguments.front();
+    if (program.empty() || program.find('/') != std::string::npos) return {program};
+    std::string_view path = "/bin:/usr/bin"; // where no PATH is set
+    if (!job.variables) {
+        if (const char* const value = std::getenv("PATH")) path = value;
+    } else {
+        for (const std::string& variable : *job.variables)
+            if (variable.starts_with("PATH=")) path = std::string_view(variable).substr(5);
+    }
+    std::vector<std::string> list;
+    for (std::size_t begin = 0; begin <= path.size();) {
+        const std::size_t end = std::min(path.find(':', begin), path.size());
+        const std::string_view folder = path.substr(begin, end - begin);
+        begin = end + 1;
+        list.push_back(folder.empty() ? program : std::string(folder) + '/' + program);
+    }
+    return list;
+}
+
+// The child gets no descriptor but the standard ones, not even of those that other code
+// has opened without O_CLOEXEC.
+static int close_others(spawn_setup& setup) {
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+    return ::posix_spawn_file_actions_addclosefrom_np(&setup.actions, STDERR_FILENO + 1);
+#else
+    DIR* const list = ::opendir("/proc/self/fd");
+    if (list == nullptr) return errno;
+    int error = 0;
+    while (const dirent* const entry = ::readdir(list)) {
+        const int fd = std::atoi(entry->d_name);
+        const int flags = fd > STDERR_FILENO ? ::fcntl(fd, F_GETFD) : -1;
+        if (error == 0 && flags >= 0 && (flags & FD_CLOEXEC) == 0)
+            error = ::posix_spawn_file_actions_addclose(&setup.actions, fd);
+    }
+    ::closedir(list);
+    return error;
+#endif
+}
+
+static pid_t spawn(const launch& job, const child_ends& ends) {
+    spawn_setup setup;
+    const auto must = [](int error) {
+        if (error != 0) throw_system_error(error, "posix_spawn_file_actions");
+    };
+    owned_fd folder;
+    if (!job.cwd.empty()) {
+        // Opened here: what fails in the child itself does not say which step it was.
+        folder.reset(::open(job.cwd.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        if (!folder || ::faccessat(AT_FDCWD, job.cwd.c_str(), X_OK, AT_EACCESS) != 0)
+            throw_error_of(errno, "chdir", job.cwd);
+        must(::posix_spawn_file_actions_addfchdir_np(&setup.actions, folder.get()));
+    }
+    for (int i = 0; i < 3; ++i) {
+        const owned_fd& end = ends.theirs[static_cast<std::size_t>(i)];
+        if (end) must(::posix_spawn_file_actions_adddup2(&setup.actions, end.get(), i));
+    }
+    if (job.streams[2].what() == stdio::to_stdout)
+        must(::posix_spawn_file_actions_adddup2(&setup.actions, STDOUT_FILENO, STDERR_FILENO));
+    must(close_others(setup));
+
+    // What is caught here is the default there; what is ignored stays so (nohup), but for
+    // what programs ignore for their own sake.
+    sigset_t restored, mask;
+    ::sigemptyset(&restored);
+    ::sigaddset(&restored, SIGPIPE);
+    ::sigaddset(&restored, SIGXFSZ);
+    ::pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+    setup.set_signals(restored, mask);
+    if (job.new_group) setup.lead_group();
+
+    std::vector<char*> arguments = pointers_to(job.arguments);
+    std::vector<char*> variables;
+    if (job.variables) variables = pointers_to(*job.variables);
+    int why = ENOENT;
+    for (const std::string& path : candidates(job)) {
+        // Saves a process where nothing is. Other paths are the child's, whose directory
+        // may be another.
+        if (path.starts_with('/') && ::access(path.c_str(), F_OK) != 0) continue;
+        pid_t pid = -1;
+        const int error = setup.start(pid, path.c_str(), arguments.data(),
+                                      job.variables ? variables.data() : ::environ);
+        if (error == 0) return pid;
+        if (error == ENOENT || error == ENOTDIR) continue;
+        why = error;
+        if (error != EACCES) break;
+    }
+    throw_error_of(why, "exec", job.arguments.front());
+}
+
+// -- how a child ended ------------------------------------------------------------
+
+static int exit_code_of(int status) noexcept {
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+// Of a process that somebody else has waited for.
+static std::optional<int> exit_code_from(int pidfd) noexcept {
+    // struct pidfd_info in the form that every kernel takes which has it.
+    struct {
+        std::uint64_t mask = 1u << 3; // PIDFD_INFO_EXIT: wanted, and given
+        std::uint64_t cgroup = 0;
+        std::uint32_t numbers[11] = {};
+        std::int32_t status = 0;
+    } info;
+    static_assert(sizeof info == 64);
+    constexpr unsigned long get_info = _IOWR(0xff, 11, info);
+    const std::uint64_t wanted = info.mask;
+    if (pidfd < 0 || ::ioctl(pidfd, get_info, &info) != 0 || (info.mask & wanted) == 0)
+        return std::nullopt;
+    return exit_code_of(info.status);
+}
+
+// A child of this process, until it has been waited for.
+class child_process {
+public:
+    enum class fate { running, ended, lost };
+
+    child_process(pid_t pid, bool leads_group) noexcept
+        : pid_(pid), leads_group_(leads_group), pidfd_(open_pidfd(pid)) {}
+
+    pid_t pid() const noexcept { return pid_; }
+    int pidfd() const noexcept { return pidfd_.get(); } // -1: the system has none
+
+    // 0, or what errno says.
+    int send_signal(int number) const noexcept;
+
+    // Looks whether it has ended. Lost: the code is.
+    fate look(int& code) noexcept;
+
+    // Kills it, and waits for its end.
+    void destroy() noexcept;
+
+    // It has been waited for.
+    void forget() noexcept { pidfd_.reset(); }
+
+private:
+    bool ended_within(int milliseconds) noexcept;
+
+    pid_t pid_;
+    bool leads_group_;
+    owned_fd pidfd_;
+};
+
+int child_process::send_signal(int number) const noexcept {
+    // A child whose end nobody has seen is a group's leader still, though a zombie.
+    if (leads_group_ && ::kill(-pid_, number) == 0) return 0;
+    if (leads_group_) return errno;
+#if defined(SYS_pidfd_send_signal)
+    if (pidfd_) {
+        if (::syscall(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0) == 0) return 0;
+        if (errno != ENOSYS && errno != EPERM) return errno;
+    }
+#endif
+    return ::kill(pid_, number) == 0 ? 0 : errno;
+}
+
+child_process::fate child_process::look(int& code) noexcept {
+    siginfo_t info = {};
+    int result = -1;
+    errno = EINVAL;
+    // Not by its number, which may be another child's when somebody else waited for it.
+    constexpr auto by_pidfd = static_cast<idtype_t>(3);
+    if (pidfd_) {
+        const auto id = static_cast<id_t>(pidfd_.get());
+        do result = ::waitid(by_pidfd, id, &info, WEXITED | WNOHANG);
+        while (result != 0 && errno == EINTR);
+    }
+    if (result != 0 && errno == EINVAL) { // no pidfd, or a kernel that cannot wait for one
+        do result = ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG);
+        while (result != 0 && errno == EINTR);
+    }
+    if (result == 0 && info.si_pid == 0) return fate::running;
+    if (result == 0) {
+        code = info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+        return fate::ended;
+    }
+    const std::optional<int> told = exit_code_from(pidfd_.get());
+    code = told.value_or(255);
+    return told ? fate::ended : fate::lost;
+}
+
+bool child_process::ended_within(int milliseconds) noexcept {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+    int code = 0;
+    for (;;) {
+        if (look(code) != fate::running) return true;
+        if (std::chrono::steady_clock::now() >= end) return false;
+        // Without a pidfd, poll() only sleeps.
+        pollfd polled = {pidfd_.get(), POLLIN, 0};
+        ::poll(&polled, 1, pidfd_ ? milliseconds : 1);
+    }
+}
+
+void child_process::destroy() noexcept {
+    send_signal(SIGKILL);
+    // What is killed is gone within a millisecond, unless it hangs in the kernel.
+    if (ended_within(100)) return;
+    try {
+        std::thread([pid = pid_] {
+            while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {}
+        }).detach();
+    } catch (const std::system_error&) {
+        // It stays a zombie until this process ends.
+    }
+}
+
+// -- waiting for a child's end ----------------------------------------------------
+
+class process_state;
+
+// Where the kernel has no pidfds, a thread waits for each child. It leaves the child
+// a zombie, so that its number stays its own. The thread and the state hold a count
+// each; the last one deletes it.
+struct exit_note final : ready_node {
+    exit_note(process_state& s, pid_t p, shared_core c) : state(&s), pid(p), core(std::move(c)) {
+        run = &exit_note::arrive;
+    }
+    void release() noexcept {
+        if (count.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+    void wait() noexcept {
+        siginfo_t info = {};
+        while (::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT) != 0 &&
+               errno == EINTR) {}
+        if (!core->post(this)) release();
+    }
+    static void arrive(ready_node* node); // also when the loop is being emptied
+
+    process_state* state; // the loop's thread alone looks at it
+    const pid_t pid;
+    const shared_core core;
+    std::atomic<int> count{2};
+};
+
+class process_state final : public io_watch, public frame_allocated {
+public:
+    process_state(loop_core& core, child_process child, bool kill_on_cancel);
+    process_state(const process_state&) = delete;
+    ~process_state() { abandon(); }
+
+    void add_ref() noexcept { ++count_; }
+    void release() noexcept {
+        if (--count_ == 0) delete this;
+    }
+
+    void look() noexcept;
+    void abandon() noexcept; // kills a child that still runs
+    void send_signal(int number);
+    void kill_quietly() noexcept { static_cast<void>(child_.send_signal(SIGKILL)); }
+
+    pid_t pid() const noexcept { return child_.pid(); }
+    std::optional<int> code() const noexcept { return code_; }
+    bool kills_on_cancel() const noexcept { return kill_on_cancel_; }
+    bool loop_closed() const noexcept { return core_->closed; }
+
+    wait_list waiters;
+    process_output output; // what communicate() has read so far
+
+private:
+    void finish(int code) noexcept;
+    void report_lost() const noexcept;
+
+    std::size_t count_ = 0;
+    ref_ptr<loop_core> core_;
+    clock_hold hold_;
+    child_process child_;
+    exit_note* note_ = nullptr;
+    bool watched_ = false;
+    bool kill_on_cancel_;
+    std::optional<int> code_;
+};
+
+process_state::process_state(loop_core& core, child_process child, bool kill_on_cancel)
+    : core_(&core), hold_(core), child_(std::move(child)), kill_on_cancel_(kill_on_cancel) {
+    ready = [](io_watch& w) noexcept { static_cast<process_state&>(w).look(); };
+    try {
+        if (child_.pidfd() >= 0) {
+            core.loop->backend().watch(child_.pidfd(), false, *this, "create_subprocess");
+            watched_ = true;
+        } else {
+            note_ = new exit_note(*this, child_.pid(), share(core));
+            const signals_held quiet;
+            std::thread([note = note_] { note->wait(); }).detach();
+        }
+    } catch (...) {
+        delete std::exchange(note_, nullptr);
+        child_.destroy();
+        throw;
+    }
+}
+
+void exit_note::arrive(ready_node* node) {
+    auto* const note = static_cast<exit_note*>(node);
+    if (note->state != nullptr) note->state->look();
+    note->release();
+}
+
+void process_state::look() noexcept {
+    int code = 0;
+    const auto fate = child_.look(code);
+    if (fate == child_process::fate::running) return;
+    if (fate == child_process::fate::lost) report_lost();
+    finish(code);
+}
+
+void process_state::finish(int code) noexcept {
+    code_ = code;
+    if (watched_ && !core_->closed) core_->loop->backend().unwatch(child_.pidfd(), false);
+    watched_ = false;
+    if (note_ != nullptr) {
+        note_->state = nullptr;
+        std::exchange(note_, nullptr)->release();
+    }
+    child_.forget();
+    hold_.reset();
+    waiters.wake_all(true);
+}
+
+void process_state::abandon() noexcept {
+    if (code_) return;
+    child_.destroy();
+    finish(-SIGKILL);
+}
+
+// Later: this is called where no code of the user may run.
+void process_state::report_lost() const noexcept {
+    try {
+        core_->loop->call_soon([core = core_, pid = child_.pid()] {
+            const std::string text = "asyncio::process: somebody else has waited for child " +
+                                     std::to_string(pid) + "; its exit code is taken for 255";
+            core->loop->call_exception_handler({text, {}, {}});
+        });
+    } catch (...) {
+        // There is no memory left to say it with.
+    }
+}
+
+void process_state::send_signal(int number) {
+    const int error = code_ ? ESRCH : child_.send_signal(number);
+    if (error != 0) throw_error_of(error, "kill of child", std::to_string(child_.pid()));
+}
+
+process_awaiter::process_awaiter(const ref_ptr<process_state>& state) noexcept : state_(state) {}
+process_awaiter::process_awaiter(process_awaiter&& other) noexcept
+    : list_wait(std::move(other)), state_(std::move(other.state_)) {}
+process_awaiter::~process_awaiter() = default;
+
+bool process_awaiter::await_ready() const {
+    if (state_->code()) return true;
+    if (state_->loop_closed())
+        throw_runtime_error("asyncio::process::wait: the child's loop is closed; wait for it on "
+                            "the loop that it was started on");
+    return false;
+}
+
+void process_awaiter::wait() noexcept { join(state_->waiters); }
+
+bool process_awaiter::on_cancel() noexcept {
+    if (woken()) return false;
+    if (state_->kills_on_cancel()) {
+        state_->kill_quietly();
+        killed_ = true;
+        return true;
+    }
+    leave();
+    cancel_here();
+    return true;
+}
+
+int process_awaiter::await_resume() {
+    if (interrupted() || killed_) throw_cancelled();
+    return *state_->code();
+}
+
+// -- streams over other descriptors -------------------------------------------------
+
+// What a stream can be made of; nothing for a file.
+static std::optional<io_form> form_of(int fd) {
+    struct stat info = {};
+    if (::fstat(fd, &info) != 0) throw_error_of(errno, "fstat", std::to_string(fd));
+    if (S_ISFIFO(info.st_mode)) return io_form::pipe;
+    if (S_ISSOCK(info.st_mode)) return io_form::socket;
+    if (S_ISCHR(info.st_mode)) return io_form::shared;
+    return std::nullopt;
+}
+
+static ref_ptr<stream_link> make_link(owned_fd fd, io_form form, std::size_t limit) {
+    const ref_ptr<stream_link> link(
+        new stream_link(require_running("streams over pipes"), std::move(fd), address(), limit));
+    link->descriptor().form = form;
+    return link;
+}
+
+// Takes over a descriptor of the caller's.
+static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit) {
+    owned_fd owned(fd);
+    try {
+        if (const std::optional<io_form> form = form_of(fd)) {
+            set_non_blocking(fd);
+            return make_link(std::move(owned), *form, limit);
+        }
+    } catch (const std::system_error& e) {
+        if (e.code().value() != EPERM) throw; // a device that nobody can wait for
+    }
+    throw std::invalid_argument(std::string("asyncio::") + who + ": descriptor " +
+                                std::to_string(fd) + " is a file, or like one; use asyncio::file");
+}
+
+// -- standard input -----------------------------------------------------------------
+
+// Another way to what `fd` is, which nobody else uses: that one can be non-blocking.
+static owned_fd open_anew(int fd) {
+    const std::string path = "/proc/self/fd/" + std::to_string(fd);
+    return owned_fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+}
+
+static owned_fd copy_of(int fd, const char* call) {
+    owned_fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    if (!copy) throw_last_error(call);
+    return copy;
+}
+
+struct file_piece {
+    std::string text; // empty: the end
+    int error = 0;
+};
+
+// On a thread of the executor.
+static file_piece read_piece(const std::shared_ptr<owned_fd>& file) {
+    file_piece piece;
+    piece.text.resize(64 * 1024);
+    ssize_t n = 0;
+    do n = ::read(file->get(), piece.text.data(), piece.text.size());
+    while (n < 0 && errno == EINTR);
+    if (n < 0) piece.error = errno;
+    piece.text.resize(n < 0 ? 0 : static_cast<std::size_t>(n));
+    return piece;
+}
+
+// Carries a file into a pipe, until it ends or nobody reads any more.
+static coro<> carry(owned_fd from, stream_writer to) {
+    const auto file = std::make_shared<owned_fd>(std::move(from));
+    for (;;) {
+        const file_piece piece = co_await run_in_executor(nullptr, &read_piece, file);
+        if (piece.error != 0) throw_system_error(piece.error, "read of standard input");
+        if (piece.text.empty()) break;
+        to.write(piece.text);
+        try {
+            co_await to.drain();
+        } catch (const std::system_error&) {
+            break;
+        }
+    }
+}
+
+static std::pair<ref_ptr<stream_link>, ref_ptr<stream_link>> make_pipe_links(std::size_t limit) {
+    auto [reading, writing] = make_pipe();
+    set_non_blocking(reading.get());
+    set_non_blocking(writing.get());
+    return {make_link(std::move(reading), io_form::pipe, limit),
+            make_link(std::move(writing), io_form::pipe, limit)};
+}
+
+static ref_ptr<stream_link> stdin_link(std::size_t limit) {
+    owned_fd copy = copy_of(STDIN_FILENO, "standard input");
+    struct stat info = {};
+    if (::fstat(copy.get(), &info) != 0) throw_last_error("standard input");
+    if (S_ISDIR(info.st_mode)) throw_system_error(EISDIR, "standard input");
+    if (S_ISFIFO(info.st_mode) || S_ISCHR(info.st_mode) || S_ISSOCK(info.st_mode)) {
+        owned_fd own = open_anew(copy.get()); // fails for a socket, and for another user's
+        const bool pipe = own && S_ISFIFO(info.st_mode);
+        if (!own) own = copy_of(copy.get(), "standard input");
+        try {
+            return make_link(std::move(own), pipe ? io_form::pipe : io_form::shared, limit);
+        } catch (const std::system_error& e) {
+            if (e.code().value() != EPERM) throw; // else a device like /dev/null
+        }
+    } else if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
+        // There was none when the program began, and its number was given to another.
+        throw_system_error(EBADF, "standard input");
+    }
+    auto [reading, writing] = make_pipe_links(limit);
+    create_task(carry(std::move(copy), stream_writer(writing)), {.name = "standard input"});
+    return reading;
+}
+
+// -- children ----------------------------------------------------------------------
+
+static coro<process> start_child(launch job) {
+    loop_core& core = require_running("create_subprocess_exec");
+    child_ends ends = make_ends(job);
+    const ref_ptr<process_state> state(new process_state(
+        core, child_process(spawn(job, ends), job.new_group), job.kill_on_cancel));
+    process child(state); // from here on it is killed when something fails
+    const auto link = [&](std::size_t i) {
+        return make_link(std::move(ends.ours[i]), io_form::pipe, job.limit);
+    };
+    if (ends.ours[0]) child.stdin_.emplace(link(0));
+    if (ends.ours[1]) child.stdout_.emplace(link(1));
+    if (ends.ours[2]) child.stderr_.emplace(link(2));
+    co_return child;
+}
+
+coro<process> create_subprocess(std::vector<std::string> arguments,
+                                const subprocess_options& options) {
+    return start_child(make_launch(std::move(arguments), options));
+}
+
+// Into a place that outlives a cancellation.
+static coro<> read_all(stream_reader* from, std::optional<std::string>* into) {
+    const std::string rest = co_await from->read();
+    if (!*into) into->emplace();
+    into->value() += rest;
+}
+
+static coro<process_output> communicate(process* self, ref_ptr<process_state> state,
+                                        std::string input) {
+    if (self->stdin_ && !self->stdin_->is_closing()) {
+        self->stdin_->write(input); // what the child does not read is nobody's error
+        self->stdin_->close();
+    }
+    process_output& output = state->output;
+    std::exception_ptr cancelled;
+    try {
+        if (self->stdout_ && self->stderr_)
+            co_await gather(read_all(&*self->stdout_, &output.first),
+                            read_all(&*self->stderr_, &output.second));
+        else if (self->stdout_) co_await read_all(&*self->stdout_, &output.first);
+        else if (self->stderr_) co_await read_all(&*self->stderr_, &output.second);
+    } catch (const cancelled_error&) {
+        if (!state->kills_on_cancel()) throw;
+        state->kill_quietly();
+        cancelled = std::current_exception();
+    }
+    co_await process_awaiter(state);
+    if (cancelled) std::rethrow_exception(cancelled);
+    co_return std::move(output);
+}
+
+} // namespace detail
+
+process::process(detail::ref_ptr<detail::process_state> state) noexcept
+    : state_(std::move(state)) {}
+process::process(process&& other) noexcept = default;
+process& process::operator=(process&& other) noexcept {
+    std::swap(stdin_, other.stdin_);
+    std::swap(stdout_, other.stdout_);
+    std::swap(stderr_, other.stderr_);
+    std::swap(state_, other.state_);
+    return *this;
+}
+process::~process() {
+    if (state_) state_->abandon();
+}
+
+detail::process_state& process::state() const {
+    if (!state_)
+        detail::throw_runtime_error("asyncio::process: it was moved from; use the one that it was "
+                                    "moved to");
+    return *state_;
+}
+
+detail::process_awaiter process::wait() {
+    state();
+    return detail::process_awaiter(state_);
+}
+coro<process_output> process::communicate(std::string input) {
+    state();
+    return detail::communicate(this, state_, std::move(input));
+}
+void process::send_signal(int number) { state().send_signal(number); }
+void process::terminate() { send_signal(SIGTERM); }
+void process::kill() { send_signal(SIGKILL); }
+int process::pid() const { return state().pid(); }
+std::optional<int> process::returncode() const { return state().code(); }
+
+coro<process> create_subprocess_shell(std::string_view command, subprocess_options options) {
+    return detail::create_subprocess(argv("/bin/sh", "-c", command), options);
+}
+
+coro<stream_pair> create_pipe(std::size_t limit) {
+    const auto [reading, writing] = detail::make_pipe_links(limit);
+    co_return stream_pair(stream_reader(reading), stream_writer(writing));
+}
+
+coro<stream_reader> connect_read_pipe(int fd, std::size_t limit) {
+    co_return stream_reader(detail::connect_pipe(fd, "connect_read_pipe", limit));
+}
+
+coro<stream_writer> connect_write_pipe(int fd) {
+    co_return stream_writer(detail::connect_pipe(fd, "connect_write_pipe", 0));
+}
+
+coro<stream_reader> stdin_reader(std::size_t limit) {
+    co_return stream_reader(detail::stdin_link(limit));
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI
+
+// =============================================================================
+// [SECTION] implementation: files
+// uses: os, tasks, taskgroups, locks, executors, files, implementation: streams,
+//     implementation: processes
+// =============================================================================
+
+namespace asyncio::inline ASYNCIO_ABI {
+
+namespace detail {
+
+// -- what jobs do, on threads of the executor -----------------------------------------
+
+// 0, or what errno says.
+static int write_all(int fd, std::string_view data) noexcept {
+    while (!data.empty()) {
+        const ssize_t n = ::write(fd, data.data(), std::min<std::size_t>(data.size(), 1u << 30));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return errno;
+        data.remove_prefix(static_cast<std::size_t>(n));
+    }
+    return 0;
+}
+
+// Appends up to `most` bytes, fewer only at the end of the file. 0, or what errno says.
+static int read_up_to(int fd, std::string& into, std::size_t most) {
+    struct stat info = {};
+    std::size_t step = 64 * 1024; // where a size says nothing, as in /proc
+    if (::fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0)
+        step = std::max(step, static_cast<std::size_t>(info.st_size) + 1);
+    while (most > 0) {
+        const std::size_t size = into.size();
+        const std::size_t wanted = std::min(step, most);
+        into.resize(size + wanted);
+        ssize_t n = 0;
+        do n = ::read(fd, into.data() + size, wanted);
+        while (n < 0 && errno == EINTR);
+        const int error = n < 0 ? errno : 0;
+        const auto got = static_cast<std::size_t>(std::max<ssize_t>(n, 0));
+        into.resize(size + got);
+        if (got == 0) return error;
+        most -= got;
+    }
+    return 0;
+}
+
+static owned_fd open_file(const std::string& path, int flags) {
+    owned_fd fd;
+    do fd.reset(::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, 0666));
+    while (!fd && errno == EINTR);
+    if (!fd) throw_error_of(errno, "open", path);
+    return fd;
+}
+
+// An error of close() is the last word on what was written before. Interrupted or not,
+// the descriptor is gone.
+static int close_file(owned_fd& fd) noexcept {
+    return ::close(fd.release()) == 0 || errno == EINTR ? 0 : errno;
+}
+
+static void check(int error, const char* call, const std::string& path) {
+    if (error != 0) throw_error_of(error, call, path);
+}
+
+static std::string read_whole_file(const std::string& path) {
+    const owned_fd fd = open_file(path, O_RDONLY);
+    std::string text;
+    check(read_up_to(fd.get(), text, static_cast<std::size_t>(-1)), "read", path);
+    return text;
+}
+
+static void write_whole_file(const std::string& path, const std::string& data) {
+    owned_fd fd = open_file(path, O_WRONLY | O_CREAT | O_TRUNC);
+    check(write_all(fd.get(), data), "write", path);
+    check(close_file(fd), "close", path);
+}
+
+// A file beside the one that it is to replace; removed unless it did.
+class replacement {
+public:
+    explicit replacement(const std::string& target) {
+        static std::atomic<unsigned> counter{0};
+        const std::string start = target.substr(0, target.rfind('/') + 1) + ".asyncio-" +
+                                  std::to_string(::getpid()) + '-';
+        do {
+            path_ = start + std::to_string(counter.fetch_add(1));
+            fd.reset(::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+        } while (!fd && (errno == EEXIST || errno == EINTR));
+        if (!fd) throw_error_of(errno, "open", path_);
+    }
+    replacement(const replacement&) = delete;
+    replacement& operator=(const replacement&) = delete;
+    ~replacement() {
+        if (!path_.empty()) ::unlink(path_.c_str());
+    }
+
+    int replace(const std::string& target) noexcept {
+        if (::rename(path_.c_str(), target.c_str()) != 0) return errno;
+        path_.clear();
+        return 0;
+    }
+
+    owned_fd fd;
+
+private:
+    std::string path_;
+};
+
+static void replace_whole_file(const std::string& path, const std::string& data) {
+    // A symbolic link stays one: what it leads to is replaced.
+    std::string target = path;
+    if (char* const real = ::realpath(path.c_str(), nullptr)) {
+        target = real;
+        std::free(real);
+    }
+    struct stat before = {};
+    const bool exists = ::stat(target.c_str(), &before) == 0;
+    if (exists && !S_ISREG(before.st_mode)) // a device would be gone for good
+        throw_error_of(S_ISDIR(before.st_mode) ? EISDIR : EINVAL, "replace", path);
+    replacement fresh(target);
+    const int fd = fresh.fd.get();
+    if (exists) {
+        // The owner first, which takes some permissions away. Only root may give files away.
+        static_cast<void>(!::fchown(fd, before.st_uid, before.st_gid));
+        check(::fchmod(fd, before.st_mode & 07777) == 0 ? 0 : errno, "fchmod", path);
+    }
+    check(write_all(fd, data), "write", path);
+    check(::fsync(fd) == 0 ? 0 : errno, "fsync", path);
+    check(close_file(fresh.fd), "close", path);
+    check(fresh.replace(target), "rename", path);
+}
+
+static coro<std::string> read_on_thread(std::string path) {
+    co_return co_await run_in_executor(nullptr, &read_whole_file, std::move(path));
+}
+
+static coro<> write_on_thread(std::string path, std::string data, bool atomic) {
+    const auto write = atomic ? &replace_whole_file : &write_whole_file;
+    co_await run_in_executor(nullptr, write, std::move(path), std::move(data));
+}
+
+// -- an open file -----------------------------------------------------------------------
+
+// What a file shares with the job that works on it: only one of them looks at it at a time.
+struct file_work {
+    file_work(std::string p, int flags)
+        : path(std::move(p)), fd(open_file(path, flags)),
+          seekable(::lseek(fd.get(), 0, (flags & O_APPEND) != 0 ? SEEK_END : SEEK_CUR) >= 0) {}
+
+    void read() { set(read_up_to(fd.get(), data, wanted), "read"); }
+    void read_once() {
+        data.resize(64 * 1024);
+        ssize_t n = 0;
+        do n = ::read(fd.get(), data.data(), data.size());
+        while (n < 0 && errno == EINTR);
+        set(n < 0 ? errno : 0, "read");
+        data.resize(static_cast<std::size_t>(std::max<ssize_t>(n, 0)));
+    }
+    void write() {
+        if (go_back()) set(write_all(fd.get(), data), "write");
+        data.clear();
+    }
+    void seek() {
+        if (!go_back()) return;
+        offset = ::lseek(fd.get(), offset, whence);
+        set(offset < 0 ? errno : 0, "lseek");
+    }
+    void close() { set(close_file(fd), "close"); }
+
+    const std::string path;
+    owned_fd fd;
+    const bool seekable;
+    std::string data; // to be written, or what was read
+    std::size_t wanted = 0;
+    std::size_t ahead = 0; // bytes that were read and not given out
+    off_t offset = 0;
+    int whence = SEEK_SET;
+    int error = 0;
+    const char* call = "";
+
+private:
+    void set(int e, const char* c) noexcept {
+        error = e;
+        call = c;
+    }
+    bool go_back() noexcept {
+        const off_t back = seekable ? -static_cast<off_t>(std::exchange(ahead, 0)) : 0;
+        set(back == 0 || ::lseek(fd.get(), back, SEEK_CUR) >= 0 ? 0 : errno, "lseek");
+        return error == 0;
+    }
+};
+
+static std::shared_ptr<file_work> open_on_thread(const std::string& path, int flags) {
+    return std::make_shared<file_work>(path, flags);
+}
+
+class file_state final : public frame_allocated {
+public:
+    using job = void (file_work::*)();
+
+    explicit file_state(std::shared_ptr<file_work> w) noexcept : work(std::move(w)) {}
+    file_state(const file_state&) = delete;
+
+    void add_ref() noexcept { ++count_; }
+    void release() noexcept {
+        if (--count_ == 0) delete this;
+    }
+
+    coro<> settle();
+    coro<> perform(job what);
+    void require_open() const {
+        if (!work->fd)
+            throw_invalid_argument("asyncio::file: it is closed; open it again");
+    }
+    // What was read ahead is read anew after a write or a seek.
+    void drop_ahead() noexcept {
+        if (!work->seekable) return;
+        work->ahead = in.size();
+        in.consume(in.size());
+    }
+
+    lock turn; // held during an operation
+    receive_buffer in;
+    const std::shared_ptr<file_work> work;
+
+private:
+    static void run(const std::shared_ptr<file_work>& work, job what) { ((*work).*what)(); }
+    void take_over();
+
+    std::size_t count_ = 0;
+    std::optional<future<void>> running_; // a job, also one that was left behind
+};
+
+void file_state::take_over() {
+    running_.reset();
+    in.append(std::as_bytes(std::span(work->data)));
+    work->data.clear();
+}
+
+// Waits for the job that a cancelled operation has left behind.
+coro<> file_state::settle() {
+    if (!running_) co_return;
+    future<void> left = *running_;
+    co_await shield(left);
+    take_over();
+}
+
+// The job is not taken back when this is cancelled: the next operation waits for it.
+coro<> file_state::perform(job what) {
+    running_ = run_in_executor(nullptr, &file_state::run, work, what);
+    future<void> done = *running_;
+    co_await shield(done);
+    take_over();
+    check(work->error, work->call, work->path);
+}
+
+static coro<std::string> read_from(ref_ptr<file_state> file, std::ptrdiff_t n) {
+    auto held = co_await file->turn.scoped();
+    co_await file->settle();
+    file->require_open();
+    const std::size_t most = static_cast<std::size_t>(n); // a negative number is the most of all
+    if (file->in.size() < most) {
+        file->work->wanted = n < 0 ? most : most - file->in.size();
+        co_await file->perform(&file_work::read);
+    }
+    co_return file->in.take(std::min(most, file->in.size()));
+}
+
+static coro<std::string> read_line_from(ref_ptr<file_state> file) {
+    auto held = co_await file->turn.scoped();
+    co_await file->settle();
+    file->require_open();
+    for (std::size_t searched = 0;;) {
+        const std::size_t end = file->in.view().find('\n', searched);
+        if (end != std::string_view::npos) co_return file->in.take(end + 1);
+        searched = file->in.size();
+        co_await file->perform(&file_work::read_once);
+        if (file->in.size() == searched) co_return file->in.take(searched);
+    }
+}
+
+static coro<std::size_t> write_to(ref_ptr<file_state> file, std::string data) {
+    auto held = co_await file->turn.scoped();
+    co_await file->settle();
+    file->require_open();
+    const std::size_t size = data.size();
+    file->drop_ahead();
+    file->work->data = std::move(data);
+    co_await file->perform(&file_work::write);
+    co_return size;
+}
+
+static coro<std::int64_t> seek_in(ref_ptr<file_state> file, std::int64_t offset, seek_from from) {
+    auto held = co_await file->turn.scoped();
+    co_await file->settle();
+    file->require_open();
+    file->drop_ahead();
+    file->work->offset = static_cast<off_t>(offset);
+    file->work->whence = from == seek_from::start     ? SEEK_SET
+                         : from == seek_from::current ? SEEK_CUR
+                                                      : SEEK_END;
+    co_await file->perform(&file_work::seek);
+    co_return file->work->offset;
+}
+
+static coro<> close_it(ref_ptr<file_state> file) {
+    auto held = co_await file->turn.scoped();
+    co_await file->settle();
+    if (file->work->fd) co_await file->perform(&file_work::close);
+}
+
+static int flags_of(std::string_view mode) {
+    int flags = -1;
+    switch (mode.empty() ? '\0' : mode.front()) {
+    case 'r': flags = 0; break;
+    case 'w': flags = O_CREAT | O_TRUNC; break;
+    case 'a': flags = O_CREAT | O_APPEND; break;
+    case 'x': flags = O_CREAT | O_EXCL; break;
+    default: break;
+    }
+    const std::string_view rest = mode.substr(std::min<std::size_t>(mode.size(), 1));
+    const bool both = rest == "+" || rest == "b+" || rest == "+b";
+    if (flags < 0 || !(both || rest.empty() || rest == "b"))
+        throw std::invalid_argument("asyncio::file::open: there is no mode '" + std::string(mode) +
+                                    "'; it is r, w, a or x, then + to read and write");
+    return flags | (both ? O_RDWR : flags == 0 ? O_RDONLY : O_WRONLY);
+}
+
+static coro<file> open_as_file(std::string path, int flags) {
+    auto work = co_await run_in_executor(nullptr, &open_on_thread, std::move(path), flags);
+    co_return file(ref_ptr<file_state>(new file_state(std::move(work))));
+}
+
+} // namespace detail
+
+coro<std::string> read_file(std::string path) {
+    detail::require_no_zero(path, "read_file: the path");
+    return detail::read_on_thread(std::move(path));
+}
+
+coro<> write_file(std::string path, std::string data, write_file_options options) {
+    detail::require_no_zero(path, "write_file: the path");
+    return detail::write_on_thread(std::move(path), std::move(data), options.atomic);
+}
+
+file::file(detail::ref_ptr<detail::file_state> state) noexcept : state_(std::move(state)) {}
+file::file(file&& other) noexcept = default;
+file& file::operator=(file&& other) noexcept = default;
+file::~file() = default;
+
+const detail::ref_ptr<detail::file_state>& file::state() const {
+    if (!state_)
+        detail::throw_runtime_error("asyncio::file: it was moved from; use the one that it was "
+                                    "moved to");
+    return state_;
+}
+
+coro<file> file::open(std::string path, std::string_view mode) {
+    detail::require_no_zero(path, "file::open: the path");
+    return detail::open_as_file(std::move(path), detail::flags_of(mode));
+}
+coro<std::string> file::read(std::ptrdiff_t n) { return detail::read_from(state(), n); }
+coro<std::string> file::readline() { return detail::read_line_from(state()); }
+coro<std::size_t> file::write(std::string data) {
+    return detail::write_to(state(), std::move(data));
+}
+coro<std::int64_t> file::seek(std::int64_t offset, seek_from from) {
+    return detail::seek_in(state(), offset, from);
+}
+coro<> file::close() { return detail::close_it(state()); }
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
