@@ -9043,7 +9043,8 @@ namespace detail {
 
 class process_state;
 
-class process_awaiter final : public list_wait, public awaitable_base<process_awaiter, int> {
+// Waits for a child's end, and for what it gives.
+class process_awaiter final : public suspension, public awaitable_base<process_awaiter, int> {
 public:
     ASYNCIO_API explicit process_awaiter(const ref_ptr<process_state>& state) noexcept;
     ASYNCIO_API process_awaiter(process_awaiter&& other) noexcept;
@@ -9057,10 +9058,16 @@ public:
     ASYNCIO_API int await_resume();
 
 private:
+    friend class process_state;
+
     ASYNCIO_API void wait() noexcept;
+    ASYNCIO_API void leave() noexcept;
     ASYNCIO_API bool on_cancel() noexcept override;
 
     ref_ptr<process_state> state_;
+    process_awaiter* next_ = nullptr; // who waits for the same child
+    process_awaiter* previous_ = nullptr;
+    bool listed_ = false;
     bool killed_ = false; // by a cancellation, which is delivered when the child has ended
 };
 
@@ -9119,21 +9126,22 @@ private:
     detail::ref_ptr<detail::process_state> state_;
 };
 
+namespace detail {
+
+ASYNCIO_API std::vector<std::string> take_texts(text_list& list);
+ASYNCIO_API coro<process> create_subprocess(text_list& arguments,
+                                            const subprocess_options& options);
+
+} // namespace detail
+
 /// A program and its arguments, as create_subprocess_exec() wants them.
 template <class... Text>
     requires(sizeof...(Text) > 0 && (std::convertible_to<const Text&, std::string_view> && ...))
 std::vector<std::string> argv(const Text&... words) {
-    detail::text_list<std::string> list;
+    detail::text_list list(true);
     (list.add(std::string_view(words)), ...);
-    return std::move(list.items);
+    return detail::take_texts(list);
 }
-
-namespace detail {
-
-ASYNCIO_API coro<process> create_subprocess(std::vector<std::string> arguments,
-                                            const subprocess_options& options);
-
-} // namespace detail
 
 /// Starts a program. A name without a slash is looked for in the PATH of the child's
 /// environment. Python's asyncio.create_subprocess_exec().
@@ -9142,9 +9150,9 @@ ASYNCIO_API coro<process> create_subprocess(std::vector<std::string> arguments,
 template <class Range>
     requires(detail::range_of_text<Range> && !std::convertible_to<Range, std::string_view>)
 coro<process> create_subprocess_exec(Range&& arguments, subprocess_options options = {}) {
-    detail::text_list<std::string> list;
+    detail::text_list list(true);
     for (auto&& word : arguments) list.add(std::string_view(word));
-    return detail::create_subprocess(std::move(list.items), options);
+    return detail::create_subprocess(list, options);
 }
 
 /// Has a shell run a command line. Quote what comes from elsewhere, or better use
@@ -9223,9 +9231,9 @@ enum class seek_from : unsigned char { start, current, end };
 ///     co_await log.write("started\n");
 ///     co_await log.close();
 ///
-/// Lifetime: destroying it closes the file, and an error of that is lost; close() tells.
 /// Cancellation: of a read takes nothing; of a write, it may be done all the same. A
 /// later operation comes after it in any case.
+/// Lifetime: destroying it closes the file, and an error of that is lost; close() tells.
 class [[nodiscard]] file {
 public:
     /// Opens a file: "r" to read, "w" to write a new one in place of the old, "a" to
@@ -9984,7 +9992,9 @@ bool readiness_operations::receive(io_operation& op, io_descriptor& d) noexcept 
     for (;;) {
         if (d.form == io_form::shared) {
             pollfd polled = {d.fd, POLLIN, 0};
-            if (::poll(&polled, 1, 0) == 0) {
+            const int ready = ::poll(&polled, 1, 0);
+            if (ready < 0 && errno == EINTR) continue;
+            if (ready == 0) {
                 d.readable = false;
                 return false;
             }
@@ -17637,10 +17647,11 @@ public:
     bool kills_on_cancel() const noexcept { return kill_on_cancel_; }
     bool loop_closed() const noexcept { return core_->closed; }
 
-    wait_list waiters;
     process_output output; // what communicate() has read so far
 
 private:
+    friend class process_awaiter;
+
     void finish(int code) noexcept;
     void report_lost() const noexcept;
 
@@ -17649,6 +17660,8 @@ private:
     clock_hold hold_;
     child_process child_;
     exit_note* note_ = nullptr;
+    process_awaiter* first_ = nullptr; // who waits, the first to come first
+    process_awaiter* last_ = nullptr;
     bool watched_ = false;
     bool kill_on_cancel_;
     std::optional<int> code_;
@@ -17697,7 +17710,10 @@ void process_state::finish(int code) noexcept {
     }
     child_.forget();
     hold_.reset();
-    waiters.wake_all(true);
+    while (process_awaiter* const awaiter = first_) {
+        awaiter->leave();
+        awaiter->wake();
+    }
 }
 
 void process_state::abandon() noexcept {
@@ -17726,8 +17742,8 @@ void process_state::send_signal(int number) {
 
 process_awaiter::process_awaiter(const ref_ptr<process_state>& state) noexcept : state_(state) {}
 process_awaiter::process_awaiter(process_awaiter&& other) noexcept
-    : list_wait(std::move(other)), state_(std::move(other.state_)) {}
-process_awaiter::~process_awaiter() = default;
+    : suspension(std::move(other)), state_(std::move(other.state_)) {}
+process_awaiter::~process_awaiter() { leave(); }
 
 bool process_awaiter::await_ready() const {
     if (state_->code()) return true;
@@ -17737,7 +17753,19 @@ bool process_awaiter::await_ready() const {
     return false;
 }
 
-void process_awaiter::wait() noexcept { join(state_->waiters); }
+void process_awaiter::wait() noexcept {
+    process_awaiter*& last = state_->last_;
+    previous_ = last;
+    (last != nullptr ? last->next_ : state_->first_) = this;
+    last = this;
+    listed_ = true;
+}
+
+void process_awaiter::leave() noexcept {
+    if (!std::exchange(listed_, false)) return;
+    (previous_ != nullptr ? previous_->next_ : state_->first_) = next_;
+    (next_ != nullptr ? next_->previous_ : state_->last_) = previous_;
+}
 
 bool process_awaiter::on_cancel() noexcept {
     if (woken()) return false;
@@ -17885,9 +17913,10 @@ static coro<process> start_child(launch job) {
     co_return child;
 }
 
-coro<process> create_subprocess(std::vector<std::string> arguments,
-                                const subprocess_options& options) {
-    return start_child(make_launch(std::move(arguments), options));
+std::vector<std::string> take_texts(text_list& list) { return std::move(list.list.texts); }
+
+coro<process> create_subprocess(text_list& arguments, const subprocess_options& options) {
+    return start_child(make_launch(take_texts(arguments), options));
 }
 
 // Into a place that outlives a cancellation.
@@ -17959,7 +17988,7 @@ int process::pid() const { return state().pid(); }
 std::optional<int> process::returncode() const { return state().code(); }
 
 coro<process> create_subprocess_shell(std::string_view command, subprocess_options options) {
-    return detail::create_subprocess(argv("/bin/sh", "-c", command), options);
+    return create_subprocess_exec(argv("/bin/sh", "-c", command), options);
 }
 
 coro<stream_pair> create_pipe(std::size_t limit) {
@@ -18190,6 +18219,7 @@ public:
 
     coro<> settle();
     coro<> perform(job what);
+    void take_over();
     void require_open() const {
         if (!work->fd)
             throw_invalid_argument("asyncio::file: it is closed; open it again");
@@ -18206,24 +18236,35 @@ public:
     const std::shared_ptr<file_work> work;
 
 private:
-    static void run(const std::shared_ptr<file_work>& work, job what) { ((*work).*what)(); }
-    void take_over();
+    static void run(const std::shared_ptr<file_work>& work, job what) noexcept;
 
     std::size_t count_ = 0;
     std::optional<future<void>> running_; // a job, also one that was left behind
 };
 
+void file_state::run(const std::shared_ptr<file_work>& work, job what) noexcept {
+    try {
+        ((*work).*what)();
+    } catch (const std::bad_alloc&) {
+        work->error = ENOMEM;
+        work->call = "read";
+    }
+}
+
+// What a job has read belongs to the file from now on.
 void file_state::take_over() {
-    running_.reset();
+    if (work->data.empty()) return;
     in.append(std::as_bytes(std::span(work->data)));
     work->data.clear();
 }
 
 // Waits for the job that a cancelled operation has left behind.
 coro<> file_state::settle() {
-    if (!running_) co_return;
-    future<void> left = *running_;
-    co_await shield(left);
+    if (running_) {
+        future<void> left = *running_;
+        co_await shield(left);
+        running_.reset();
+    }
     take_over();
 }
 
@@ -18232,7 +18273,7 @@ coro<> file_state::perform(job what) {
     running_ = run_in_executor(nullptr, &file_state::run, work, what);
     future<void> done = *running_;
     co_await shield(done);
-    take_over();
+    running_.reset();
     check(work->error, work->call, work->path);
 }
 
@@ -18240,12 +18281,14 @@ static coro<std::string> read_from(ref_ptr<file_state> file, std::ptrdiff_t n) {
     auto held = co_await file->turn.scoped();
     co_await file->settle();
     file->require_open();
-    const std::size_t most = static_cast<std::size_t>(n); // a negative number is the most of all
-    if (file->in.size() < most) {
-        file->work->wanted = n < 0 ? most : most - file->in.size();
-        co_await file->perform(&file_work::read);
-    }
-    co_return file->in.take(std::min(most, file->in.size()));
+    const auto most = static_cast<std::size_t>(n); // a negative number is the most of all
+    const std::size_t here = file->in.size();
+    if (here >= most) co_return file->in.take(most);
+    file->work->wanted = n < 0 ? most : most - here;
+    co_await file->perform(&file_work::read);
+    if (here == 0) co_return std::exchange(file->work->data, {});
+    file->take_over();
+    co_return file->in.take(file->in.size());
 }
 
 static coro<std::string> read_line_from(ref_ptr<file_state> file) {
@@ -18257,6 +18300,7 @@ static coro<std::string> read_line_from(ref_ptr<file_state> file) {
         if (end != std::string_view::npos) co_return file->in.take(end + 1);
         searched = file->in.size();
         co_await file->perform(&file_work::read_once);
+        file->take_over();
         if (file->in.size() == searched) co_return file->in.take(searched);
     }
 }

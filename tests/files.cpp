@@ -46,11 +46,13 @@ public:
     explicit gate(const scratch& folder) : path(folder / "gate") {
         ::mkfifo(path.c_str(), 0600);
     }
-    // Lets one reader go on, who finds `text` in it.
-    void open(const std::string& text) const {
-        const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
-        CHECK(::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()));
-        ::close(fd);
+    // A descriptor to write with, as soon as somebody wants to read.
+    asyncio::coro<int> reader_comes() const {
+        for (;;) {
+            const int fd = ::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+            if (fd >= 0) co_return fd;
+            co_await asyncio::sleep(1ms);
+        }
     }
     const std::string path;
 };
@@ -242,7 +244,9 @@ ASYNC_TEST_CASE("a virtual clock stands still while files are worked on") {
     auto reading = asyncio::create_task(asyncio::read_file(g.path));
     std::thread opener([&g] {
         std::this_thread::sleep_for(50ms); // the time of a slow disk
-        g.open("slow");
+        const int fd = ::open(g.path.c_str(), O_WRONLY | O_CLOEXEC);
+        static_cast<void>(!::write(fd, "slow", 4));
+        ::close(fd);
     });
     const std::string text = co_await asyncio::wait_for(reading, 1s);
     opener.join();
@@ -256,12 +260,13 @@ ASYNC_TEST_CASE_REAL("the loop goes on while files are read, and a cancelled rea
     const scratch folder;
     const gate g(folder);
     auto reading = asyncio::create_task(asyncio::read_file(g.path));
-    co_await support::turns(10);
-    co_await asyncio::sleep(1ms); // nothing holds the loop
+    const int fd = co_await g.reader_comes(); // the thread is in read() now
+    co_await asyncio::sleep(1ms);             // and does not hold the loop
     CHECK_FALSE(reading.done());
     reading.cancel();
     CHECK_AWAIT_THROWS_AS(reading, asyncio::cancelled_error);
-    g.open("too late"); // ends the job, which the end of run() waits for
+    CHECK(::write(fd, "too late", 8) == 8); // ends the job, which the end of run() waits for
+    ::close(fd);
 }
 
 ASYNC_TEST_CASE("a hundred files at once") {

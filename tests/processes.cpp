@@ -427,7 +427,8 @@ ASYNC_TEST_CASE_REAL("what cannot be executed says why, and what") {
     const scratch folder;
     const std::string script = file(folder, "script", "echo no first line\n", 0755);
     const std::string text = file(folder, "text", "nothing to run\n");
-    const auto failure = [](std::string program, std::string cwd) -> asyncio::coro<std::exception_ptr> {
+    using error = asyncio::coro<std::exception_ptr>;
+    const auto failure = [](std::string program, std::string cwd) -> error {
         try {
             process p = co_await asyncio::create_subprocess_exec(argv(program), {.cwd = cwd});
         } catch (...) {
@@ -951,8 +952,8 @@ TEST_CASE("a process may outlive its loop") {
         }
         CHECK_FALSE(survivor->returncode().has_value());
         CHECK(exists(survivor->pid()));
-        CHECK_THROWS_AS(asyncio::run([&]() -> asyncio::coro<int> { co_return co_await survivor->wait(); }),
-                        std::runtime_error);
+        const auto wait = [&]() -> asyncio::coro<int> { co_return co_await survivor->wait(); };
+        CHECK_THROWS_AS(asyncio::run(wait), std::runtime_error);
         survivor->kill();
     }
     here.check();
@@ -980,13 +981,16 @@ TEST_CASE("loops on several threads have children of their own") {
 
 ASYNC_TEST_CASE_WITH("debug mode has nothing to say about children", .debug = true) {
     const auto reports = support::collect_reports();
+    support::captured_stderr quiet;
     {
         process p = co_await asyncio::create_subprocess_exec(
-            argv("cat"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+            argv("cat"),
+            {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe, .stderr_ = stdio::pipe});
         auto [out, err] = co_await p.communicate("x");
         CHECK(out == "x");
     }
     CHECK(reports->empty());
+    CHECK(quiet.taken() == "");
 }
 
 } // TEST_SUITE
