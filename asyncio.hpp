@@ -17898,7 +17898,7 @@ static ref_ptr<stream_link> stdin_link(std::size_t limit) {
 
 // -- children ----------------------------------------------------------------------
 
-static coro<process> start_child(launch job) {
+static process start_child(const launch& job) {
     loop_core& core = require_running("create_subprocess_exec");
     child_ends ends = make_ends(job);
     const ref_ptr<process_state> state(new process_state(
@@ -17910,13 +17910,15 @@ static coro<process> start_child(launch job) {
     if (ends.ours[0]) child.stdin_.emplace(link(0));
     if (ends.ours[1]) child.stdout_.emplace(link(1));
     if (ends.ours[2]) child.stderr_.emplace(link(2));
-    co_return child;
+    return child;
 }
+
+static coro<process> start(launch job) { co_return start_child(job); }
 
 std::vector<std::string> take_texts(text_list& list) { return std::move(list.list.texts); }
 
 coro<process> create_subprocess(text_list& arguments, const subprocess_options& options) {
-    return start_child(make_launch(take_texts(arguments), options));
+    return start(make_launch(take_texts(arguments), options));
 }
 
 // Into a place that outlives a cancellation.
