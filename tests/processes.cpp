@@ -826,7 +826,7 @@ TEST_CASE("a kernel without pidfds does as well") {
             auto cancelled = asyncio::create_task(killed.wait());
             co_await support::turns(2);
             cancelled.cancel();
-            co_await asyncio::wait(std::vector{cancelled});
+            co_await asyncio::wait(std::vector<asyncio::task<int>>(1, cancelled));
             killed.terminate();
             const int signalled = co_await killed.wait();
             if (signalled != -SIGTERM) co_return 3;

@@ -2,6 +2,7 @@
 #ifndef ASYNCIO_TESTS_SYSTEM_HPP
 #define ASYNCIO_TESTS_SYSTEM_HPP
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
@@ -82,7 +83,7 @@ class interruptions {
 public:
     interruptions() {
         struct sigaction action = {};
-        action.sa_handler = [](int) { count = count + 1; };
+        action.sa_handler = [](int) { ++count; };
         ::sigaction(SIGUSR2, &action, &before_); // without SA_RESTART
         sigevent event = {};
         event.sigev_notify = SIGEV_SIGNAL;
@@ -99,7 +100,7 @@ public:
         ::sigaction(SIGUSR2, &before_, nullptr);
     }
 
-    static inline volatile std::sig_atomic_t count = 0;
+    static inline std::atomic<int> count{0};
 
 private:
     struct sigaction before_ = {};
