@@ -3619,7 +3619,8 @@ public:
     template <class Promise>
     bool await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
         promise_type& child = generator_->promise();
-        if (!close_) child.enlist(*static_cast<detail::promise_base&>(waiter.promise()).owner->core);
+        detail::promise_base& parent = waiter.promise();
+        if (!close_) child.enlist(*parent.owner->core);
         child.running = child.begun = true;
         child.closing = close_;
         child.value.reset();
