@@ -6,8 +6,7 @@
 // cost. With gather() and return_exceptions a broken link costs one page; with a task group it
 // ends the crawl. (asyncio::map(pages, fetch, {.limit = 50}) does the latter in one line.)
 // Look at: fetch(), which is the same for both. Which 20 links are broken and how long each page
-// takes is drawn by --seed N. --virtual skips the waiting; --trace FILE, for ui.perfetto.dev,
-// shows all 2000 tasks.
+// takes is drawn by --seed N. --virtual skips the waiting; --trace FILE is for ui.perfetto.dev.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <algorithm>
@@ -102,8 +101,7 @@ asyncio::coro<int> async_main(unsigned seed, std::string trace_file) {
     const double ended = seconds();
     const counts strict = n;
     say("the group throws: " + thrown);
-    const auto cancelled = static_cast<int>(std::count_if(
-        tasks.begin(), tasks.end(), [](const auto& task) { return task.cancelled(); }));
+    const auto cancelled = std::ranges::count_if(tasks, [](auto& t) { return t.cancelled(); });
     if (!trace_file.empty()) {
         std::ofstream file(trace_file);
         trace.write_chrome_trace(file);
@@ -124,9 +122,8 @@ asyncio::coro<int> async_main(unsigned seed, std::string trace_file) {
     claim(strict.broken_off > 0 && strict.under_way == 0,
           std::to_string(cancelled) + " tasks are cancelled, " + std::to_string(strict.broken_off) +
               " of them in the middle of a page");
-    claim(ended - strict.first_failure < 0.5, "the crawl ends with the failure, " +
-                                                  in_seconds(ended - strict.first_failure) +
-                                                  " after it");
+    const double later = ended - strict.first_failure;
+    claim(later < 0.5, "the crawl ends with the failure, " + in_seconds(later) + " after it");
     co_return broken == 0 ? 0 : 1;
 }
 

@@ -5,8 +5,7 @@
 // What it teaches: a group cancels what is not done when a task fails. What is done by then stays
 // done, also when it ends in the very same moment. gather() cancels nobody. But a time limit
 // around gather() cancels all that is not done, and what was done is lost with it.
-// Look at: task 3 in the five rounds. --virtual skips the waiting; --trace FILE is for
-// ui.perfetto.dev.
+// Look at: task 3 in each round. --virtual skips the waiting; --trace FILE is for ui.perfetto.dev.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <cstdio>
@@ -32,8 +31,7 @@ names finished, cancelled; // tasks of the present round
 std::string thrown;        // what the round threw
 double began = 0;          // when the round did
 
-// What a task waits for. Those that wait for the same answer go on in the same turn of the loop;
-// three sleeps of 1 s would end some microseconds apart, and the order would be a matter of luck.
+// What tasks wait for. Who shares it goes on in the same turn; three sleeps might end in any order.
 asyncio::task<> answer(asyncio::duration after) {
     return asyncio::create_task(asyncio::sleep(after), {.name = "(answer)"});
 }
@@ -54,9 +52,8 @@ asyncio::coro<> work(std::string name, asyncio::task<> answered) {
 
 void begin(const std::string& title) {
     say(title);
-    finished.clear();
-    cancelled.clear();
-    thrown.clear();
+    finished = cancelled = {};
+    thrown = {};
     began = seconds();
 }
 
