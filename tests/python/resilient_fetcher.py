@@ -1,0 +1,137 @@
+"""The twin of examples/3_advanced_patterns/resilient_fetcher.cpp."""
+
+import asyncio
+import collections
+import sys
+
+from resilience import retry
+from virtual_clock import run
+
+began = 0.0
+broken = 0
+
+
+def seconds():
+    # Sums of floating-point delays miss the exact time by some 1e-16.
+    return round(asyncio.get_running_loop().time() - began, 6)
+
+
+def say(text):
+    print(f"{seconds():5.2f} s  {text}")
+
+
+def claim(holds, text):
+    global broken
+    print("holds: " if holds else "BROKEN:", text)
+    broken += not holds
+
+
+class Random:
+    """C++'s std::minstd_rand."""
+
+    def __init__(self, seed):
+        self.state = seed % 2147483647 or 1
+
+    def __call__(self):
+        self.state = self.state * 48271 % 2147483647
+        return self.state
+
+
+random_number = Random(1)
+services = ["users", "orders", "prices", "slow", "flaky 1", "flaky 2"]
+attempts = collections.defaultdict(list)
+
+
+async def call(service):
+    attempts[service].append(seconds())
+    say(f"{service}: attempt {len(attempts[service])}")
+    await asyncio.sleep(4 if service == "slow" else 0.5)
+    if service.startswith("flaky") and random_number() % 2 == 0:
+        raise RuntimeError("upset")
+    return f"{service} data"
+
+
+async def fetch(service):
+    status = "error"
+    try:
+        data = await retry(
+            lambda number, pause: call(service), attempts=3, initial_delay=1, jitter=0, timeout=2
+        )
+        status = "success"
+    except TimeoutError:
+        data = "late"
+    except RuntimeError as error:
+        data = str(error)
+    return status, data, seconds()
+
+
+async def fetch_all(limit):
+    tasks = {}
+    attempts.clear()
+    try:
+        async with asyncio.timeout(limit):
+            async with asyncio.TaskGroup() as group:
+                for service in services:
+                    tasks[service] = group.create_task(fetch(service))
+    except TimeoutError:
+        say("the limit for the whole cuts in")
+    reports = {}
+    for service, task in tasks.items():
+        if task.cancelled():
+            reports[service] = ("timeout", "cut off", seconds())
+        else:
+            reports[service] = task.result()
+        status, data, at = reports[service]
+        say(f"  {service}: {status}, {data}, attempts: {len(attempts[service])}")
+    return reports
+
+
+def others_are_complete(reports):
+    complete = True
+    for service in ["users", "orders", "prices"]:
+        data = reports[service][1]
+        complete = complete and data == f"{service} data" and len(attempts[service]) == 1
+    for service in ["flaky 1", "flaky 2"]:
+        data = reports[service][1]
+        made = len(attempts[service])
+        succeeded = data == f"{service} data" and made <= 3
+        complete = complete and (succeeded or (data == "upset" and made == 3))
+    return complete
+
+
+async def main(seed):
+    global began, random_number
+    began = asyncio.get_running_loop().time()
+    say(f"seed {seed}")
+    random_number = Random(seed)
+
+    say("15 s for the whole:")
+    patient = await fetch_all(15)
+    status, data, at = patient["slow"]
+    slow = attempts["slow"]
+    first_gap = slow[1] - slow[0] - 2
+    second_gap = slow[2] - slow[1] - 2
+    claim(
+        status == "error" and len(slow) == 3 and 9 <= at < 12,
+        f"slow: an error after {len(slow)} attempts and {at:.2f} s (about 9 s)",
+    )
+    claim(
+        1 - 1e-6 <= first_gap < 2 and 2 - 1e-6 <= second_gap < 3,
+        f"the gaps between its attempts grow: {first_gap:.2f} s, {second_gap:.2f} s",
+    )
+    claim(others_are_complete(patient), "the others: data, or an error after 3 attempts")
+
+    restart = seconds()
+    say("6 s for the whole:")
+    hasty = await fetch_all(6)
+    took = seconds() - restart
+    claim(
+        hasty["slow"][0] == "timeout" and len(attempts["slow"]) == 2 and 6 <= took < 7,
+        f"slow: cut off after {len(attempts['slow'])} attempts and {took:.2f} s (about 6 s)",
+    )
+    claim(others_are_complete(hasty), "the others were done before, and their results stay")
+    return 1 if broken else 0
+
+
+seed = int(sys.argv[sys.argv.index("--seed") + 1]) if "--seed" in sys.argv else 1
+sys.exit(run(main(seed), "--virtual" in sys.argv))
