@@ -6699,6 +6699,8 @@ public:
 protected:
     // Joins; false when the job is done already.
     ASYNCIO_API bool join(concurrent_base& job, loop_core& core);
+    // Joins; of a job that is done already it hears in the loop's next turn.
+    ASYNCIO_API void follow(concurrent_base& job, loop_core& core);
     // The loop has lost interest. On the loop's thread, like the destructor.
     ASYNCIO_API void leave() noexcept;
     ~relay_target() { leave(); }
@@ -7889,9 +7891,8 @@ public:
         : value_state<T, state_base>(owner, false), hold_(owner), job_(std::move(job)),
           trace_(owner) {}
 
-    void begin() {
-        if (!join(*job_, *this->core)) job_done();
-    }
+    // Whoever gets the future finds it pending, however fast the job was.
+    void begin() { follow(*job_, *this->core); }
     bool cancel(std::string_view message) override {
         if (!state_base::cancel(message)) return false;
         leave();
@@ -13149,6 +13150,14 @@ bool relay_target::join(concurrent_base& job, loop_core& core) {
     relay_ = relay;
     job_ = ref_ptr<concurrent_base>(&job);
     return true;
+}
+
+void relay_target::follow(concurrent_base& job, loop_core& core) {
+    auto* relay = new loop_relay(*this, core);
+    relay->add_ref();
+    relay_ = relay;
+    job_ = ref_ptr<concurrent_base>(&job);
+    if (!job.watch(*relay)) relay->done(job);
 }
 
 void relay_target::leave() noexcept {

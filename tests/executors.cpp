@@ -784,6 +784,16 @@ ASYNC_TEST_CASE("TH-04: a queued job whose future is cancelled never runs") {
     CHECK_FALSE(ran);
 }
 
+ASYNC_TEST_CASE("the future of a job is pending when it is given out, however fast the job was") {
+    int done_at_once = 0;
+    for (int i = 0; i < 500; ++i) {
+        const auto job = asyncio::run_in_executor(nullptr, [] { return 1; });
+        done_at_once += job.done() ? 1 : 0;
+        co_await job;
+    }
+    CHECK(done_at_once == 0);
+}
+
 TEST_CASE("TH-05: call_soon_threadsafe wakes a loop that sleeps, and runs in its thread") {
     asyncio::event_loop loop;
     std::thread::id where;
