@@ -83,7 +83,7 @@ asyncio::coro<int> async_main() {
     claim(tight.deepest == 5, std::to_string(tight.deepest) + " in the queue of 5 (at most 5)");
     // 30 items at the consumer's pace take 6 s, of which the producer works for 1.5 s.
     claim(loose.waited < 100ms && tight.waited > 2s,
-          "the producer waits for " + num(tight.waited) + " s instead of " + num(loose.waited) + " s");
+          "the producer waits " + num(tight.waited) + " s instead of " + num(loose.waited) + " s");
     claim(tight.took / loose.took < 1.2,
           num(tight.took) + " s in all with the bound, " + num(loose.took) + " s without");
     co_return broken == 0 ? 0 : 1;

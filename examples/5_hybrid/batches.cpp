@@ -36,11 +36,11 @@ struct processed { // plain structs travel to the worker processes and back as t
 };
 
 // A fixed amount of work for one core. It runs in a worker process.
-processed process(int item, long long rounds) {
+processed process(int item, double rounds) {
     const auto began = std::chrono::steady_clock::now();
     const std::clock_t cpu_began = std::clock();
     processed out{static_cast<std::uint64_t>(item)};
-    for (long long i = 0; i < rounds; ++i)
+    for (double i = 0; i < rounds; ++i)
         out.digest = (out.digest ^ out.digest >> 29) * 0xbf58476d1ce4e5b9U + 1;
     out.cpu = static_cast<double>(std::clock() - cpu_began) / CLOCKS_PER_SEC;
     out.wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
@@ -51,11 +51,11 @@ constexpr int batches = 4, batch_size = 5;
 constexpr double fetch_seconds = 0.05;
 
 struct bench {
-    double process_seconds;       // of one core, for each item
-    long long rounds = 2'000'000; // the work that takes them, once calibrated
+    double process_seconds; // of one core, for each item
+    double rounds = 2e6;    // the work that takes them, once calibrated
     asyncio::process_pool_executor pool{2};
-    int held = 0, most_held = 0;  // items asked for and not yet processed
-    processed sum = {};           // all that was processed, added up
+    int held = 0, most_held = 0; // items asked for and not yet processed
+    processed sum = {};          // all that was processed, added up
 };
 
 asyncio::coro<int> fetch(bench& b, int item) {
@@ -99,35 +99,31 @@ asyncio::coro<> fetch_ahead(bench& b) {
     }
 }
 
-struct way {
-    const char* name;
-    asyncio::coro<> (*run)(bench&);
-    double best = 1e9; // other programs only ever make a run longer, so the best of some counts
+struct run {
+    double took = 1e9;
     int most_held = 0;
     processed sum = {};
 };
 
-asyncio::coro<> measure(bench& b, way& w) {
-    const double began = now();
+// Other programs on the machine only ever make a run longer, so the best of some counts.
+asyncio::coro<> measure(bench& b, const char* name, asyncio::coro<> work, run& best) {
     b.most_held = 0;
     b.sum = {};
-    co_await w.run(b);
-    std::printf("%5.2f s  %s: %.2f s\n", now(), w.name, now() - began);
-    w.best = std::min(w.best, now() - began);
-    w.most_held = b.most_held;
-    w.sum = b.sum;
+    const double began = now();
+    co_await std::move(work);
+    const run r{now() - began, b.most_held, b.sum};
+    std::printf("%5.2f s  %s: %.3f s\n", now(), name, r.took);
+    if (r.took < best.took) best = r;
 }
 
 asyncio::coro<int> async_main(bool quick, std::string trace_file) {
     bench b{quick ? 0.02 : 0.1};
-    way plain{"one after the other", one_after_the_other}, ahead{"fetched ahead", fetch_ahead};
-    for (int i = 0; i < 2; ++i) co_await measure(b, plain); // the workers are warm at the second
-    b.rounds = static_cast<long long>(static_cast<double>(b.rounds) * b.process_seconds *
-                                      batches * batch_size / plain.sum.cpu);
-    plain.best = 1e9;
+    run probe, plain, ahead;
+    for (int i = 0; i < 2; ++i) co_await measure(b, "calibration", one_after_the_other(b), probe);
+    b.rounds *= b.process_seconds * batches * batch_size / probe.sum.cpu;
     for (int i = 0; i < 5; ++i) {
-        co_await measure(b, plain);
-        co_await measure(b, ahead);
+        co_await measure(b, "one after the other", one_after_the_other(b), plain);
+        co_await measure(b, "fetched ahead", fetch_ahead(b), ahead);
     }
     asyncio::tracer trace(asyncio::get_running_loop());
     co_await fetch_ahead(b);
@@ -142,11 +138,11 @@ asyncio::coro<int> async_main(bool quick, std::string trace_file) {
     claim(plain.most_held == 5, std::to_string(plain.most_held) + " items held at most (5)");
     claim(ahead.most_held == 10, std::to_string(ahead.most_held) + " when fetched ahead (10)");
     // Three of the four fetches are hidden behind the processing; half of that must show.
-    const double wanted = plain.best - 3 * std::min(fetch_seconds, b.process_seconds) / 2;
-    const double share = ahead.sum.cpu / ahead.sum.wall; // of a core, that the workers got
-    if (share < 0.9) std::printf("machine busy: workers get %.2f of a core\n", share);
-    claim(ahead.best < wanted, num(ahead.best) + " s when fetched ahead (below " + num(wanted) +
-          " s), " + num(plain.best) + " s one after the other", share < 0.9);
+    const double wanted = plain.took - 3 * std::min(fetch_seconds, b.process_seconds) / 2;
+    const double share = (plain.sum.cpu + ahead.sum.cpu) / (plain.sum.wall + ahead.sum.wall);
+    if (share < 0.9) std::printf("each worker had %.2f of a core: machine busy\n", share);
+    claim(ahead.took < wanted, num(ahead.took) + " s when fetched ahead (below " + num(wanted) +
+          " s), " + num(plain.took) + " s one after the other", share < 0.9);
     co_return broken == 0 ? 0 : 1;
 }
 

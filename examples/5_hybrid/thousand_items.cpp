@@ -1,6 +1,6 @@
 // Hybrid workloads: a thousand items, and how many of them to have in hand at a time.
 //
-//     g++ -std=c++20 -O2 -pthread -I. examples/5_hybrid/thousand_items.cpp -o thousand && ./thousand
+//     g++ -std=c++20 -O2 -pthread -I. examples/5_hybrid/thousand_items.cpp -o items && ./items
 //
 // What it teaches: an item is fetched in 0.1 s and processed in 2 s, by one of eight workers. In
 // turn, a thousand take 35 minutes. All at once takes 4 minutes, but holds all of them in memory.
@@ -139,7 +139,7 @@ int main(int argc, char** argv) {
         else if (word == "--trace" && i + 1 < argc) trace_file = argv[++i];
         else if (word != "--virtual") {
             std::fputs("A thousand items, and how many of them to have in hand at a time.\n"
-                       "usage: thousand [--virtual|--real] [--trace FILE]\n",
+                       "usage: items [--virtual|--real] [--trace FILE]\n",
                        word == "--help" ? stdout : stderr);
             return word == "--help" ? 0 : 2;
         }
