@@ -8268,9 +8268,11 @@ coro<detail::job_result_t<Fn, Args...>> to_thread(Fn&& fn, Args&&... args) {
 } // namespace asyncio::inline ASYNCIO_ABI
 // =============================================================================
 // [SECTION] sockets
-// uses: configuration, exceptions, support, tasks
+// uses: configuration, exceptions, support, events, tasks
 //
-// Addresses, and names turned into them. Connections are the next section's.
+// Addresses and names turned into them; sockets whose calls are awaited, for those
+// who want the lower level; and datagrams. Connections with buffers, and servers,
+// are the next section's.
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -8360,6 +8362,402 @@ ASYNCIO_API const std::error_category& getaddrinfo_category() noexcept;
 /// Cancellation: at once; the look-up ends unheard.
 ASYNCIO_API coro<std::vector<address>> getaddrinfo(std::string host, std::string service = {});
 
+/// A datagram, where it came from, and whether it was longer than the room for it:
+/// what did not fit is lost.
+struct datagram {
+    ASYNCIO_API datagram() noexcept;
+    ASYNCIO_API datagram(std::string d, address f, bool t) noexcept;
+
+    std::string data;
+    address from;
+    bool truncated = false;
+};
+
+/// The same of a datagram that was received into the caller's memory.
+struct received_datagram {
+    ASYNCIO_API received_datagram() noexcept;
+    ASYNCIO_API received_datagram(std::size_t s, address f, bool t) noexcept;
+
+    std::size_t size = 0;
+    address from;
+    bool truncated = false;
+};
+
+class socket;
+class datagram_endpoint;
+
+namespace detail {
+
+class socket_state;  // what a socket and its waiting operations share
+class endpoint_link; // the same of a datagram_endpoint
+
+// -- waiting for a condition of an endpoint, a connection or a server -----------
+
+class condition_awaiter;
+
+// Who waits for the same thing, oldest first.
+class wait_list {
+public:
+    wait_list() noexcept = default;
+    wait_list(const wait_list&) = delete;
+    wait_list& operator=(const wait_list&) = delete;
+
+    // Wakes all of them; `granted`: what they wait for has come.
+    void wake_all(bool granted) noexcept;
+
+private:
+    friend class condition_awaiter;
+
+    condition_awaiter* first_ = nullptr;
+    condition_awaiter* last_ = nullptr;
+};
+
+enum class wait_goal : unsigned char { sent, drained, closed };
+enum class wait_outlook : unsigned char {
+    reached, // nothing to wait for
+    ended,   // nothing to wait for any more; check() says why
+    ahead
+};
+
+// What such a condition is one of.
+class wait_source {
+public:
+    virtual void add_ref() noexcept = 0;
+    virtual void release() noexcept = 0;
+
+    virtual wait_outlook look(wait_goal goal) const noexcept = 0;
+    // Where to wait; null: others get a turn, no more.
+    virtual wait_list* list_of(wait_goal goal) noexcept = 0;
+    // Throws the reason why what was waited for did not come, if it is an error.
+    virtual void check(wait_goal goal) const = 0;
+
+protected:
+    ~wait_source() = default;
+};
+
+class condition_awaiter final : public suspension,
+                                public awaitable_base<condition_awaiter, void> {
+public:
+    condition_awaiter(ref_ptr<wait_source> source, wait_goal goal) noexcept
+        : source_(std::move(source)), goal_(goal) {}
+    condition_awaiter(condition_awaiter&& other) noexcept
+        : source_(std::move(other.source_)), goal_(other.goal_) {}
+    ~condition_awaiter() { leave(); }
+
+    ASYNCIO_API bool await_ready() noexcept;
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    ASYNCIO_API void await_resume();
+
+private:
+    friend class wait_list;
+
+    ASYNCIO_API void wait() noexcept;
+    ASYNCIO_API void leave() noexcept;
+    ASYNCIO_API bool on_cancel() noexcept override;
+
+    ref_ptr<wait_source> source_;
+    wait_list* list_ = nullptr;
+    condition_awaiter* next_ = nullptr;
+    condition_awaiter* previous_ = nullptr;
+    wait_goal goal_;
+    bool granted_ = false;
+};
+
+// -- waiting for a socket's operation ---------------------------------------------
+
+// One operation of a socket, as the awaiting task holds it. Of each direction the
+// oldest one is with the system; the others wait behind it.
+class socket_wait : public suspension {
+public:
+    enum class action : unsigned char {
+        receive,
+        receive_from,
+        accept,
+        connect,
+        send,
+        send_to,
+        send_all
+    };
+
+protected:
+    ASYNCIO_API socket_wait(ref_ptr<socket_state> state, action what, void* memory,
+                            std::size_t size, const address* peer) noexcept;
+    ASYNCIO_API socket_wait(socket_wait&& other) noexcept;
+    ASYNCIO_API ~socket_wait();
+
+    ASYNCIO_API bool begin();
+    ASYNCIO_API void wait() noexcept;
+
+    // The end of the wait: what the operation gave, or its error.
+    ASYNCIO_API void take();
+    ASYNCIO_API void take(std::size_t& count);
+    ASYNCIO_API void take(std::string& data);
+    ASYNCIO_API void take(datagram& d);
+    ASYNCIO_API void take(received_datagram& d);
+    ASYNCIO_API void take(socket& accepted);
+
+private:
+    friend class socket_state;
+
+    ASYNCIO_API bool on_cancel() noexcept override;
+    ASYNCIO_API void let_go() noexcept;
+
+    ref_ptr<socket_state> state_;
+    socket_wait* next_ = nullptr; // in its direction's queue
+    socket_wait* previous_ = nullptr;
+    void* memory_;                // of the caller; null: text_ is for it
+    std::size_t size_;
+    std::size_t count_ = 0;       // how much of it was moved
+    std::string text_;
+    address peer_;
+    int error_ = 0;
+    int accepted_ = -1;
+    action what_;
+    bool queued_ = false;
+    bool started_ = false;  // the system has it
+    bool finished_ = false; // the result is here, and not taken yet
+    bool truncated_ = false;
+};
+
+template <class T>
+class socket_awaiter final : public socket_wait, public awaitable_base<socket_awaiter<T>, T> {
+public:
+    socket_awaiter(ref_ptr<socket_state> state, action what, void* memory, std::size_t size,
+                   const address* peer = nullptr) noexcept
+        : socket_wait(std::move(state), what, memory, size, peer) {}
+    socket_awaiter(socket_awaiter&&) noexcept = default;
+
+    bool await_ready() { return begin(); }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) wait();
+    }
+    T await_resume() {
+        if constexpr (std::is_void_v<T>) {
+            take();
+        } else {
+            T result;
+            take(result);
+            return result;
+        }
+    }
+};
+
+} // namespace detail
+
+/// A non-blocking socket that owns its descriptor. Its calls are the system's, and
+/// those that may have to wait are awaited. For connections that read lines and
+/// keep what they cannot send yet, see open_connection(). Python's socket.socket
+/// with the loop's sock_ functions.
+///
+///     asyncio::socket listener = asyncio::socket::tcp();
+///     listener.bind(asyncio::address("127.0.0.1", 0));
+///     listener.listen();
+///     asyncio::socket peer = co_await listener.accept();
+///     std::string request = co_await peer.recv(1024);
+///     co_await peer.sendall("thanks\n");
+///
+/// Several tasks may wait for one socket: they are served in turn. The first await
+/// ties it to the loop that is running then.
+///
+/// Throws: std::system_error with the name of the call, here and below; EBADF when
+/// the socket was closed, also under a task that waits.
+/// Cancellation: what has been received meanwhile, bytes, datagrams or connections,
+/// is kept and is what the next such call gives. What was to be sent may have been
+/// sent in part. A connect goes on: close the socket.
+/// Lifetime: memory that is received into or sent from outlives the await.
+class [[nodiscard]] socket {
+public:
+    /// No socket: as one that was closed.
+    socket() noexcept;
+
+    static socket tcp(address::family_type family = address::family_type::v4);
+    static socket udp(address::family_type family = address::family_type::v4);
+    static socket unix_stream();
+    static socket unix_dgram();
+
+    /// Takes over a socket that somebody else has made, and makes it non-blocking.
+    explicit socket(int fd);
+
+    socket(socket&& other) noexcept;
+    socket& operator=(socket&& other) noexcept;
+    ~socket();
+
+    void bind(const address& where);
+    void listen(int backlog = 100);
+
+    /// The next connection; its remote_address() tells from where.
+    detail::socket_awaiter<socket> accept();
+
+    /// At once for datagrams: they go there from now on, and come from nowhere else.
+    detail::socket_awaiter<void> connect(const address& where);
+
+    /// At least one byte and at most `n`; nothing at the end of the stream. Of a
+    /// datagram socket, the next datagram; recvfrom() tells more of it.
+    detail::socket_awaiter<std::string> recv(std::size_t n);
+    detail::socket_awaiter<std::size_t> recv(std::span<std::byte> target);
+    detail::socket_awaiter<std::size_t> recv(std::span<char> target);
+
+    /// The next datagram, of which as much as `n` bytes, or as fit into `target`.
+    detail::socket_awaiter<datagram> recvfrom(std::size_t n = 64 * 1024);
+    detail::socket_awaiter<received_datagram> recvfrom(std::span<std::byte> target);
+
+    /// Sends what the system takes, at least one byte, and gives how much that was.
+    detail::socket_awaiter<std::size_t> send(std::string_view data);
+    detail::socket_awaiter<std::size_t> send(std::span<const std::byte> data);
+
+    /// Sends one datagram.
+    detail::socket_awaiter<std::size_t> sendto(std::string_view data, const address& where);
+    detail::socket_awaiter<std::size_t> sendto(std::span<const std::byte> data,
+                                               const address& where);
+
+    /// Sends all of it; nobody else's data comes in between. When cancelled, the
+    /// cancelled_error tells how much was sent, unless cancel() was given a message.
+    detail::socket_awaiter<void> sendall(std::string_view data);
+    detail::socket_awaiter<void> sendall(std::span<const std::byte> data);
+
+    enum direction { shut_rd, shut_wr, shut_rdwr };
+
+    /// Ends one direction of a connection, or both.
+    void shutdown(direction what = shut_rdwr);
+
+    /// Gives the descriptor back. Whoever waits for the socket finds it closed.
+    void close() noexcept;
+
+    /// As close(), but leaves the descriptor open and gives it to the caller.
+    int detach() noexcept;
+
+    /// The descriptor; -1 after close().
+    int fileno() const noexcept;
+
+    /// Options with the numbers of the system's headers: SOL_SOCKET, SO_RCVBUF, ...
+    int getsockopt(int level, int name) const;
+    void setsockopt(int level, int name, int value);
+    std::size_t getsockopt(int level, int name, std::span<std::byte> value) const;
+    void setsockopt(int level, int name, std::span<const std::byte> value);
+
+    address local_address() const;
+    address remote_address() const;
+
+private:
+    friend class detail::socket_wait;
+    friend class detail::endpoint_link;
+    int open_fd(const char* call) const;
+    const detail::ref_ptr<detail::socket_state>& state() const;
+
+    detail::ref_ptr<detail::socket_state> state_;
+};
+
+/// A host and a port, such as {"127.0.0.1", 4000}; just a host: any port.
+struct host_port {
+    constexpr host_port() noexcept = default;
+    constexpr host_port(std::string_view h, int p = 0) noexcept : host(h), port(p) {}
+    constexpr host_port(const char* h, int p = 0) noexcept : host(h), port(p) {}
+
+    std::string_view host = {};
+    int port = 0;
+};
+
+namespace detail {
+
+// A number of bytes, or none given.
+struct fill_mark {
+    constexpr fill_mark() noexcept = default;
+    constexpr fill_mark(std::ptrdiff_t n) noexcept : bytes(n), given(true) {}
+
+    std::ptrdiff_t bytes = 0;
+    bool given = false;
+};
+
+} // namespace detail
+
+/// Sends and receives datagrams. Sending never waits: what the system does not take
+/// at once is kept and follows by itself. Python's DatagramTransport, with
+/// recvfrom() in place of the protocol's callbacks.
+///
+///     asyncio::datagram_endpoint echo =
+///         co_await asyncio::create_datagram_endpoint({.local_addr = {"127.0.0.1", 9999}});
+///     for (;;) {
+///         asyncio::datagram d = co_await echo.recvfrom();
+///         echo.sendto(d.data, d.from);
+///     }
+///
+/// Lifetime: destroying it closes it as close() does.
+class [[nodiscard]] datagram_endpoint {
+public:
+    explicit datagram_endpoint(detail::ref_ptr<detail::endpoint_link> link) noexcept;
+    datagram_endpoint(datagram_endpoint&& other) noexcept;
+    datagram_endpoint& operator=(datagram_endpoint&& other) noexcept;
+    ~datagram_endpoint();
+
+    /// Sends a datagram to `where`; without it, to the remote address that the
+    /// endpoint was made with. On one that is closed it does nothing.
+    ///
+    /// Throws: std::invalid_argument when there is no address, or another one than
+    /// the remote address; std::system_error for a datagram that is too large.
+    void sendto(std::string_view data, const address& where = {});
+    void sendto(std::span<const std::byte> data, const address& where = {});
+
+    /// The next datagram.
+    ///
+    /// Throws: std::system_error when the endpoint is closed; and, once for each,
+    /// for what the system or the network reports of datagrams that were sent, such
+    /// as a refusal (only with a remote address); the endpoint stays open.
+    /// Cancellation: a datagram that has come is kept for the next call.
+    detail::socket_awaiter<datagram> recvfrom();
+
+    /// Waits while too much is kept: from the high-water mark down to the low one.
+    ///
+    /// Throws: std::system_error when the endpoint is closed.
+    detail::condition_awaiter drain();
+
+    /// Ends receiving, sends what is kept, then gives the socket back.
+    void close();
+    bool is_closing() const;
+
+    /// Waits until the endpoint is closed.
+    detail::condition_awaiter wait_closed();
+
+    /// Closes it now; what is kept is dropped.
+    void abort();
+
+    /// Where it is bound to, and the remote address, if any.
+    address sockname() const;
+    address peername() const;
+
+    /// As stream_writer's.
+    void set_write_buffer_limits(detail::fill_mark high = {}, detail::fill_mark low = {});
+    std::size_t get_write_buffer_size() const;
+
+private:
+    detail::endpoint_link& link() const;
+
+    detail::ref_ptr<detail::endpoint_link> link_;
+};
+
+/// Options of create_datagram_endpoint(). Strings are copied.
+struct datagram_options {
+    host_port local_addr = {};  ///< where to receive
+    host_port remote_addr = {}; ///< where to send to, and the only one to hear from
+    bool reuse_port = false;      ///< others may receive at the same port
+    bool allow_broadcast = false; ///< broadcast addresses may be sent to
+    std::size_t max_size = 64 * 1024; ///< of a datagram that is received
+};
+
+/// A UDP endpoint. Python's loop.create_datagram_endpoint().
+///
+/// Throws: std::invalid_argument when no address is given; std::system_error naming
+/// the address that failed.
+ASYNCIO_API coro<datagram_endpoint> create_datagram_endpoint(datagram_options options);
+
+/// The same over a socket that is bound or connected already: one with options of
+/// its own, or a Unix one.
+ASYNCIO_API coro<datagram_endpoint> create_datagram_endpoint(socket over,
+                                                             std::size_t max_size = 64 * 1024);
+
 } // namespace asyncio::inline ASYNCIO_ABI
 
 template <>
@@ -8397,73 +8795,6 @@ namespace detail {
 
 class stream_link;  // a connection: what its reader and its writer share
 class server_state; // what a server and its connections share
-
-// -- waiting for a condition of a connection or a server -----------------------
-
-class list_wait;
-
-// Awaiters that wait for the same thing, oldest first.
-class wait_list {
-public:
-    wait_list() noexcept = default;
-    wait_list(const wait_list&) = delete;
-    wait_list& operator=(const wait_list&) = delete;
-
-    bool empty() const noexcept { return first_ == nullptr; }
-
-    // Wakes all of them; `granted` is what each finds in its granted_.
-    void wake_all(bool granted) noexcept;
-
-private:
-    friend class list_wait;
-
-    list_wait* first_ = nullptr;
-    list_wait* last_ = nullptr;
-};
-
-class list_wait : public suspension {
-protected:
-    list_wait() noexcept = default;
-    list_wait(list_wait&&) noexcept {}
-    ~list_wait() { leave(); }
-
-    void join(wait_list& list) noexcept {
-        list_ = &list;
-        previous_ = list.last_;
-        (previous_ != nullptr ? previous_->next_ : list.first_) = this;
-        list.last_ = this;
-    }
-    void leave() noexcept {
-        if (list_ == nullptr) return;
-        (previous_ != nullptr ? previous_->next_ : list_->first_) = next_;
-        (next_ != nullptr ? next_->previous_ : list_->last_) = previous_;
-        list_ = nullptr;
-    }
-
-    bool granted_ = false;
-
-private:
-    friend class wait_list;
-
-    bool on_cancel() noexcept override {
-        if (woken()) return false;
-        leave();
-        cancel_here();
-        return true;
-    }
-
-    wait_list* list_ = nullptr;
-    list_wait* next_ = nullptr;
-    list_wait* previous_ = nullptr;
-};
-
-inline void wait_list::wake_all(bool granted) noexcept {
-    while (list_wait* const w = first_) {
-        w->leave();
-        w->granted_ = granted;
-        w->wake();
-    }
-}
 
 // Collects texts of any range. What it is made of costs nothing where the header is
 // only included.
@@ -8573,54 +8904,6 @@ public:
 
 // -- writing --------------------------------------------------------------------
 
-class drain_awaiter final : public list_wait, public awaitable_base<drain_awaiter, void> {
-public:
-    explicit drain_awaiter(const ref_ptr<stream_link>& link) noexcept;
-    drain_awaiter(drain_awaiter&& other) noexcept;
-    ~drain_awaiter();
-
-    bool await_ready() noexcept;
-    template <class Promise>
-    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
-        if (suspend(h)) wait();
-    }
-    void await_resume();
-
-private:
-    void wait() noexcept;
-
-    ref_ptr<stream_link> link_;
-};
-
-class link_closed_awaiter final : public list_wait,
-                                  public awaitable_base<link_closed_awaiter, void> {
-public:
-    explicit link_closed_awaiter(const ref_ptr<stream_link>& link) noexcept;
-    link_closed_awaiter(link_closed_awaiter&& other) noexcept;
-    ~link_closed_awaiter();
-
-    bool await_ready() const noexcept;
-    template <class Promise>
-    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
-        if (suspend(h)) wait();
-    }
-    void await_resume();
-
-private:
-    void wait() noexcept;
-
-    ref_ptr<stream_link> link_;
-};
-
-// A number of bytes, or none given.
-struct fill_mark {
-    constexpr fill_mark() noexcept = default;
-    constexpr fill_mark(std::ptrdiff_t n) noexcept : bytes(n), given(true) {}
-
-    std::ptrdiff_t bytes = 0;
-    bool given = false;
-};
-
 // Something that is text or bytes, as a piece of writelines().
 template <class R>
 concept range_of_text = requires(R& range) {
@@ -8723,7 +9006,7 @@ public:
     /// Waits while too much is kept: from the high-water mark down to the low one.
     ///
     /// Throws: std::system_error once the connection is lost or closed.
-    detail::drain_awaiter drain();
+    detail::condition_awaiter drain();
 
     /// Tells the peer that no more will come, after all that was written. Reading
     /// goes on.
@@ -8737,7 +9020,7 @@ public:
     /// Waits until the connection is closed.
     ///
     /// Throws: std::system_error when it ended with an error.
-    detail::link_closed_awaiter wait_closed();
+    detail::condition_awaiter wait_closed();
 
     /// Closes the connection now; what is kept is dropped.
     void abort();
@@ -8770,20 +9053,10 @@ private:
 /// What open_connection() gives: auto [reader, writer] = co_await ...
 using stream_pair = std::pair<stream_reader, stream_writer>;
 
-/// A numeric host and a port of this machine: "127.0.0.1", or {"127.0.0.1", 4000}.
-struct local_endpoint {
-    constexpr local_endpoint() noexcept = default;
-    constexpr local_endpoint(std::string_view h, int p = 0) noexcept : host(h), port(p) {}
-    constexpr local_endpoint(const char* h, int p = 0) noexcept : host(h), port(p) {}
-
-    std::string_view host = {};
-    int port = 0;
-};
-
 /// Options of open_connection().
 struct connect_options {
     std::size_t limit = 64 * 1024; ///< of the reader: how long a line may be
-    local_endpoint local_addr = {}; ///< where to connect from; copied
+    host_port local_addr = {}; ///< where to connect from; copied
     /// When a host has several addresses: how long one is tried before the next is
     /// tried beside it. Nothing: the next one only after the former has failed.
     std::optional<duration> happy_eyeballs_delay = {};
@@ -8825,32 +9098,6 @@ struct unix_server_options {
     bool start_serving = true;
     bool cleanup_socket = true; ///< close() removes the socket's file
 };
-
-namespace detail {
-
-class server_closed_awaiter final : public list_wait,
-                                    public awaitable_base<server_closed_awaiter, void> {
-public:
-    explicit server_closed_awaiter(const ref_ptr<server_state>& state) noexcept;
-    server_closed_awaiter(server_closed_awaiter&& other) noexcept;
-    ~server_closed_awaiter();
-
-    bool await_ready() const noexcept;
-    template <class Promise>
-    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
-        if (suspend(h)) wait();
-    }
-    void await_resume() {
-        if (interrupted()) throw_cancelled();
-    }
-
-private:
-    void wait() noexcept;
-
-    ref_ptr<server_state> state_;
-};
-
-} // namespace detail
 
 /// A listening socket of a server. Python's asyncio.trsock.TransportSocket.
 class server_socket {
@@ -8894,7 +9141,7 @@ public:
     void close();
 
     /// Waits until the server is closed and its last connection has gone.
-    detail::server_closed_awaiter wait_closed();
+    detail::condition_awaiter wait_closed();
 
     /// close() of each connection; abort() of each.
     void close_clients();
@@ -9719,6 +9966,7 @@ private:
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -9784,7 +10032,15 @@ struct io_buffer {
     std::size_t size;
 };
 
-enum class io_kind : unsigned char { receive, send, accept, connect };
+enum class io_kind : unsigned char {
+    receive,
+    send,
+    accept,
+    connect,
+    receive_from, // one datagram; an io_datagram
+    send_to,      // one datagram; an io_datagram
+    send_file     // a part of a file, to a stream; an io_file
+};
 
 struct io_descriptor; // what the backend knows of a descriptor; memory of the caller
 
@@ -9808,13 +10064,31 @@ struct io_operation {
         const io_buffer* from; // send: the pieces, in order
         const void* address;   // connect: a sockaddr
     };
-    std::size_t size = 0;  // of the buffer or the address; send: how many pieces
+    std::size_t size = 0;  // of the buffer or the address; send: how many pieces;
+                           // send_file: how many bytes
     std::size_t count = 0; // result: bytes moved; accept: size of the peer's address
     int accepted = -1;     // result of accept: the new descriptor, non-blocking
     int error = 0;         // result: 0, or the errno value of the failure
     io_kind kind;
     bool pending = false;
     bool only_now = false; // start() gives up at once rather than wait
+};
+
+// receive_from: `into` and `size` are the buffer. send_to: `from` is one piece.
+struct io_datagram : io_operation {
+    using io_operation::io_operation;
+
+    void* peer = nullptr;      // receive_from: where its address goes; send_to: where
+                               // to, or null for the address connected to
+    std::size_t peer_size = 0; // the room there, then the size of the address
+    bool truncated = false;    // result: the datagram was larger than the buffer
+};
+
+struct io_file : io_operation {
+    using io_operation::io_operation;
+
+    int file = -1;
+    std::int64_t offset = 0; // moved on by what was sent
 };
 
 // A callback for a descriptor of the user (add_reader): called inside wait() as
@@ -9825,7 +10099,8 @@ struct io_watch {
 
 // Descriptors of sockets are attached once for all their operations; at most one
 // receive or accept, and one send or connect, is pending on each. Descriptors of
-// the user are watched instead; one descriptor is never both.
+// the user are watched instead; one descriptor is never both. A failure that the
+// network reports of an earlier datagram is the next operation's, either way.
 //
 //     attach      registers d.fd. Throws std::system_error.
 //     detach      forgets it; nothing may be pending. Before the descriptor is closed.
@@ -9920,7 +10195,8 @@ protected:
 
 private:
     static bool reads(const io_operation& op) noexcept {
-        return op.kind == io_kind::receive || op.kind == io_kind::accept;
+        return op.kind == io_kind::receive || op.kind == io_kind::accept ||
+               op.kind == io_kind::receive_from;
     }
 
     void report(bool& ready, io_operation*& waiting) noexcept;
@@ -9932,6 +10208,9 @@ private:
     static ssize_t write(int fd, const iovec* pieces, int count) noexcept;
     static bool accept(io_operation& op, io_descriptor& d) noexcept;
     static bool connect(io_operation& op, io_descriptor& d) noexcept;
+    static bool receive_from(io_datagram& op, io_descriptor& d) noexcept;
+    static bool send_to(io_datagram& op, io_descriptor& d) noexcept;
+    static bool send_file(io_file& op, io_descriptor& d) noexcept;
     static bool failed(io_operation& op, int error) noexcept {
         op.error = error;
         return true;
@@ -9986,6 +10265,9 @@ bool readiness_operations::attempt(io_operation& op) noexcept {
     case io_kind::send: return send(op, d);
     case io_kind::accept: return accept(op, d);
     case io_kind::connect: return connect(op, d);
+    case io_kind::receive_from: return receive_from(static_cast<io_datagram&>(op), d);
+    case io_kind::send_to: return send_to(static_cast<io_datagram&>(op), d);
+    case io_kind::send_file: return send_file(static_cast<io_file&>(op), d);
     }
     return true;
 }
@@ -10108,6 +10390,94 @@ bool readiness_operations::connect(io_operation& op, io_descriptor& d) noexcept 
     // An interrupted connect goes on by itself; repeating it would fail.
     if (errno == EINPROGRESS || errno == EINTR) return false;
     return failed(op, errno);
+}
+
+// However small a datagram is, the next one may be there already.
+bool readiness_operations::receive_from(io_datagram& op, io_descriptor& d) noexcept {
+    iovec buffer{op.into, op.size};
+    for (;;) {
+        msghdr message{};
+        message.msg_iov = &buffer;
+        message.msg_iovlen = 1;
+        message.msg_name = op.peer;
+        message.msg_namelen = static_cast<socklen_t>(op.peer_size);
+        const ssize_t n = ::recvmsg(d.fd, &message, MSG_CMSG_CLOEXEC);
+        if (n >= 0) {
+            op.count = static_cast<std::size_t>(n);
+            op.peer_size = message.msg_namelen;
+            op.truncated = (message.msg_flags & MSG_TRUNC) != 0;
+            return true;
+        }
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN) return failed(op, errno);
+        d.readable = false;
+        return false;
+    }
+}
+
+bool readiness_operations::send_to(io_datagram& op, io_descriptor& d) noexcept {
+    for (;;) {
+        const auto* to = static_cast<const sockaddr*>(op.peer);
+        const ssize_t n = ::sendto(d.fd, op.from->data, op.from->size, MSG_NOSIGNAL, to,
+                                   static_cast<socklen_t>(op.peer_size));
+        if (n >= 0) {
+            op.count = static_cast<std::size_t>(n);
+            return true;
+        }
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN) return failed(op, errno);
+        d.writable = false;
+        return false;
+    }
+}
+
+// Sending to a peer that is gone raises SIGPIPE in this thread, and where a call has
+// no flag against it, it is held back meanwhile and taken out again if it came.
+class no_broken_pipe_signal {
+public:
+    no_broken_pipe_signal() noexcept {
+        ::sigemptyset(&broken_pipe_);
+        ::sigaddset(&broken_pipe_, SIGPIPE);
+        ::pthread_sigmask(SIG_BLOCK, &broken_pipe_, &before_);
+        // One that the program itself holds back, and that came before, is not ours.
+        sigset_t pending;
+        foreign_ = ::sigismember(&before_, SIGPIPE) == 1 && ::sigpending(&pending) == 0 &&
+                   ::sigismember(&pending, SIGPIPE) == 1;
+    }
+    no_broken_pipe_signal(const no_broken_pipe_signal&) = delete;
+    no_broken_pipe_signal& operator=(const no_broken_pipe_signal&) = delete;
+    ~no_broken_pipe_signal() {
+        const int error = errno;
+        const timespec now = {};
+        if (error == EPIPE && !foreign_)
+            while (::sigtimedwait(&broken_pipe_, nullptr, &now) < 0 && errno == EINTR) {}
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        errno = error;
+    }
+
+private:
+    sigset_t broken_pipe_;
+    sigset_t before_;
+    bool foreign_;
+};
+
+// Nothing sent and no error: the file ends here.
+bool readiness_operations::send_file(io_file& op, io_descriptor& d) noexcept {
+    const no_broken_pipe_signal quiet;
+    errno = 0;
+    for (;;) {
+        off_t offset = static_cast<off_t>(op.offset);
+        const ssize_t n = ::sendfile(d.fd, op.file, &offset, op.size);
+        if (n >= 0) {
+            op.count = static_cast<std::size_t>(n);
+            op.offset += n;
+            return true;
+        }
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN) return failed(op, errno);
+        d.writable = false;
+        return false;
+    }
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
@@ -15723,6 +16093,1080 @@ coro<std::vector<address>> getaddrinfo(std::string host, std::string service) {
     co_return found;
 }
 
+namespace detail {
+
+// -- waiting for a condition --------------------------------------------------------
+
+void wait_list::wake_all(bool granted) noexcept {
+    while (condition_awaiter* const w = first_) {
+        w->leave();
+        w->granted_ = granted;
+        w->wake();
+    }
+}
+
+bool condition_awaiter::await_ready() noexcept {
+    const wait_outlook outlook = source_->look(goal_);
+    granted_ = outlook == wait_outlook::reached;
+    return outlook != wait_outlook::ahead;
+}
+
+void condition_awaiter::wait() noexcept {
+    list_ = source_->list_of(goal_);
+    if (list_ == nullptr) return wake();
+    previous_ = list_->last_;
+    (previous_ != nullptr ? previous_->next_ : list_->first_) = this;
+    list_->last_ = this;
+}
+
+void condition_awaiter::leave() noexcept {
+    if (list_ == nullptr) return;
+    (previous_ != nullptr ? previous_->next_ : list_->first_) = next_;
+    (next_ != nullptr ? next_->previous_ : list_->last_) = previous_;
+    list_ = nullptr;
+}
+
+bool condition_awaiter::on_cancel() noexcept {
+    if (woken()) return false;
+    leave();
+    cancel_here();
+    return true;
+}
+
+void condition_awaiter::await_resume() {
+    if (interrupted()) throw_cancelled();
+    if (!granted_) source_->check(goal_);
+}
+
+// -- a socket -------------------------------------------------------------------------
+
+static owned_fd open_socket(address::family_type family, int type) noexcept {
+    const int number = family == address::family_type::v4   ? AF_INET
+                       : family == address::family_type::v6 ? AF_INET6
+                                                            : AF_UNIX;
+    return owned_fd(::socket(number, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+}
+
+class socket_state final : public frame_allocated {
+public:
+    socket_state(owned_fd fd, bool datagrams) noexcept;
+    socket_state(const socket_state&) = delete;
+    ~socket_state() { close(); }
+
+    void add_ref() noexcept { ++count_; }
+    void release() noexcept {
+        if (--count_ == 0) delete this;
+    }
+
+    // An awaiter's way: begin() gives true when all is done already; else wait() and,
+    // in the end or before it, leave().
+    bool begin(socket_wait& w);
+    void wait(socket_wait& w) noexcept;
+    void leave(socket_wait& w) noexcept;
+    // Takes back what has come for somebody who was cancelled.
+    void keep(socket_wait& w) noexcept;
+
+    void attach();
+    owned_fd take_fd() noexcept;
+    void close() noexcept { take_fd().reset(); }
+    void stop_receiving() noexcept;
+    // The next one who receives gets this error.
+    void report(int error) noexcept;
+
+    bool closed() const noexcept { return closed_; }
+    bool deaf() const noexcept { return closed_ || deaf_; }
+    int fd() const noexcept { return fd_.get(); }
+    io_descriptor& descriptor() noexcept { return descriptor_; }
+    backend_state& backend() noexcept { return *backend_; }
+    loop_core* core() const noexcept { return core_.get(); }
+
+private:
+    // Who waits for one direction, and the operation of the first of them.
+    struct direction : io_datagram {
+        direction(socket_state& s, io_kind k) noexcept : io_datagram(k, &done_here), state(s) {}
+        // A connection that came when nobody could take it any more.
+        ~direction() { owned_fd(accepted).reset(); }
+
+        socket_state& state;
+        socket_wait* first = nullptr;
+        socket_wait* last = nullptr;
+        system_address address_;
+        io_buffer piece{nullptr, 0};
+    };
+    static void done_here(io_operation& op) noexcept;
+    static bool receives(const socket_wait& w) noexcept {
+        return w.what_ <= socket_wait::action::accept;
+    }
+    direction& direction_of(const socket_wait& w) noexcept {
+        return receives(w) ? receiving_ : sending_;
+    }
+    bool start(socket_wait& w, bool only_now) noexcept;
+    bool retry_soon(socket_wait& w) noexcept;
+    void prepare(socket_wait& w, direction& d);
+    bool took(socket_wait& w, direction& d) noexcept;
+    bool take_kept(socket_wait& w);
+    void join(socket_wait& w, direction& d) noexcept;
+    void go_on(direction& d) noexcept;
+    void end_all(direction& d, int error) noexcept;
+    static void finish(socket_wait& w, int error) noexcept {
+        w.error_ = error;
+        w.finished_ = true;
+    }
+
+    std::size_t count_ = 0;
+    owned_fd fd_;
+    io_descriptor descriptor_;
+    ref_ptr<loop_core> core_;
+    backend_state* backend_ = nullptr;
+    direction receiving_{*this, io_kind::receive};
+    direction sending_{*this, io_kind::send};
+    clock_hold connecting_;
+    handle retry_;
+    bool datagrams_;
+    bool closed_ = false;
+    bool deaf_ = false; // stop_receiving()
+    int kept_error_ = 0;
+    std::unique_ptr<char[]> buffer_; // where texts are received
+    std::size_t buffer_size_ = 0;
+    // Of those who were cancelled, the oldest first.
+    std::string kept_bytes_;
+    std::vector<datagram> kept_datagrams_;
+    std::vector<owned_fd> kept_connections_;
+};
+
+socket_state::socket_state(owned_fd fd, bool datagrams) noexcept
+    : fd_(std::move(fd)), datagrams_(datagrams) {
+    descriptor_.fd = fd_.get();
+    receiving_.on = sending_.on = &descriptor_;
+    closed_ = !fd_;
+}
+
+void socket_state::attach() {
+    loop_core& core = require_running("socket");
+    if (descriptor_.attached) {
+        if (core_.get() != &core)
+            throw_runtime_error("asyncio::socket: it is tied to another loop, by its first await; "
+                                "use it there");
+        return;
+    }
+    core_ = ref_ptr<loop_core>(&core);
+    backend_ = &core.loop->backend();
+    backend_->attach(descriptor_);
+}
+
+bool socket_state::begin(socket_wait& w) {
+    if (closed_ || (deaf_ && receives(w))) {
+        finish(w, EBADF);
+        return true;
+    }
+    attach();
+    direction& d = direction_of(w);
+    if (d.first != nullptr) return false; // others are waiting already
+    if (take_kept(w)) return true;
+    if (datagrams_ && w.what_ == socket_wait::action::connect) {
+        const system_address a(w.peer_);
+        finish(w, ::connect(fd(), a.get(), a.size) == 0 ? 0 : errno);
+        return true;
+    }
+    // A connect is under way from here on, whether it is waited for or not.
+    if (w.what_ != socket_wait::action::connect) return start(w, true);
+    join(w, d);
+    if (!start(w, false)) return false;
+    leave(w);
+    return true;
+}
+
+void socket_state::wait(socket_wait& w) noexcept {
+    direction& d = direction_of(w);
+    if (!w.queued_) join(w, d);
+    const bool connects = w.what_ == socket_wait::action::connect;
+    if (connects && d.pending) connecting_ = clock_hold(*core_);
+    if (d.first == &w && !w.started_) go_on(d);
+}
+
+void socket_state::join(socket_wait& w, direction& d) noexcept {
+    w.queued_ = true;
+    w.next_ = nullptr;
+    w.previous_ = d.last;
+    (d.last != nullptr ? d.last->next_ : d.first) = &w;
+    d.last = &w;
+}
+
+// The first one's turn. It stays the first until its task has gone on, so that
+// what it leaves behind comes before what the next one gets.
+void socket_state::go_on(direction& d) noexcept {
+    socket_wait* const w = d.first;
+    if (w == nullptr || w->woken() || w->started_) return;
+    bool ready = true;
+    try {
+        ready = take_kept(*w) || start(*w, false);
+    } catch (const std::bad_alloc&) {
+        finish(*w, ENOMEM);
+    }
+    if (ready) w->wake();
+}
+
+void socket_state::leave(socket_wait& w) noexcept {
+    if (!w.queued_) return;
+    w.queued_ = false;
+    direction& d = direction_of(w);
+    const bool first = d.first == &w;
+    (w.previous_ != nullptr ? w.previous_->next_ : d.first) = w.next_;
+    (w.next_ != nullptr ? w.next_->previous_ : d.last) = w.previous_;
+    if (w.what_ == socket_wait::action::connect) connecting_.reset();
+    if (!first) return;
+    retry_.cancel();
+    if (std::exchange(w.started_, false) && d.pending) backend_->cancel(d);
+    if (!closed_) go_on(d);
+}
+
+// Gives the operation to the system. True: it is finished.
+bool socket_state::start(socket_wait& w, bool only_now) noexcept {
+    direction& d = direction_of(w);
+    try {
+        prepare(w, d);
+    } catch (const std::bad_alloc&) {
+        finish(w, ENOMEM);
+        return true;
+    }
+    d.only_now = only_now;
+    while (backend_->start(d)) {
+        if (d.error == EAGAIN) return retry_soon(w); // a Unix socket's backlog is full
+        if (took(w, d)) return true;
+    }
+    if (only_now) return false;
+    w.started_ = true;
+    if (w.what_ != socket_wait::action::send_to || !w.peer_.is_local()) return false;
+    backend_->cancel(d);
+    return retry_soon(w);
+}
+
+// Unix sockets say nothing when somebody else's full queue has room again. True: it
+// cannot be tried again.
+bool socket_state::retry_soon(socket_wait& w) noexcept {
+    w.started_ = true;
+    try {
+        retry_ = core_->loop->call_later(
+            std::chrono::milliseconds(1), [self = ref_ptr<socket_state>(this), &w] {
+                w.started_ = false;
+                self->go_on(self->sending_);
+            });
+        return false;
+    } catch (const std::bad_alloc&) {
+        w.started_ = false;
+        finish(w, ENOMEM);
+        return true;
+    }
+}
+
+void socket_state::prepare(socket_wait& w, direction& d) {
+    using action = socket_wait::action;
+    d.peer = nullptr;
+    d.peer_size = 0;
+    d.truncated = false;
+    if (receives(w)) {
+        d.into = w.memory_;
+        d.size = w.size_;
+        if (w.what_ == action::accept) {
+            d.kind = io_kind::accept;
+            d.into = d.address_.get();
+            d.size = sizeof d.address_.storage;
+            return;
+        }
+        if (w.memory_ == nullptr) {
+            constexpr std::size_t most = 64 * 1024; // of a stream: there is always more to come
+            if (!datagrams_) d.size = std::min(d.size, most);
+            if (buffer_size_ < d.size) {
+                buffer_.reset(new char[d.size]);
+                buffer_size_ = d.size;
+            }
+            d.into = buffer_.get();
+        }
+        d.kind = datagrams_ ? io_kind::receive_from : io_kind::receive;
+        d.peer = d.address_.get();
+        d.peer_size = sizeof d.address_.storage;
+        return;
+    }
+    if (w.what_ == action::connect || w.what_ == action::send_to)
+        d.address_ = system_address(w.peer_);
+    if (w.what_ == action::connect) {
+        d.kind = io_kind::connect;
+        d.address = d.address_.get();
+        d.size = d.address_.size;
+        return;
+    }
+    d.kind = datagrams_ || w.what_ == action::send_to ? io_kind::send_to : io_kind::send;
+    d.piece = {static_cast<const char*>(w.memory_) + w.count_, w.size_ - w.count_};
+    d.from = &d.piece;
+    d.size = 1;
+    if (w.what_ == action::send_to) {
+        d.peer = d.address_.get();
+        d.peer_size = d.address_.size;
+    }
+}
+
+// What the system did for the first one. False: it has to do more.
+bool socket_state::took(socket_wait& w, direction& d) noexcept {
+    using action = socket_wait::action;
+    finish(w, d.error);
+    if (d.error != 0) return true;
+    switch (w.what_) {
+    case action::accept: w.accepted_ = std::exchange(d.accepted, -1); [[fallthrough]];
+    case action::connect: return true;
+    case action::send_all:
+        w.count_ += d.count;
+        w.finished_ = datagrams_ || w.count_ == w.size_;
+        d.piece = {static_cast<const char*>(w.memory_) + w.count_, w.size_ - w.count_};
+        return w.finished_;
+    default: break;
+    }
+    w.count_ = d.count;
+    if (!receives(w)) return true;
+    w.truncated_ = d.truncated;
+    try {
+        if (w.memory_ == nullptr) w.text_.assign(buffer_.get(), d.count);
+        if (datagrams_) {
+            d.address_.size = static_cast<socklen_t>(d.peer_size);
+            w.peer_ = d.address_.to_address();
+        }
+    } catch (const std::bad_alloc&) {
+        w.error_ = ENOMEM;
+    }
+    return true;
+}
+
+// Inside wait().
+void socket_state::done_here(io_operation& op) noexcept {
+    auto& d = static_cast<direction&>(op);
+    socket_wait& w = *d.first;
+    w.started_ = false;
+    if (d.error == ECANCELED) { // the loop is gone
+        finish(w, d.error);
+    } else if (!d.state.took(w, d) && !d.state.start(w, false)) {
+        return;
+    }
+    d.state.connecting_.reset();
+    if (!w.woken()) w.wake();
+}
+
+void socket_state::keep(socket_wait& w) noexcept {
+    if (!std::exchange(w.finished_, false)) return;
+    owned_fd accepted(std::exchange(w.accepted_, -1));
+    if (!receives(w) || closed_) return;
+    try {
+        if (w.error_ != 0) {
+            kept_error_ = w.error_;
+        } else if (w.what_ == socket_wait::action::accept) {
+            kept_connections_.insert(kept_connections_.begin(), std::move(accepted));
+        } else {
+            const std::string_view data =
+                w.memory_ == nullptr
+                    ? std::string_view(w.text_)
+                    : std::string_view(static_cast<const char*>(w.memory_), w.count_);
+            if (datagrams_)
+                kept_datagrams_.emplace(kept_datagrams_.begin(), std::string(data),
+                                        std::move(w.peer_), w.truncated_);
+            else kept_bytes_.insert(0, data);
+        }
+    } catch (const std::bad_alloc&) {
+        kept_error_ = ENOMEM;
+    }
+}
+
+// What was left behind by others comes first.
+bool socket_state::take_kept(socket_wait& w) {
+    if (!receives(w)) return false;
+    if (kept_error_ != 0) {
+        finish(w, std::exchange(kept_error_, 0));
+        return true;
+    }
+    if (w.what_ == socket_wait::action::accept) {
+        if (kept_connections_.empty()) return false;
+        w.accepted_ = kept_connections_.front().release();
+        kept_connections_.erase(kept_connections_.begin());
+        finish(w, 0);
+        return true;
+    }
+    if (!datagrams_ && w.size_ == 0) { // not the end of the stream
+        w.count_ = 0;
+        finish(w, 0);
+        return true;
+    }
+    if (datagrams_ ? kept_datagrams_.empty() : kept_bytes_.empty()) return false;
+    const std::string& source = datagrams_ ? kept_datagrams_.front().data : kept_bytes_;
+    w.count_ = std::min(w.size_, source.size());
+    if (w.memory_ == nullptr) w.text_.assign(source, 0, w.count_);
+    else if (w.count_ != 0) std::memcpy(w.memory_, source.data(), w.count_);
+    if (datagrams_) {
+        datagram& d = kept_datagrams_.front();
+        w.truncated_ = d.truncated || d.data.size() > w.size_;
+        w.peer_ = std::move(d.from);
+        kept_datagrams_.erase(kept_datagrams_.begin());
+    } else {
+        kept_bytes_.erase(0, w.count_);
+    }
+    finish(w, 0);
+    return true;
+}
+
+void socket_state::end_all(direction& d, int error) noexcept {
+    if (d.pending) backend_->cancel(d);
+    for (socket_wait* w = d.first; w != nullptr; w = w->next_) {
+        w->started_ = false;
+        if (w->woken()) continue;
+        finish(*w, error);
+        w->wake();
+    }
+}
+
+owned_fd socket_state::take_fd() noexcept {
+    if (std::exchange(closed_, true)) return owned_fd();
+    retry_.cancel();
+    end_all(receiving_, EBADF);
+    end_all(sending_, EBADF);
+    connecting_.reset();
+    if (descriptor_.attached) backend_->detach(descriptor_);
+    kept_bytes_.clear();
+    kept_datagrams_.clear();
+    kept_connections_.clear();
+    return std::move(fd_);
+}
+
+void socket_state::stop_receiving() noexcept {
+    deaf_ = true;
+    end_all(receiving_, EBADF);
+}
+
+void socket_state::report(int error) noexcept {
+    kept_error_ = error;
+    socket_wait* const w = receiving_.first;
+    if (w == nullptr || w->woken()) return;
+    if (receiving_.pending) backend_->cancel(receiving_);
+    w->started_ = false;
+    finish(*w, std::exchange(kept_error_, 0));
+    w->wake();
+}
+
+// -- the awaiter ----------------------------------------------------------------------
+
+socket_wait::socket_wait(ref_ptr<socket_state> state, action what, void* memory, std::size_t size,
+                         const address* peer) noexcept
+    : state_(std::move(state)), memory_(memory), size_(size), what_(what) {
+    if (peer != nullptr) peer_ = *peer;
+}
+socket_wait::socket_wait(socket_wait&& other) noexcept
+    : suspension(std::move(other)), state_(std::move(other.state_)), memory_(other.memory_),
+      size_(other.size_), peer_(std::move(other.peer_)), what_(other.what_) {}
+
+// A frame that is destroyed while it waits, or before it could take what had come.
+socket_wait::~socket_wait() {
+    if (state_) let_go();
+}
+
+void socket_wait::let_go() noexcept {
+    state_->keep(*this);
+    state_->leave(*this);
+}
+
+bool socket_wait::begin() { return state_->begin(*this); }
+void socket_wait::wait() noexcept { state_->wait(*this); }
+
+bool socket_wait::on_cancel() noexcept {
+    if (woken()) return false;
+    state_->leave(*this);
+    cancel_here();
+    return true;
+}
+
+void socket_wait::take() {
+    if (interrupted()) {
+        let_go();
+        const bool told = task()->extras && !task()->extras->cancel_message.empty();
+        if (what_ == action::send_all && count_ > 0 && !told)
+            throw cancelled_error("asyncio::socket::sendall: cancelled when " +
+                                  std::to_string(count_) + " of " + std::to_string(size_) +
+                                  " bytes had been sent");
+        throw_cancelled();
+    }
+    finished_ = false;
+    state_->leave(*this);
+    if (error_ == 0) return;
+    static constexpr const char* names[] = {"recv", "recvfrom", "accept", "connect to",
+                                            "send", "sendto",   "sendall"};
+    std::string call = names[static_cast<int>(what_)];
+    if (what_ == action::connect || what_ == action::send_to) call += ' ' + peer_.to_string();
+    if (error_ == EBADF && state_->deaf()) call += ": the socket is closed";
+    throw_system_error(error_, call.c_str());
+}
+
+void socket_wait::take(std::size_t& count) {
+    take();
+    count = count_;
+}
+void socket_wait::take(std::string& data) {
+    take();
+    data = std::move(text_);
+}
+void socket_wait::take(datagram& d) {
+    take();
+    d = datagram(std::move(text_), std::move(peer_), truncated_);
+}
+void socket_wait::take(received_datagram& d) {
+    take();
+    d = received_datagram(count_, std::move(peer_), truncated_);
+}
+void socket_wait::take(socket& accepted) {
+    take();
+    accepted.state_ = ref_ptr<socket_state>(
+        new socket_state(owned_fd(std::exchange(accepted_, -1)), false));
+}
+
+static ref_ptr<socket_state> make_socket_state(address::family_type family, int type) {
+    owned_fd fd = open_socket(family, type);
+    if (!fd) throw_last_error("socket");
+    return ref_ptr<socket_state>(
+        new socket_state(std::move(fd), (type & SOCK_DGRAM) == SOCK_DGRAM));
+}
+
+} // namespace detail
+
+datagram::datagram() noexcept = default;
+datagram::datagram(std::string d, address f, bool t) noexcept
+    : data(std::move(d)), from(std::move(f)), truncated(t) {}
+received_datagram::received_datagram() noexcept = default;
+received_datagram::received_datagram(std::size_t s, address f, bool t) noexcept
+    : size(s), from(std::move(f)), truncated(t) {}
+
+socket::socket() noexcept = default;
+socket::socket(socket&& other) noexcept = default;
+socket& socket::operator=(socket&& other) noexcept {
+    if (this != &other) close();
+    state_ = std::move(other.state_);
+    return *this;
+}
+socket::~socket() { close(); }
+
+socket::socket(int fd) {
+    detail::owned_fd owned(fd);
+    int type = 0;
+    socklen_t size = sizeof type;
+    if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0) {
+        const int error = errno;
+        static_cast<void>(owned.release()); // it stays the caller's
+        detail::throw_system_error(error, "getsockopt(SO_TYPE)");
+    }
+    const int flags = ::fcntl(fd, F_GETFL);
+    if (flags >= 0) ::fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    state_ = detail::ref_ptr<detail::socket_state>(
+        new detail::socket_state(std::move(owned), type != SOCK_STREAM));
+}
+
+socket socket::tcp(address::family_type family) {
+    socket s;
+    s.state_ = detail::make_socket_state(family, SOCK_STREAM);
+    return s;
+}
+socket socket::udp(address::family_type family) {
+    socket s;
+    s.state_ = detail::make_socket_state(family, SOCK_DGRAM);
+    return s;
+}
+socket socket::unix_stream() { return tcp(address::family_type::local); }
+socket socket::unix_dgram() { return udp(address::family_type::local); }
+
+// Of one that was moved from, or never was any: as of a closed one.
+const detail::ref_ptr<detail::socket_state>& socket::state() const {
+    static thread_local const detail::ref_ptr<detail::socket_state> none(
+        new detail::socket_state(detail::owned_fd(), false));
+    return state_ ? state_ : none;
+}
+
+int socket::open_fd(const char* call) const {
+    const int fd = fileno();
+    if (fd < 0) {
+        const std::string text = std::string(call) + ": the socket is closed";
+        detail::throw_system_error(EBADF, text.c_str());
+    }
+    return fd;
+}
+
+int socket::fileno() const noexcept { return state_ ? state_->fd() : -1; }
+
+void socket::close() noexcept {
+    if (state_) state_->close();
+}
+
+int socket::detach() noexcept { return state_ ? state_->take_fd().release() : -1; }
+
+void socket::bind(const address& where) {
+    const detail::system_address a(where);
+    const std::string call = "bind to " + where.to_string();
+    if (::bind(open_fd("bind"), a.get(), a.size) != 0) detail::throw_last_error(call.c_str());
+}
+
+void socket::listen(int backlog) {
+    if (::listen(open_fd("listen"), backlog) != 0) detail::throw_last_error("listen");
+}
+
+void socket::shutdown(direction what) {
+    const int how = what == shut_rd ? SHUT_RD : what == shut_wr ? SHUT_WR : SHUT_RDWR;
+    if (::shutdown(open_fd("shutdown"), how) != 0) detail::throw_last_error("shutdown");
+}
+
+int socket::getsockopt(int level, int name) const {
+    int value = 0;
+    getsockopt(level, name, std::as_writable_bytes(std::span(&value, 1)));
+    return value;
+}
+
+void socket::setsockopt(int level, int name, int value) {
+    setsockopt(level, name, std::as_bytes(std::span(&value, 1)));
+}
+
+std::size_t socket::getsockopt(int level, int name, std::span<std::byte> value) const {
+    socklen_t size = static_cast<socklen_t>(value.size());
+    if (::getsockopt(open_fd("getsockopt"), level, name, value.data(), &size) != 0)
+        detail::throw_last_error("getsockopt");
+    return size;
+}
+
+void socket::setsockopt(int level, int name, std::span<const std::byte> value) {
+    if (::setsockopt(open_fd("setsockopt"), level, name, value.data(),
+                     static_cast<socklen_t>(value.size())) != 0)
+        detail::throw_last_error("setsockopt");
+}
+
+address socket::local_address() const {
+    detail::system_address a;
+    a.size = sizeof a.storage;
+    if (::getsockname(open_fd("getsockname"), a.get(), &a.size) != 0)
+        detail::throw_last_error("getsockname");
+    return a.to_address();
+}
+
+address socket::remote_address() const {
+    detail::system_address a;
+    a.size = sizeof a.storage;
+    if (::getpeername(open_fd("getpeername"), a.get(), &a.size) != 0)
+        detail::throw_last_error("getpeername");
+    return a.to_address();
+}
+
+using socket_action = detail::socket_wait::action;
+
+detail::socket_awaiter<socket> socket::accept() {
+    return {state(), socket_action::accept, nullptr, 0};
+}
+detail::socket_awaiter<void> socket::connect(const address& where) {
+    return {state(), socket_action::connect, nullptr, 0, &where};
+}
+detail::socket_awaiter<std::string> socket::recv(std::size_t n) {
+    return {state(), socket_action::receive, nullptr, n};
+}
+detail::socket_awaiter<std::size_t> socket::recv(std::span<std::byte> target) {
+    return {state(), socket_action::receive, target.data(), target.size()};
+}
+detail::socket_awaiter<std::size_t> socket::recv(std::span<char> target) {
+    return recv(std::as_writable_bytes(target));
+}
+detail::socket_awaiter<datagram> socket::recvfrom(std::size_t n) {
+    return {state(), socket_action::receive_from, nullptr, n};
+}
+detail::socket_awaiter<received_datagram> socket::recvfrom(std::span<std::byte> target) {
+    return {state(), socket_action::receive_from, target.data(), target.size()};
+}
+
+namespace detail {
+
+// What is sent is only read.
+static void* unchanged(const void* data) noexcept { return const_cast<void*>(data); }
+
+} // namespace detail
+
+detail::socket_awaiter<std::size_t> socket::send(std::string_view data) {
+    return {state(), socket_action::send, detail::unchanged(data.data()), data.size()};
+}
+detail::socket_awaiter<std::size_t> socket::send(std::span<const std::byte> data) {
+    return {state(), socket_action::send, detail::unchanged(data.data()), data.size()};
+}
+detail::socket_awaiter<std::size_t> socket::sendto(std::string_view data, const address& where) {
+    return {state(), socket_action::send_to, detail::unchanged(data.data()), data.size(), &where};
+}
+detail::socket_awaiter<std::size_t> socket::sendto(std::span<const std::byte> data,
+                                                   const address& where) {
+    return {state(), socket_action::send_to, detail::unchanged(data.data()), data.size(), &where};
+}
+detail::socket_awaiter<void> socket::sendall(std::string_view data) {
+    return {state(), socket_action::send_all, detail::unchanged(data.data()), data.size()};
+}
+detail::socket_awaiter<void> socket::sendall(std::span<const std::byte> data) {
+    return {state(), socket_action::send_all, detail::unchanged(data.data()), data.size()};
+}
+
+// -- datagram_endpoint ------------------------------------------------------------------
+
+namespace detail {
+
+class endpoint_link final : public frame_allocated, public wait_source {
+public:
+    endpoint_link(socket over, std::size_t max_size);
+    endpoint_link(const endpoint_link&) = delete;
+
+    void add_ref() noexcept override { ++count_; }
+    void release() noexcept override {
+        if (--count_ == 0) delete this;
+    }
+    wait_outlook look(wait_goal goal) const noexcept override;
+    wait_list* list_of(wait_goal goal) noexcept override;
+    void check(wait_goal goal) const override;
+
+    void send(std::string_view data, const address& to);
+    void set_limits(std::size_t high, std::size_t low) noexcept;
+    void close() noexcept;
+    void abort() noexcept;
+
+    bool closing() const noexcept { return closing_; }
+    std::size_t unsent() const noexcept { return kept_; }
+    const address& local() const noexcept { return local_; }
+    const address& remote() const noexcept { return remote_; }
+    const ref_ptr<socket_state>& state() const noexcept { return state_; }
+    std::size_t max_size() const noexcept { return max_size_; }
+
+private:
+    struct kept_datagram {
+        std::string data;
+        address to;
+    };
+    struct operation final : io_datagram {
+        explicit operation(endpoint_link& l) noexcept
+            : io_datagram(io_kind::send_to,
+                          [](io_operation& op) noexcept {
+                              // The count that flush() took.
+                              const auto kept = ref_ptr<endpoint_link>::adopt(
+                                  &static_cast<operation&>(op).link);
+                              kept->sent();
+                              kept->flush();
+                          }),
+              link(l) {}
+        endpoint_link& link;
+    };
+    // What a datagram costs beside its bytes, as Python counts it: empty ones must
+    // not fill the memory unnoticed.
+    static constexpr std::size_t overhead = 8;
+
+    bool start(std::string_view data, const address& to, bool only_now) noexcept;
+    void flush() noexcept;
+    void sent() noexcept;
+    void retry_soon() noexcept;
+    void check_fill() noexcept;
+    void finish_close() noexcept;
+
+    std::size_t count_ = 0;
+    ref_ptr<socket_state> state_;
+    std::size_t max_size_;
+    operation send_{*this};
+    io_buffer piece_{nullptr, 0};
+    system_address to_;
+    std::deque<kept_datagram> out_;
+    std::size_t kept_ = 0;
+    std::size_t high_ = 64 * 1024;
+    std::size_t low_ = 16 * 1024;
+    bool tried_ = false; // the first of out_
+    bool paused_ = false;
+    bool closing_ = false;
+    bool closed_ = false;
+    handle retry_;
+    address local_;
+    address remote_;
+    wait_list draining_;
+    wait_list closed_waiters_;
+};
+
+endpoint_link::endpoint_link(socket over, std::size_t max_size)
+    : state_(over.state()), max_size_(max_size) {
+    over.open_fd("create_datagram_endpoint");
+    int type = over.getsockopt(SOL_SOCKET, SO_TYPE);
+    if (type != SOCK_DGRAM)
+        throw_invalid_argument("asyncio::create_datagram_endpoint: the socket is none for "
+                               "datagrams");
+    local_ = over.local_address();
+    system_address peer;
+    peer.size = sizeof peer.storage;
+    if (::getpeername(over.fileno(), peer.get(), &peer.size) == 0) remote_ = peer.to_address();
+    state_->attach();
+    send_.on = &state_->descriptor();
+    over.state_ = nullptr; // it is this one's now
+}
+
+wait_outlook endpoint_link::look(wait_goal goal) const noexcept {
+    if (goal == wait_goal::closed) return closed_ ? wait_outlook::reached : wait_outlook::ahead;
+    if (closed_) return wait_outlook::ended;
+    return paused_ || closing_ ? wait_outlook::ahead : wait_outlook::reached;
+}
+
+wait_list* endpoint_link::list_of(wait_goal goal) noexcept {
+    if (goal == wait_goal::closed) return &closed_waiters_;
+    return paused_ ? &draining_ : nullptr;
+}
+
+void endpoint_link::check(wait_goal goal) const {
+    if (goal == wait_goal::drained && closed_)
+        throw_system_error(EBADF, "asyncio::datagram_endpoint::drain: the endpoint is closed");
+}
+
+void endpoint_link::send(std::string_view data, const address& to) {
+    if (remote_ ? to && to != remote_ : !to)
+        throw_invalid_argument(
+            remote_ ? "asyncio::datagram_endpoint::sendto: it sends to its remote address only; "
+                      "make it without one to send to several"
+                    : "asyncio::datagram_endpoint::sendto: no address is given, and it has no "
+                      "remote address");
+    if (closing_ || state_->closed()) return;
+    // The first failure may be that of an earlier datagram, whose answer has come.
+    for (int tries = 0; out_.empty() && start(data, to, true); ++tries) {
+        if (send_.error == EMSGSIZE) throw_system_error(EMSGSIZE, "sendto");
+        if (send_.error != 0) state_->report(send_.error);
+        if (send_.error == 0 || tries == 1) return;
+    }
+    out_.push_back({std::string(data), to});
+    kept_ += data.size() + overhead;
+    flush();
+    check_fill();
+}
+
+// True: it is sent, or has failed.
+bool endpoint_link::start(std::string_view data, const address& to, bool only_now) noexcept {
+    piece_ = {data.data(), data.size()};
+    send_.from = &piece_;
+    send_.size = 1;
+    send_.peer = nullptr;
+    send_.peer_size = 0;
+    send_.only_now = only_now;
+    if (!remote_) {
+        to_ = system_address(to);
+        send_.peer = to_.get();
+        send_.peer_size = to_.size;
+    }
+    return state_->backend().start(send_);
+}
+
+void endpoint_link::flush() noexcept {
+    while (!out_.empty() && !send_.pending && !state_->closed()) {
+        const kept_datagram& next = out_.front();
+        if (start(next.data, next.to, false)) {
+            sent();
+            continue;
+        }
+        add_ref(); // the rest is sent even if nobody else holds the endpoint
+        if (next.to.is_local()) retry_soon();
+        return;
+    }
+}
+
+// A Unix socket that is full of others' datagrams says nothing when it has room.
+void endpoint_link::retry_soon() noexcept {
+    state_->backend().cancel(send_);
+    const auto kept = ref_ptr<endpoint_link>::adopt(this); // the timer holds it now
+    retry_.cancel();
+    try {
+        retry_ = state_->core()->loop->call_later(std::chrono::milliseconds(1),
+                                                  [kept] { kept->flush(); });
+    } catch (const std::bad_alloc&) {
+        abort();
+    }
+}
+
+void endpoint_link::sent() noexcept {
+    if (send_.error == ECANCELED) return abort(); // the loop is gone
+    if (send_.error != 0) {
+        state_->report(send_.error);
+        if (!std::exchange(tried_, true) && send_.error != EMSGSIZE) return; // see send()
+    }
+    tried_ = false;
+    kept_ -= out_.front().data.size() + overhead;
+    out_.pop_front();
+    if (paused_ && kept_ <= low_) {
+        paused_ = false;
+        draining_.wake_all(true);
+    }
+    if (out_.empty() && closing_) finish_close();
+}
+
+void endpoint_link::set_limits(std::size_t high, std::size_t low) noexcept {
+    high_ = high;
+    low_ = low;
+    check_fill();
+}
+
+void endpoint_link::check_fill() noexcept {
+    if (kept_ > high_) paused_ = true;
+}
+
+void endpoint_link::close() noexcept {
+    if (closing_) return;
+    closing_ = true;
+    state_->stop_receiving();
+    if (out_.empty()) finish_close();
+}
+
+void endpoint_link::abort() noexcept {
+    if (closed_) return;
+    closing_ = true;
+    out_.clear();
+    kept_ = 0;
+    finish_close();
+}
+
+void endpoint_link::finish_close() noexcept {
+    const ref_ptr<endpoint_link> kept(this);
+    closed_ = true;
+    retry_.cancel();
+    if (send_.pending) {
+        state_->backend().cancel(send_);
+        release(); // the count that flush() took
+    }
+    state_->close();
+    paused_ = false;
+    draining_.wake_all(false);
+    closed_waiters_.wake_all(true);
+}
+
+// The options' strings do not live as long as the coroutine.
+struct endpoint_plan {
+    endpoint_plan() = default;
+
+    std::string local_host;
+    std::string remote_host;
+    int local_port = 0;
+    int remote_port = 0;
+    bool local = false;
+    bool remote = false;
+};
+
+static socket endpoint_socket(const address& local, const address& remote,
+                              const datagram_options& options) {
+    const address& any = local ? local : remote;
+    socket s = socket::udp(any.family());
+    if (options.reuse_port) s.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1);
+    if (options.allow_broadcast) s.setsockopt(SOL_SOCKET, SO_BROADCAST, 1);
+    if (local) {
+        if (local.is_v6()) s.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1);
+        s.bind(local);
+    }
+    if (remote) {
+        const system_address a(remote);
+        const std::string call = "connect to " + remote.to_string();
+        if (::connect(s.fileno(), a.get(), a.size) != 0) throw_last_error(call.c_str());
+    }
+    return s;
+}
+
+// Tries what the two names have of one family, until one of them works.
+static coro<datagram_endpoint> make_endpoint(endpoint_plan plan, datagram_options options) {
+    std::vector<address> locals(1);
+    std::vector<address> remotes(1);
+    if (plan.local)
+        locals = co_await getaddrinfo(plan.local_host, std::to_string(plan.local_port));
+    if (plan.remote)
+        remotes = co_await getaddrinfo(plan.remote_host, std::to_string(plan.remote_port));
+    std::exception_ptr error;
+    for (const address& remote : remotes) {
+        for (const address& local : locals) {
+            if (local && remote && local.family() != remote.family()) continue;
+            try {
+                socket s = endpoint_socket(local, remote, options);
+                co_return datagram_endpoint(ref_ptr<endpoint_link>(
+                    new endpoint_link(std::move(s), options.max_size)));
+            } catch (const std::system_error&) {
+                error = std::current_exception();
+            }
+        }
+    }
+    if (error) std::rethrow_exception(error);
+    throw_invalid_argument("asyncio::create_datagram_endpoint: the two addresses are of different "
+                           "families");
+}
+
+static coro<datagram_endpoint> make_endpoint(socket over, std::size_t max_size) {
+    co_return datagram_endpoint(
+        ref_ptr<endpoint_link>(new endpoint_link(std::move(over), max_size)));
+}
+
+// The marks of a buffer: each follows from the other where only one is given.
+static std::pair<std::size_t, std::size_t> fill_limits(fill_mark high, fill_mark low) {
+    constexpr std::ptrdiff_t usual = 64 * 1024;
+    const std::ptrdiff_t most = high.given ? high.bytes : low.given ? 4 * low.bytes : usual;
+    const std::ptrdiff_t least = low.given ? low.bytes : most / 4;
+    if (least < 0 || most < least)
+        throw_invalid_argument("asyncio: set_write_buffer_limits: give 0 <= low <= high");
+    return {static_cast<std::size_t>(most), static_cast<std::size_t>(least)};
+}
+
+} // namespace detail
+
+coro<datagram_endpoint> create_datagram_endpoint(datagram_options options) {
+    const auto given = [](const host_port& a) { return !a.host.empty() || a.port != 0; };
+    detail::endpoint_plan plan;
+    plan.local = given(options.local_addr);
+    plan.remote = given(options.remote_addr);
+    if (!plan.local && !plan.remote)
+        detail::throw_invalid_argument("asyncio::create_datagram_endpoint: give local_addr, "
+                                       "remote_addr or both");
+    plan.local_host = options.local_addr.host;
+    plan.local_port = detail::checked_port(options.local_addr.port);
+    plan.remote_host = options.remote_addr.host;
+    plan.remote_port = detail::checked_port(options.remote_addr.port);
+    return detail::make_endpoint(std::move(plan), options);
+}
+
+coro<datagram_endpoint> create_datagram_endpoint(socket over, std::size_t max_size) {
+    return detail::make_endpoint(std::move(over), max_size);
+}
+
+datagram_endpoint::datagram_endpoint(detail::ref_ptr<detail::endpoint_link> link) noexcept
+    : link_(std::move(link)) {}
+datagram_endpoint::datagram_endpoint(datagram_endpoint&& other) noexcept = default;
+datagram_endpoint& datagram_endpoint::operator=(datagram_endpoint&& other) noexcept {
+    std::swap(link_, other.link_);
+    return *this;
+}
+datagram_endpoint::~datagram_endpoint() {
+    if (link_) link_->close();
+}
+
+detail::endpoint_link& datagram_endpoint::link() const {
+    if (!link_)
+        detail::throw_runtime_error("asyncio::datagram_endpoint: it was moved from; use the one "
+                                    "that it was moved to");
+    return *link_;
+}
+
+void datagram_endpoint::sendto(std::string_view data, const address& where) {
+    link().send(data, where);
+}
+void datagram_endpoint::sendto(std::span<const std::byte> data, const address& where) {
+    sendto(std::string_view(reinterpret_cast<const char*>(data.data()), data.size()), where);
+}
+detail::socket_awaiter<datagram> datagram_endpoint::recvfrom() {
+    return {link().state(), detail::socket_wait::action::receive_from, nullptr, link().max_size()};
+}
+detail::condition_awaiter datagram_endpoint::drain() {
+    return {detail::ref_ptr<detail::wait_source>(&link()), detail::wait_goal::drained};
+}
+void datagram_endpoint::close() { link().close(); }
+bool datagram_endpoint::is_closing() const { return link().closing(); }
+detail::condition_awaiter datagram_endpoint::wait_closed() {
+    return {detail::ref_ptr<detail::wait_source>(&link()), detail::wait_goal::closed};
+}
+void datagram_endpoint::abort() { link().abort(); }
+address datagram_endpoint::sockname() const { return link().local(); }
+address datagram_endpoint::peername() const { return link().remote(); }
+std::size_t datagram_endpoint::get_write_buffer_size() const { return link().unsent(); }
+void datagram_endpoint::set_write_buffer_limits(detail::fill_mark high, detail::fill_mark low) {
+    const auto [most, least] = detail::fill_limits(high, low);
+    link().set_limits(most, least);
+}
+
 } // namespace asyncio::inline ASYNCIO_ABI
 
 // =============================================================================
@@ -15885,17 +17329,20 @@ private:
 // Tells the server that accepted the connection, if any, that it has gone.
 static void leave_server(stream_link& link) noexcept;
 
-class stream_link final : public frame_allocated {
+class stream_link final : public frame_allocated, public wait_source {
 public:
     // Takes a connected socket, or one that is about to be.
     stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit);
     stream_link(const stream_link&) = delete;
     ~stream_link();
 
-    void add_ref() noexcept { ++count_; }
-    void release() noexcept {
+    void add_ref() noexcept override { ++count_; }
+    void release() noexcept override {
         if (--count_ == 0) delete this;
     }
+    wait_outlook look(wait_goal goal) const noexcept override;
+    wait_list* list_of(wait_goal goal) noexcept override;
+    void check(wait_goal goal) const override;
 
     // Reading.
     bool begin_read(read_wait& w);
@@ -15909,7 +17356,6 @@ public:
     void write(std::span<const io_buffer> data);
     void write_eof();
     void set_limits(std::size_t high, std::size_t low) noexcept;
-    bool paused() const noexcept { return paused_; }
     std::size_t unsent() const noexcept { return out_.size(); }
 
     // The end.
@@ -15927,9 +17373,6 @@ public:
     const address& peer() const noexcept { return peer_; }
     void set_peer(address peer) { peer_ = std::move(peer); }
     address local();
-
-    wait_list draining;
-    wait_list closed_waiters;
 
     // Of the server that accepted it.
     ref_ptr<server_state> server;
@@ -15985,6 +17428,8 @@ private:
     bool closed_ = false;
     address peer_;
     address local_;
+    wait_list draining_;
+    wait_list closed_waiters_;
 };
 
 stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit)
@@ -16237,7 +17682,7 @@ void stream_link::sent() noexcept {
     out_.consume(send_.count);
     if (paused_ && out_.size() <= low_) {
         paused_ = false;
-        draining.wake_all(true);
+        draining_.wake_all(true);
     }
     if (!out_.empty()) return;
     if (closing_) finish_close();
@@ -16306,9 +17751,27 @@ void stream_link::finish_close() noexcept {
     fd_.reset();
     if (reader_ != nullptr && !reader_->woken()) reader_->wake();
     paused_ = false;
-    draining.wake_all(false);
-    closed_waiters.wake_all(true);
+    draining_.wake_all(false);
+    closed_waiters_.wake_all(false);
     leave_server(*this);
+}
+
+wait_outlook stream_link::look(wait_goal goal) const noexcept {
+    if (goal == wait_goal::closed) return closed_ ? wait_outlook::ended : wait_outlook::ahead;
+    if (failed()) return wait_outlook::ended;
+    return closing_ || paused_ ? wait_outlook::ahead : wait_outlook::reached;
+}
+
+// Who drains while it is closing gives others a turn, so that the end can come.
+wait_list* stream_link::list_of(wait_goal goal) noexcept {
+    if (goal == wait_goal::closed) return &closed_waiters_;
+    return paused_ ? &draining_ : nullptr;
+}
+
+void stream_link::check(wait_goal goal) const {
+    if (failed()) throw_error();
+    if (goal == wait_goal::drained && closed_)
+        throw_system_error(ECONNRESET, "asyncio::stream_writer::drain: the connection is closed");
 }
 
 // -- the awaiters -------------------------------------------------------------------
@@ -16354,45 +17817,6 @@ std::size_t read_wait::finish_into() {
     link_->forget(*this);
     if (cancelled) throw_cancelled();
     return received != 0 ? received : link_->take_into(*this);
-}
-
-drain_awaiter::drain_awaiter(const ref_ptr<stream_link>& link) noexcept : link_(link) {}
-drain_awaiter::drain_awaiter(drain_awaiter&& other) noexcept
-    : list_wait(std::move(other)), link_(std::move(other.link_)) {}
-drain_awaiter::~drain_awaiter() = default;
-
-bool drain_awaiter::await_ready() noexcept {
-    if (link_->failed()) return true;
-    granted_ = !link_->closing() && !link_->paused();
-    return granted_;
-}
-
-void drain_awaiter::wait() noexcept {
-    if (link_->paused()) join(link_->draining);
-    else wake(); // closing: others get a turn, so that the end can come
-}
-
-void drain_awaiter::await_resume() {
-    if (interrupted()) throw_cancelled();
-    if (granted_) return;
-    if (link_->failed()) link_->throw_error();
-    if (link_->closed())
-        throw_system_error(ECONNRESET, "asyncio::stream_writer::drain: the connection is closed");
-}
-
-link_closed_awaiter::link_closed_awaiter(const ref_ptr<stream_link>& link) noexcept
-    : link_(link) {}
-link_closed_awaiter::link_closed_awaiter(link_closed_awaiter&& other) noexcept
-    : list_wait(std::move(other)), link_(std::move(other.link_)) {}
-link_closed_awaiter::~link_closed_awaiter() = default;
-
-bool link_closed_awaiter::await_ready() const noexcept { return link_->closed(); }
-
-void link_closed_awaiter::wait() noexcept { join(link_->closed_waiters); }
-
-void link_closed_awaiter::await_resume() {
-    if (interrupted()) throw_cancelled();
-    if (link_->failed()) link_->throw_error();
 }
 
 } // namespace detail
@@ -16515,12 +17939,14 @@ void stream_writer::write_pieces(const detail::text_list& pieces) {
     link()->write(list);
 }
 
-detail::drain_awaiter stream_writer::drain() { return detail::drain_awaiter(link()); }
+detail::condition_awaiter stream_writer::drain() {
+    return {link(), detail::wait_goal::drained};
+}
 void stream_writer::write_eof() { link()->write_eof(); }
 void stream_writer::close() { link()->close(); }
 bool stream_writer::is_closing() const { return link()->closing(); }
-detail::link_closed_awaiter stream_writer::wait_closed() {
-    return detail::link_closed_awaiter(link());
+detail::condition_awaiter stream_writer::wait_closed() {
+    return {link(), detail::wait_goal::closed};
 }
 void stream_writer::abort() { link()->abort(); }
 address stream_writer::peername() const { return link()->peer(); }
@@ -16535,13 +17961,8 @@ void stream_writer::set_nodelay(bool on) {
 }
 
 void stream_writer::set_write_buffer_limits(detail::fill_mark high, detail::fill_mark low) {
-    constexpr std::ptrdiff_t usual = 64 * 1024;
-    const std::ptrdiff_t most = high.given ? high.bytes : low.given ? 4 * low.bytes : usual;
-    const std::ptrdiff_t least = low.given ? low.bytes : most / 4;
-    if (least < 0 || most < least)
-        detail::throw_invalid_argument("asyncio::stream_writer::set_write_buffer_limits: give "
-                                       "0 <= low <= high");
-    link()->set_limits(static_cast<std::size_t>(most), static_cast<std::size_t>(least));
+    const auto [most, least] = detail::fill_limits(high, low);
+    link()->set_limits(most, least);
 }
 
 namespace detail {
@@ -16617,10 +18038,9 @@ struct connect_result {
 };
 
 static owned_fd make_socket(const address& a) noexcept {
-    const int family = a.is_v4() ? AF_INET : a.is_v6() ? AF_INET6 : AF_UNIX;
-    owned_fd fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    owned_fd fd = open_socket(a.family(), SOCK_STREAM);
     const int on = 1;
-    if (fd && family != AF_UNIX)
+    if (fd && !a.is_local())
         ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     return fd;
 }
@@ -16761,7 +18181,7 @@ static coro<stream_pair> connect_to_host(std::string host, int port, address fro
 }
 
 // The options' strings are looked at before the coroutine begins.
-static address local_address(const local_endpoint& from) {
+static address local_address(const host_port& from) {
     if (from.host.empty() && from.port == 0) return address();
     return address(from.host.empty() ? "0.0.0.0" : from.host, from.port);
 }
@@ -16816,7 +18236,7 @@ struct listener {
     bool parked = false; // stopped by max_connections or by an error; see unpark()
 };
 
-class server_state final : public frame_allocated {
+class server_state final : public frame_allocated, public wait_source {
 public:
     server_state(loop_core& core, client_handler on_client, std::size_t limit,
                  std::size_t max_connections, int backlog)
@@ -16825,10 +18245,15 @@ public:
     server_state(const server_state&) = delete;
     ~server_state() { close(); }
 
-    void add_ref() noexcept { ++count_; }
-    void release() noexcept {
+    void add_ref() noexcept override { ++count_; }
+    void release() noexcept override {
         if (--count_ == 0) delete this;
     }
+    wait_outlook look(wait_goal) const noexcept override {
+        return ended() ? wait_outlook::reached : wait_outlook::ahead;
+    }
+    wait_list* list_of(wait_goal) noexcept override { return &ended_waiters_; }
+    void check(wait_goal) const override {}
 
     void add_listener(owned_fd fd, address local);
     void remove_file_at_end(std::string path);
@@ -16844,7 +18269,6 @@ public:
     std::vector<server_socket> sockets() const;
     loop_core& core() const noexcept { return *core_; }
 
-    wait_list ended_waiters;
     std::optional<future<void>> forever; // what serve_forever() waits for
 
 private:
@@ -16873,6 +18297,7 @@ private:
     std::string file_; // of a Unix socket, to be removed if it is still the same
     dev_t file_device_ = 0;
     ino_t file_inode_ = 0;
+    wait_list ended_waiters_;
 };
 
 static void leave_server(stream_link& link) noexcept {
@@ -17016,7 +18441,7 @@ void server_state::leave(stream_link& link) noexcept {
     if (link.next != nullptr) link.next->previous = link.previous;
     --client_count_;
     unpark(); // there is a place, and a descriptor, again
-    if (ended()) ended_waiters.wake_all(true);
+    if (ended()) ended_waiters_.wake_all(true);
 }
 
 void server_state::unpark() noexcept {
@@ -17046,7 +18471,7 @@ void server_state::close() noexcept {
         info.st_ino == file_inode_)
         ::unlink(file_.c_str());
     if (forever && !forever->done()) forever->cancel();
-    if (ended()) ended_waiters.wake_all(true);
+    if (ended()) ended_waiters_.wake_all(true);
 }
 
 void server_state::close_clients(bool at_once) noexcept {
@@ -17064,14 +18489,6 @@ std::vector<server_socket> server_state::sockets() const {
         if (l->fd) list.emplace_back(l->fd.get(), l->local);
     return list;
 }
-
-server_closed_awaiter::server_closed_awaiter(const ref_ptr<server_state>& state) noexcept
-    : state_(state) {}
-server_closed_awaiter::server_closed_awaiter(server_closed_awaiter&& other) noexcept
-    : list_wait(std::move(other)), state_(std::move(other.state_)) {}
-server_closed_awaiter::~server_closed_awaiter() = default;
-bool server_closed_awaiter::await_ready() const noexcept { return state_->ended(); }
-void server_closed_awaiter::wait() noexcept { join(state_->ended_waiters); }
 
 } // namespace detail
 
@@ -17121,7 +18538,7 @@ static coro<> serve_forever(ref_ptr<server_state> state) {
         why = std::current_exception();
     }
     state->close();
-    co_await server_closed_awaiter(state);
+    co_await condition_awaiter(state, wait_goal::closed);
     std::rethrow_exception(why);
 }
 
@@ -17129,7 +18546,7 @@ static coro<> drain(ref_ptr<server_state> state, duration grace) {
     state->close();
     const timer_guard guard(state->core().loop->call_later(
         grace, [state] { state->close_clients(true); }));
-    co_await server_closed_awaiter(state);
+    co_await condition_awaiter(state, wait_goal::closed);
 }
 
 } // namespace detail
@@ -17144,9 +18561,9 @@ coro<> server::serve_forever() {
 }
 bool server::is_serving() const { return state().serving(); }
 void server::close() { state().close(); }
-detail::server_closed_awaiter server::wait_closed() {
+detail::condition_awaiter server::wait_closed() {
     state();
-    return detail::server_closed_awaiter(state_);
+    return {state_, detail::wait_goal::closed};
 }
 void server::close_clients() { state().close_clients(false); }
 void server::abort_clients() { state().close_clients(true); }
