@@ -10116,6 +10116,7 @@ struct io_watch {
 //                 calls before that count as one.
 //     after_fork  in the child of a fork: the parent's registrations are left
 //                 alone, and all that is attached or watched is registered anew.
+//                 Nobody has to call it: attach, wait and watch find out.
 //     watch       one callback per descriptor and direction; a second one replaces
 //                 the first. `call` is named in errors. Throws std::system_error.
 //     unwatch     false when there was none.
@@ -10502,6 +10503,9 @@ bool readiness_operations::send_file(io_file& op, io_descriptor& d) noexcept {
 //     kernels before 5.11, sandboxes and qemu do not have it.
 //   - EINTR is no error here: the loop turns once more and asks again.
 //   - Regular files and directories are refused with EPERM.
+//   - A child of fork() has the same epoll and the same eventfd as its parent. So
+//     forks are counted, and what finds itself in a child starts anew before it
+//     changes anything.
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI::detail {
@@ -10529,13 +10533,17 @@ private:
     static constexpr std::uint32_t attached_events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
 
     void open();
+    bool inherited() const noexcept { return forks_ != fork_count; }
     int control(int what, int fd, std::uint32_t events, io_descriptor* d) noexcept;
     int sleep(epoll_event* events, std::int64_t ns) noexcept;
     void dispatch(const epoll_event& event) noexcept;
     static std::uint32_t watched_events(const watched_descriptor& d) noexcept;
 
+    static inline unsigned fork_count = 0; // of this process and those that it came from
+
     owned_fd epoll_;
     owned_fd wake_;
+    unsigned forks_ = 0;
     std::atomic<bool> awake_{false}; // a wake-up is on its way
     bool has_pwait2_ = true;
     // What wait() is working through, so that detach() can strike out the rest of
@@ -10553,6 +10561,9 @@ struct backend_state final : epoll_backend {
 };
 
 void epoll_backend::open() {
+    static const int counting = ::pthread_atfork(nullptr, nullptr, [] { ++fork_count; });
+    if (counting != 0) throw_system_error(counting, "pthread_atfork");
+    forks_ = fork_count;
     epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
     if (!epoll_) throw_last_error("epoll_create1");
     wake_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
@@ -10577,6 +10588,7 @@ epoll_backend::~epoll_backend() {
 }
 
 void epoll_backend::attach(io_descriptor& d) {
+    if (inherited()) after_fork();
     if (control(EPOLL_CTL_ADD, d.fd, attached_events, &d) != 0) throw_last_error("epoll_ctl");
     d.readable = d.hung_up = false; // the registration reports what is there
     d.writable = true;
@@ -10585,13 +10597,14 @@ void epoll_backend::attach(io_descriptor& d) {
 
 void epoll_backend::detach(io_descriptor& d) noexcept {
     if (!d.attached) return;
-    control(EPOLL_CTL_DEL, d.fd, 0, nullptr);
+    if (!inherited()) control(EPOLL_CTL_DEL, d.fd, 0, nullptr);
     unlink(d);
     for (int i = 0; i < reported_count_; ++i)
         if (reported_[i].data.ptr == &d) reported_[i].data.ptr = this;
 }
 
 void epoll_backend::wait(std::int64_t ns) {
+    if (inherited()) after_fork();
     epoll_event events[most_events];
     const int n = sleep(events, ns);
     if (n < 0) {
@@ -10654,17 +10667,21 @@ void epoll_backend::wake() noexcept {
 }
 
 void epoll_backend::after_fork() {
-    awake_.store(false);
     open();
-    for (io_descriptor* d = attached_; d != nullptr; d = d->next)
-        if (control(EPOLL_CTL_ADD, d->fd, attached_events, d) != 0) throw_last_error("epoll_ctl");
-    for (auto& [fd, d] : watched_)
-        if (control(EPOLL_CTL_ADD, fd, watched_events(d), &d) != 0) throw_last_error("epoll_ctl");
+    // What the child has closed by now is missed by nobody.
+    const auto add = [this](int fd, std::uint32_t events, io_descriptor* d) {
+        if (control(EPOLL_CTL_ADD, fd, events, d) != 0 && errno != EBADF)
+            throw_last_error("epoll_ctl");
+    };
+    for (io_descriptor* d = attached_; d != nullptr; d = d->next) add(d->fd, attached_events, d);
+    for (auto& [fd, d] : watched_) add(fd, watched_events(d), &d);
+    if (awake_.exchange(false)) wake(); // it went to the parent
 }
 
 // Level-triggered, as add_reader() promises: what a callback leaves unread is
 // reported again.
 void epoll_backend::watch(int fd, bool write, io_watch& w, const char* call) {
+    if (inherited()) after_fork();
     const auto [place, fresh] = watched_.try_emplace(fd);
     watched_descriptor& d = place->second;
     if (fresh) {
@@ -10693,10 +10710,10 @@ bool epoll_backend::unwatch(int fd, bool write) noexcept {
     watched_descriptor& d = place->second;
     if (std::exchange(write ? d.writer : d.reader, nullptr) == nullptr) return false;
     if (d.reader != nullptr || d.writer != nullptr) {
-        control(EPOLL_CTL_MOD, fd, watched_events(d), &d);
+        if (!inherited()) control(EPOLL_CTL_MOD, fd, watched_events(d), &d);
         return true;
     }
-    control(EPOLL_CTL_DEL, fd, 0, nullptr);
+    if (!inherited()) control(EPOLL_CTL_DEL, fd, 0, nullptr);
     for (int i = 0; i < reported_count_; ++i)
         if (reported_[i].data.ptr == &d) reported_[i].data.ptr = this;
     watched_.erase(place);
