@@ -8390,6 +8390,7 @@ namespace detail {
 
 class socket_state;  // what a socket and its waiting operations share
 class endpoint_link; // the same of a datagram_endpoint
+class stream_link;   // of a connection: what its reader and its writer share
 
 // -- waiting for a condition of an endpoint, a connection or a server -----------
 
@@ -8645,6 +8646,7 @@ public:
 private:
     friend class detail::socket_wait;
     friend class detail::endpoint_link;
+    friend class detail::stream_link;
     int open_fd(const char* call) const;
     const detail::ref_ptr<detail::socket_state>& state() const;
 
@@ -8793,7 +8795,6 @@ class stream_writer;
 
 namespace detail {
 
-class stream_link;  // a connection: what its reader and its writer share
 class server_state; // what a server and its connections share
 
 // Collects texts of any range. What it is made of costs nothing where the header is
@@ -9008,10 +9009,25 @@ public:
     /// Throws: std::system_error once the connection is lost or closed.
     detail::condition_awaiter drain();
 
+    /// Sends `n` bytes of the file `fd`, from `offset` on, after all that was written;
+    /// without `n`, all up to the end of the file. Gives how many that were. The data
+    /// does not pass through this process where the system can do without. Python's
+    /// loop.sendfile().
+    ///
+    /// Throws: std::system_error; std::runtime_error after write_eof(), and from a
+    /// write() or another sendfile() meanwhile; std::invalid_argument for a negative
+    /// offset.
+    /// Cancellation: a part of the file may have been sent.
+    coro<std::size_t> sendfile(int fd, std::int64_t offset = 0, std::ptrdiff_t n = -1);
+
     /// Tells the peer that no more will come, after all that was written. Reading
     /// goes on.
+    ///
+    /// Throws: std::runtime_error unless can_write_eof().
     void write_eof();
-    bool can_write_eof() const { return true; }
+
+    /// False for what make_streams() has made over a transport.
+    bool can_write_eof() const;
 
     /// Ends reading, sends what is kept, then closes the connection.
     void close();
@@ -9060,6 +9076,7 @@ struct connect_options {
     /// When a host has several addresses: how long one is tried before the next is
     /// tried beside it. Nothing: the next one only after the former has failed.
     std::optional<duration> happy_eyeballs_delay = {};
+    bool keep_alive = false; ///< the system asks now and then whether the peer still is there
 };
 
 /// Connects to a TCP server. A host with several addresses is tried at each of
@@ -9080,6 +9097,97 @@ ASYNCIO_API coro<stream_pair> open_connection(std::vector<address> where,
 /// Connects to a server on a Unix socket.
 ASYNCIO_API coro<stream_pair> open_unix_connection(std::string path, connect_options options = {});
 
+/// Makes streams of a socket that is connected already.
+ASYNCIO_API coro<stream_pair> open_connection(socket connected, connect_options options = {});
+
+/// Options of make_streams().
+struct stream_options {
+    std::size_t limit = 64 * 1024; ///< of the reader: how long a line may be
+};
+
+namespace detail {
+
+// What make_streams() is given, whatever its type is.
+class transport {
+public:
+    virtual ~transport() = default;
+    virtual coro<std::size_t> recv(std::span<std::byte> target) = 0;
+    virtual coro<std::size_t> send(std::span<const std::byte> data) = 0;
+    virtual coro<> shutdown() = 0;
+    virtual address peername() const = 0;
+    virtual address sockname() const = 0;
+};
+
+template <class T>
+class transport_of final : public transport {
+public:
+    explicit transport_of(T&& value) : value_(std::move(value)) {}
+
+    coro<std::size_t> recv(std::span<std::byte> target) override {
+        return as_coro(value_.recv(target));
+    }
+    coro<std::size_t> send(std::span<const std::byte> data) override {
+        return as_coro(value_.send(data));
+    }
+    coro<> shutdown() override { return as_coro(value_.shutdown()); }
+    address peername() const override {
+        if constexpr (requires { address(value_.peername()); }) return value_.peername();
+        else return address();
+    }
+    address sockname() const override {
+        if constexpr (requires { address(value_.sockname()); }) return value_.sockname();
+        else return address();
+    }
+
+private:
+    T value_;
+};
+
+ASYNCIO_API stream_pair make_streams(box<transport> over, std::size_t limit);
+
+} // namespace detail
+
+/// What make_streams() takes: something that moves bytes, such as a TLS session.
+///
+///     coro<std::size_t> recv(std::span<std::byte> target);      // 0: the end
+///     coro<std::size_t> send(std::span<const std::byte> data);  // may be a part
+///     coro<> shutdown();                                        // says goodbye
+///
+/// At most one recv() and one send() run at a time, each as a task of its own;
+/// shutdown() runs once, when neither does. When the connection is aborted or fails,
+/// what runs is cancelled and shutdown() is not called.
+template <class T>
+concept stream_transport =
+    std::movable<T> &&
+    requires(T& t, std::span<std::byte> target, std::span<const std::byte> data) {
+        { t.recv(target) } -> awaitable;
+        { t.send(data) } -> awaitable;
+        { t.shutdown() } -> awaitable;
+        requires std::convertible_to<await_result_t<decltype(t.recv(target))>, std::size_t>;
+        requires std::convertible_to<await_result_t<decltype(t.send(data))>, std::size_t>;
+    };
+
+/// Makes streams over any transport: this is where TLS and the like plug in. The
+/// transport is moved in, and destroyed when the connection is closed. If it has
+/// peername() and sockname(), the writer gives them.
+///
+///     auto [plain_reader, plain_writer] = co_await asyncio::open_connection(host, 443);
+///     auto [reader, writer] =
+///         asyncio::make_streams(my_tls(std::move(plain_reader), std::move(plain_writer)));
+///
+/// A write() is handed over in the next turn. There is no half-close: see
+/// can_write_eof().
+template <stream_transport Transport>
+stream_pair make_streams(Transport over, stream_options options = {}) {
+    return detail::make_streams(
+        detail::box<detail::transport>(
+            new detail::transport_of<Transport>(std::move(over))),
+        options.limit);
+}
+
+/// The same for a socket that is connected, without a layer in between.
+ASYNCIO_API stream_pair make_streams(socket connected, stream_options options = {});
+
 /// Options of start_server().
 struct server_options {
     std::size_t limit = 64 * 1024; ///< of each connection's reader
@@ -9088,6 +9196,7 @@ struct server_options {
     bool reuse_address = true;     ///< connections of a former server do not block the port
     std::size_t max_connections = 0; ///< more of them wait in the backlog; 0: no limit
     bool start_serving = true;       ///< false: start_serving() or serve_forever() does it
+    bool keep_alive = false;         ///< as in connect_options, for each connection
 };
 
 /// Options of start_unix_server().
@@ -9193,6 +9302,8 @@ ASYNCIO_API coro<server> start_server(client_handler on_client, std::string host
                                       server_options options);
 ASYNCIO_API coro<server> start_unix_server(client_handler on_client, std::string path,
                                            unix_server_options options);
+ASYNCIO_API coro<server> start_server(client_handler on_client, socket listener,
+                                      server_options options);
 
 template <class Handler>
 concept handles_clients =
@@ -9215,6 +9326,15 @@ coro<server> start_server(Handler&& on_client, std::string host, int port,
                           server_options options = {}) {
     return detail::start_server(detail::make_client_handler(std::forward<Handler>(on_client)),
                                 std::move(host), port, options);
+}
+
+/// The same over a socket that is bound already, for instance by somebody else who
+/// hands it over; the options that concern binding are not looked at.
+template <class Handler>
+    requires detail::handles_clients<Handler>
+coro<server> start_server(Handler&& on_client, socket listener, server_options options = {}) {
+    return detail::start_server(detail::make_client_handler(std::forward<Handler>(on_client)),
+                                std::move(listener), options);
 }
 
 /// Listens on a Unix socket. A socket's file that is left at `path` is replaced.
@@ -16185,6 +16305,7 @@ public:
 
     void attach();
     owned_fd take_fd() noexcept;
+    std::string take_kept_bytes() noexcept { return std::exchange(kept_bytes_, {}); }
     void close() noexcept { take_fd().reset(); }
     void stop_receiving() noexcept;
     // The next one who receives gets this error.
@@ -17346,10 +17467,14 @@ private:
 // Tells the server that accepted the connection, if any, that it has gone.
 static void leave_server(stream_link& link) noexcept;
 
+class file_awaiter;
+
 class stream_link final : public frame_allocated, public wait_source {
 public:
     // Takes a connected socket, or one that is about to be.
     stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit);
+    stream_link(loop_core& core, box<transport> over, std::size_t limit);
+    static ref_ptr<stream_link> adopt(socket connected, std::size_t limit);
     stream_link(const stream_link&) = delete;
     ~stream_link();
 
@@ -17370,10 +17495,14 @@ public:
     bool at_eof() const noexcept { return eof_ && in_.empty(); }
 
     // Writing.
+    void require_writable() const;
     void write(std::span<const io_buffer> data);
     void write_eof();
+    bool can_write_eof() const noexcept { return !over_; }
     void set_limits(std::size_t high, std::size_t low) noexcept;
-    std::size_t unsent() const noexcept { return out_.size(); }
+    std::size_t unsent() const noexcept { return closed_ ? 0 : out_.size(); }
+    bool begin_file();
+    void end_file() noexcept;
 
     // The end.
     void close() noexcept;
@@ -17382,13 +17511,16 @@ public:
     bool closing() const noexcept { return closing_; }
     bool closed() const noexcept { return closed_; }
     bool failed() const noexcept { return error_ != 0; }
-    [[noreturn]] void throw_error() const { throw_system_error(error_, call_); }
+    [[noreturn]] void throw_error() const {
+        if (reason_) std::rethrow_exception(reason_);
+        throw_system_error(error_, call_);
+    }
 
     io_descriptor& descriptor() noexcept { return descriptor_; }
     backend_state& backend() noexcept { return *backend_; }
     int fd() const noexcept { return fd_.get(); }
     const address& peer() const noexcept { return peer_; }
-    void set_peer(address peer) { peer_ = std::move(peer); }
+    loop_core& core() const noexcept { return *core_; }
     address local();
 
     // Of the server that accepted it.
@@ -17397,6 +17529,8 @@ public:
     stream_link* previous = nullptr;
 
 private:
+    friend class file_awaiter;
+
     struct operation : io_operation {
         operation(io_kind k, done_function d, stream_link& l) noexcept
             : io_operation(k, d), link(l) {}
@@ -17407,7 +17541,9 @@ private:
     // after so many receives.
     static constexpr int most_receives = 16;
 
-    bool open() const noexcept { return descriptor_.attached; }
+    bool open() const noexcept {
+        return descriptor_.attached || (over_ && !closed_ && !core_->closed && !core_->closing);
+    }
     bool satisfied(read_wait& w) const;
     bool search(read_wait& w) const;
     bool pump(read_wait& w);
@@ -17416,16 +17552,29 @@ private:
     void go_on() noexcept;
     void flush() noexcept;
     void sent() noexcept;
-    void end_sending() noexcept;
     void check_fill() noexcept;
+    void end_sending() noexcept;
     void finish_close() noexcept;
     bool is_socket() const noexcept { return descriptor_.form == io_form::socket; }
+
+    // Over a transport, tasks do what the system does for a socket. Each holds a count.
+    static coro<> receive_over(ref_ptr<stream_link> link);
+    static coro<> send_over(ref_ptr<stream_link> link);
+    static coro<> shut_over(ref_ptr<stream_link> link);
+    void run_over(any_task& place, coro<> (*work)(ref_ptr<stream_link>)) noexcept;
+    void over_ended(any_task& place, any_task& task) noexcept;
+    void end_over() noexcept;
+    void lose_file() noexcept;
 
     std::size_t count_ = 0;
     ref_ptr<loop_core> core_;
     backend_state* backend_;
     owned_fd fd_;
     io_descriptor descriptor_;
+    box<transport> over_;
+    any_task receiving_; // over a transport, while it runs; also the others
+    any_task sending_;
+    any_task shutting_;
     operation receive_;
     operation send_;
     receive_buffer in_;
@@ -17438,16 +17587,26 @@ private:
     std::size_t low_ = 16 * 1024;
     const char* call_ = "";
     int error_ = 0;
+    std::exception_ptr reason_; // of a transport
     bool eof_ = false;
     bool eof_wanted_ = false; // write_eof()
+    bool file_ = false;       // sendfile() is at work
+    file_awaiter* file_wait_ = nullptr;
     bool paused_ = false;
     bool closing_ = false;
     bool closed_ = false;
     address peer_;
     address local_;
     wait_list draining_;
+    wait_list sent_waiters_;
     wait_list closed_waiters_;
 };
+
+stream_link::stream_link(loop_core& core, box<transport> over, std::size_t limit)
+    : stream_link(core, owned_fd(), over->peername(), limit) {
+    over_ = std::move(over);
+    local_ = over_->sockname();
+}
 
 stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit)
     : core_(&core), backend_(&core.loop->backend()), fd_(std::move(fd)),
@@ -17470,14 +17629,28 @@ stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t
           *this),
       limit_(limit), peer_(std::move(peer)) {
     descriptor_.fd = fd_.get();
-    backend_->attach(descriptor_);
+    if (fd_) backend_->attach(descriptor_);
     receive_.on = send_.on = &descriptor_;
 }
 
 // Nothing is pending: whoever waits, and a send on its way, hold a count.
 stream_link::~stream_link() {
-    if (open()) backend_->detach(descriptor_);
+    if (descriptor_.attached) backend_->detach(descriptor_);
     leave_server(*this);
+}
+
+ref_ptr<stream_link> stream_link::adopt(socket connected, std::size_t limit) {
+    loop_core& core = require_running("make_streams");
+    if (connected.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM)
+        throw_invalid_argument("asyncio::make_streams: the socket is none for streams; see "
+                               "create_datagram_endpoint()");
+    address peer = connected.remote_address();
+    // What was received for somebody who was cancelled.
+    const std::string kept = connected.state_->take_kept_bytes();
+    owned_fd fd(connected.detach());
+    ref_ptr<stream_link> link(new stream_link(core, std::move(fd), std::move(peer), limit));
+    if (!kept.empty()) link->in_.append(std::as_bytes(std::span(kept)));
+    return link;
 }
 
 address stream_link::local() {
@@ -17526,7 +17699,7 @@ bool stream_link::pump(read_wait& w) {
             eof_ = true; // the loop is closed
             return true;
         }
-        if (receive_.pending || !receive(w)) return false;
+        if (receive_.pending || receiving_.valid() || !receive(w)) return false;
     }
     if (satisfied(w)) return true;
     core_->loop->call_soon([link = ref_ptr<stream_link>(this)] { link->go_on(); });
@@ -17535,6 +17708,10 @@ bool stream_link::pump(read_wait& w) {
 
 // True when something came at once.
 bool stream_link::receive(read_wait& w) {
+    if (over_) {
+        run_over(receiving_, &stream_link::receive_over);
+        return false;
+    }
     if (w.goal_ == read_wait::goal::into && in_.empty()) {
         direct_ = &w;
         receive_.into = w.target_.data();
@@ -17655,12 +17832,18 @@ std::size_t stream_link::take_into(read_wait& w) {
 
 // -- writing ------------------------------------------------------------------------
 
-void stream_link::write(std::span<const io_buffer> data) {
+void stream_link::require_writable() const {
     if (eof_wanted_)
         throw_runtime_error("asyncio::stream_writer::write: write_eof() has been called");
-    if (closing_ || !open()) return;
+    if (file_)
+        throw_runtime_error("asyncio::stream_writer::write: a sendfile() is in progress; await "
+                            "it first");
+}
+
+void stream_link::write(std::span<const io_buffer> data) {
+    if ((closing_ && !file_) || !open() || data.empty()) return;
     std::size_t done = 0;
-    if (out_.empty()) {
+    if (out_.empty() && !over_) {
         send_.from = data.data();
         send_.size = data.size();
         send_.only_now = true;
@@ -17682,6 +17865,11 @@ void stream_link::write(std::span<const io_buffer> data) {
 
 // Sends what is kept, as far as the system takes it.
 void stream_link::flush() noexcept {
+    if (over_) {
+        if (open() && !out_.empty() && !sending_.valid())
+            run_over(sending_, &stream_link::send_over);
+        return;
+    }
     while (open() && !out_.empty() && !send_.pending) {
         send_.from = pieces_.data();
         send_.size = out_.pieces(pieces_);
@@ -17702,20 +17890,38 @@ void stream_link::sent() noexcept {
         draining_.wake_all(true);
     }
     if (!out_.empty()) return;
-    if (closing_) finish_close();
-    else if (eof_wanted_) end_sending();
+    sent_waiters_.wake_all(true);
+    if (!file_) end_sending();
+}
+
+// All that was written is sent: if it was the last, the peer is told.
+void stream_link::end_sending() noexcept {
+    if (closing_ && over_) run_over(shutting_, &stream_link::shut_over);
+    else if (closing_) finish_close();
+    else if (eof_wanted_ && is_socket()) ::shutdown(fd_.get(), SHUT_WR);
+    else if (eof_wanted_) close(); // a pipe has no other direction that stays open
 }
 
 void stream_link::write_eof() {
+    if (over_)
+        throw_runtime_error("asyncio::stream_writer::write_eof: this transport has no half-close; "
+                            "ask can_write_eof()");
     if (closing_ || eof_wanted_ || !open()) return;
     eof_wanted_ = true;
-    if (out_.empty()) end_sending();
+    if (out_.empty() && !file_) end_sending();
 }
 
-// A pipe has no other direction that stays open.
-void stream_link::end_sending() noexcept {
-    if (is_socket()) ::shutdown(fd_.get(), SHUT_WR);
-    else close();
+// False: there is nobody to send a file to.
+bool stream_link::begin_file() {
+    require_writable();
+    if (closing_ || !open()) return false;
+    file_ = true;
+    return true;
+}
+
+void stream_link::end_file() noexcept {
+    file_ = false;
+    if (!closed_ && open() && out_.empty()) end_sending();
 }
 
 void stream_link::set_limits(std::size_t high, std::size_t low) noexcept {
@@ -17735,7 +17941,8 @@ void stream_link::close() noexcept {
     closing_ = true;
     eof_ = true;
     if (reader_ != nullptr && !reader_->woken()) reader_->wake();
-    if (!open() || out_.empty()) finish_close();
+    if (!open()) finish_close();
+    else if (out_.empty() && !file_) end_sending();
 }
 
 void stream_link::abort() noexcept {
@@ -17756,19 +17963,22 @@ void stream_link::fail(int error, const char* call) noexcept {
 void stream_link::finish_close() noexcept {
     const ref_ptr<stream_link> kept(this);
     closed_ = true;
-    if (open()) {
+    if (descriptor_.attached) {
         if (send_.pending) {
             backend_->cancel(send_);
             release(); // the count that flush() took
         }
         backend_->cancel(receive_);
+        lose_file();
         backend_->detach(descriptor_);
     }
-    out_.clear();
+    if (over_) end_over(); // what it sends must stay until it has ended
+    else out_.clear();
     fd_.reset();
     if (reader_ != nullptr && !reader_->woken()) reader_->wake();
     paused_ = false;
     draining_.wake_all(false);
+    sent_waiters_.wake_all(false);
     closed_waiters_.wake_all(false);
     leave_server(*this);
 }
@@ -17776,19 +17986,103 @@ void stream_link::finish_close() noexcept {
 wait_outlook stream_link::look(wait_goal goal) const noexcept {
     if (goal == wait_goal::closed) return closed_ ? wait_outlook::ended : wait_outlook::ahead;
     if (failed()) return wait_outlook::ended;
+    if (goal == wait_goal::sent)
+        return closed_        ? wait_outlook::ended
+               : out_.empty() ? wait_outlook::reached
+                              : wait_outlook::ahead;
     return closing_ || paused_ ? wait_outlook::ahead : wait_outlook::reached;
 }
 
 // Who drains while it is closing gives others a turn, so that the end can come.
 wait_list* stream_link::list_of(wait_goal goal) noexcept {
     if (goal == wait_goal::closed) return &closed_waiters_;
+    if (goal == wait_goal::sent) return &sent_waiters_;
     return paused_ ? &draining_ : nullptr;
 }
 
 void stream_link::check(wait_goal goal) const {
     if (failed()) throw_error();
-    if (goal == wait_goal::drained && closed_)
+    if (goal != wait_goal::closed && closed_)
         throw_system_error(ECONNRESET, "asyncio::stream_writer::drain: the connection is closed");
+}
+
+// -- over a transport -----------------------------------------------------------------
+
+void stream_link::run_over(any_task& place, coro<> (*work)(ref_ptr<stream_link>)) noexcept {
+    if (place.valid()) return;
+    const ref_ptr<stream_link> self(this);
+    try {
+        place = core_->loop->create_task(work(self));
+        place.add_done_callback([self, &place](any_task task) { self->over_ended(place, task); });
+    } catch (const std::bad_alloc&) {
+        fail(ENOMEM, "asyncio::make_streams");
+    }
+}
+
+void stream_link::over_ended(any_task& place, any_task& task) noexcept {
+    if (place == task) place = any_task();
+    // Who closes gives up receiving.
+    if (!closed_ && !(closing_ && &place == &receiving_)) {
+        if (!task.cancelled()) reason_ = task.exception();
+        if (task.cancelled()) fail(ECANCELED, "asyncio::make_streams: the transport's task");
+        else if (reason_) fail(EIO, "asyncio::make_streams");
+    }
+    if (closed_) end_over();
+}
+
+// The connection is closed, and nobody needs the transport's tasks any more; nor the
+// transport itself, as soon as nobody is inside it.
+void stream_link::end_over() noexcept {
+    bool running = false;
+    for (any_task* task : {&receiving_, &sending_, &shutting_}) {
+        if (!task->valid()) continue;
+        running = true;
+        if (&task->state() != core_->current) task->cancel();
+    }
+    if (running) return;
+    over_.reset();
+    out_.clear();
+}
+
+coro<> stream_link::receive_over(ref_ptr<stream_link> link) {
+    constexpr std::size_t size = 16 * 1024;
+    const std::unique_ptr<std::byte[]> room(new std::byte[size]);
+    const std::span<std::byte> target(room.get(), size);
+    const std::size_t n = co_await link->over_->recv(target);
+    if (link->closing_) co_return;
+    if (n == 0) link->eof_ = true;
+    else link->in_.append(target.first(std::min(n, size)));
+    link->receiving_ = any_task(); // there may be another one now
+    link->go_on();
+}
+
+coro<> stream_link::send_over(ref_ptr<stream_link> link) {
+    while (!link->closed_ && !link->out_.empty()) {
+        io_buffer piece{nullptr, 0};
+        link->out_.pieces({&piece, 1});
+        const std::span<const std::byte> data(static_cast<const std::byte*>(piece.data),
+                                              piece.size);
+        const std::size_t n = co_await link->over_->send(data);
+        if (link->closed_) co_return;
+        if (n == 0 || n > piece.size)
+            throw_runtime_error("asyncio::make_streams: the transport's send() gave a size that "
+                                "it cannot have sent");
+        link->send_.error = 0;
+        link->send_.count = n;
+        link->sent();
+    }
+    link->sending_ = any_task();
+}
+
+coro<> stream_link::shut_over(ref_ptr<stream_link> link) {
+    any_task receiving = link->receiving_;
+    if (receiving.valid()) {
+        receiving.cancel();
+        static_cast<void>(co_await as_outcome(receiving));
+    }
+    co_await link->over_->shutdown();
+    link->shutting_ = any_task();
+    link->finish_close();
 }
 
 // -- the awaiters -------------------------------------------------------------------
@@ -17939,6 +18233,7 @@ const detail::ref_ptr<detail::stream_link>& stream_writer::link() const {
 
 void stream_writer::write(std::string_view data) {
     const detail::io_buffer piece{data.data(), data.size()};
+    link()->require_writable();
     link()->write({&piece, data.empty() ? std::size_t(0) : std::size_t(1)});
 }
 
@@ -17953,6 +18248,7 @@ void stream_writer::write_pieces(const detail::text_list& pieces) {
     };
     for (const std::string& text : pieces.list.texts) add(text);
     for (std::string_view view : pieces.list.views) add(view);
+    link()->require_writable();
     link()->write(list);
 }
 
@@ -17960,6 +18256,7 @@ detail::condition_awaiter stream_writer::drain() {
     return {link(), detail::wait_goal::drained};
 }
 void stream_writer::write_eof() { link()->write_eof(); }
+bool stream_writer::can_write_eof() const { return link()->can_write_eof(); }
 void stream_writer::close() { link()->close(); }
 bool stream_writer::is_closing() const { return link()->closing(); }
 detail::condition_awaiter stream_writer::wait_closed() {
@@ -17971,7 +18268,7 @@ address stream_writer::sockname() const { return link()->local(); }
 std::size_t stream_writer::get_write_buffer_size() const { return link()->unsent(); }
 
 void stream_writer::set_nodelay(bool on) {
-    if (link()->peer().is_local() || link()->closed()) return;
+    if (link()->peer().is_local() || link()->fd() < 0) return;
     const int value = on ? 1 : 0;
     if (::setsockopt(link()->fd(), IPPROTO_TCP, TCP_NODELAY, &value, sizeof value) != 0)
         detail::throw_last_error("setsockopt(TCP_NODELAY)");
@@ -17987,6 +18284,160 @@ namespace detail {
 static stream_pair make_pair_of(const ref_ptr<stream_link>& link) {
     return {stream_reader(link), stream_writer(link)};
 }
+
+stream_pair make_streams(box<transport> over, std::size_t limit) {
+    loop_core& core = require_running("make_streams");
+    return make_pair_of(ref_ptr<stream_link>(new stream_link(core, std::move(over), limit)));
+}
+
+// -- sending a file -----------------------------------------------------------------
+
+// Hands a part of a file to the system. The connection holds a count of itself as long
+// as the task that waits here does.
+class file_awaiter final : public suspension {
+public:
+    file_awaiter(stream_link& link, int file, std::int64_t offset, std::size_t n) noexcept
+        : link_(link), operation_(*this) {
+        operation_.on = &link_.descriptor();
+        operation_.file = file;
+        operation_.offset = offset;
+        operation_.size = n;
+    }
+    file_awaiter(file_awaiter&& other) noexcept
+        : file_awaiter(other.link_, other.operation_.file, other.operation_.offset,
+                       other.operation_.size) {}
+    ~file_awaiter() { leave(); }
+
+    bool await_ready() noexcept {
+        if (link_.closed()) return true;
+        return link_.backend().start(operation_);
+    }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) link_.file_wait_ = this;
+        else leave();
+    }
+    // How much was sent; 0 without an error(): the file has ended.
+    std::size_t await_resume() {
+        leave();
+        if (interrupted()) throw_cancelled();
+        if (link_.failed()) link_.throw_error();
+        if (link_.closed())
+            throw_system_error(ECONNRESET,
+                               "asyncio::stream_writer::sendfile: the connection is closed");
+        return operation_.count;
+    }
+    int error() const noexcept { return operation_.error; }
+
+    void lose() noexcept {
+        leave();
+        if (!woken()) wake();
+    }
+
+private:
+    struct operation final : io_file {
+        explicit operation(file_awaiter& a) noexcept
+            : io_file(io_kind::send_file,
+                      [](io_operation& op) noexcept {
+                          auto& self = static_cast<operation&>(op).awaiter;
+                          if (!self.woken()) self.wake();
+                      }),
+              awaiter(a) {}
+        file_awaiter& awaiter;
+    };
+
+    void leave() noexcept {
+        if (operation_.pending) link_.backend().cancel(operation_);
+        if (link_.file_wait_ == this) link_.file_wait_ = nullptr;
+    }
+    bool on_cancel() noexcept override {
+        if (woken()) return false;
+        leave();
+        cancel_here();
+        return true;
+    }
+
+    stream_link& link_;
+    operation operation_;
+};
+
+void stream_link::lose_file() noexcept {
+    if (file_wait_ != nullptr) file_wait_->lose();
+}
+
+// Where the system cannot do it, the bytes go through this process, read on a thread.
+static coro<std::size_t> copy_file(ref_ptr<stream_link> link, int fd, std::int64_t offset,
+                                   std::size_t n) {
+    constexpr std::size_t piece = 128 * 1024;
+    std::size_t sent = 0;
+    while (sent < n) {
+        const auto read = [](int file, std::int64_t from, std::size_t size) {
+            std::string data(size, '\0');
+            ssize_t got;
+            do got = ::pread(file, data.data(), size, static_cast<off_t>(from));
+            while (got < 0 && errno == EINTR);
+            if (got < 0) throw_last_error("pread");
+            data.resize(static_cast<std::size_t>(got));
+            return data;
+        };
+        const auto from = offset + static_cast<std::int64_t>(sent);
+        const std::string data = co_await to_thread(read, fd, from, std::min(piece, n - sent));
+        if (data.empty()) break;
+        const io_buffer buffer{data.data(), data.size()};
+        link->write({&buffer, 1});
+        co_await condition_awaiter(link, wait_goal::drained);
+        sent += data.size();
+    }
+    co_return sent;
+}
+
+struct file_guard {
+    explicit file_guard(stream_link& l) noexcept : link(l) {}
+    ~file_guard() { link.end_file(); }
+    stream_link& link;
+};
+
+static coro<std::size_t> send_file(ref_ptr<stream_link> link, int fd, std::int64_t offset,
+                                   std::size_t n) {
+    if (!link->begin_file()) {
+        if (link->failed()) link->throw_error();
+        throw_system_error(ECONNRESET,
+                           "asyncio::stream_writer::sendfile: the connection is closed");
+    }
+    const file_guard guard(*link);
+    co_await condition_awaiter(link, wait_goal::sent);
+    if (link->fd() < 0) co_return co_await copy_file(link, fd, offset, n);
+    constexpr std::size_t most = 1 << 20;
+    constexpr int most_at_once = 16; // then others have their turn
+    std::size_t sent = 0;
+    for (int i = 1; sent < n; ++i) {
+        file_awaiter sending(*link, fd, offset + static_cast<std::int64_t>(sent),
+                             std::min(most, n - sent));
+        const std::size_t now = co_await sending;
+        const int error = sending.error();
+        const bool cannot = error == EINVAL || error == ENOSYS || error == EOPNOTSUPP;
+        if (cannot && sent == 0) co_return co_await copy_file(link, fd, offset, n);
+        if (error != 0) {
+            // Of the connection, or of the file.
+            if (error == EPIPE || error == ECONNRESET) link->fail(error, "sendfile");
+            throw_system_error(error, "sendfile");
+        }
+        if (now == 0) break;
+        sent += now;
+        if (i % most_at_once == 0) co_await asyncio::sleep(duration());
+    }
+    co_return sent;
+}
+
+} // namespace detail
+
+coro<std::size_t> stream_writer::sendfile(int fd, std::int64_t offset, std::ptrdiff_t n) {
+    if (offset < 0)
+        detail::throw_invalid_argument("asyncio::stream_writer::sendfile: the offset is negative");
+    return detail::send_file(link(), fd, offset, static_cast<std::size_t>(n));
+}
+
+namespace detail {
 
 // -- connecting -------------------------------------------------------------------
 
@@ -18054,17 +18505,22 @@ struct connect_result {
     std::string call;
 };
 
-static owned_fd make_socket(const address& a) noexcept {
-    owned_fd fd = open_socket(a.family(), SOCK_STREAM);
+// What a connection is to be like; see connect_options.
+struct link_plan {
+    std::size_t limit;
+    bool keep_alive;
+};
+
+static void prepare_for_streams(int fd, bool keep_alive) noexcept {
     const int on = 1;
-    if (fd && !a.is_local())
-        ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    return fd;
+    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); // fails for a Unix socket
+    if (keep_alive) ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
-static coro<connect_result> connect_to(address to, address from, std::size_t limit) {
-    owned_fd fd = make_socket(to);
+static coro<connect_result> connect_to(address to, address from, link_plan plan) {
+    owned_fd fd = open_socket(to.family(), SOCK_STREAM);
     if (!fd) co_return connect_result(errno, "socket");
+    if (!to.is_local()) prepare_for_streams(fd.get(), plan.keep_alive);
     if (from) {
         const system_address local(from);
         if (::bind(fd.get(), local.get(), local.size) != 0)
@@ -18072,8 +18528,13 @@ static coro<connect_result> connect_to(address to, address from, std::size_t lim
     }
     connect_result result;
     result.link = ref_ptr<stream_link>(
-        new stream_link(require_running("open_connection"), std::move(fd), to, limit));
+        new stream_link(require_running("open_connection"), std::move(fd), to, plan.limit));
     result.error = co_await connect_awaiter(result.link, to);
+    // A Unix socket whose backlog is full says so at once, and nothing when it has room.
+    while (result.error == EAGAIN) {
+        co_await asyncio::sleep(std::chrono::milliseconds(1));
+        result.error = co_await connect_awaiter(result.link, to);
+    }
     if (result.error != 0) {
         result.link = nullptr;
         result.call = "connect to " + to.to_string();
@@ -18095,10 +18556,10 @@ static coro<connect_result> connect_to(address to, address from, std::size_t lim
     throw_system_error(error, text.c_str());
 }
 
-static coro<stream_pair> connect_to_any(std::vector<address> to, address from, std::size_t limit) {
+static coro<stream_pair> connect_to_any(std::vector<address> to, address from, link_plan plan) {
     std::vector<connect_result> failures;
     for (const address& a : to) {
-        connect_result result = co_await connect_to(a, from, limit);
+        connect_result result = co_await connect_to(a, from, plan);
         if (result.link) co_return make_pair_of(result.link);
         failures.push_back(std::move(result));
     }
@@ -18149,7 +18610,7 @@ static std::vector<address> interleaved(const std::vector<address>& list) {
 // "Happy eyeballs": the next attempt begins when the former has failed or `delay`
 // has passed; the first that succeeds wins.
 static coro<stream_pair> connect_to_fastest(std::vector<address> to, address from,
-                                            std::size_t limit, duration delay) {
+                                            link_plan plan, duration delay) {
     event_loop& loop = get_running_loop();
     to = interleaved(to);
     const auto race = std::make_shared<connect_race>();
@@ -18160,7 +18621,7 @@ static coro<stream_pair> connect_to_fastest(std::vector<address> to, address fro
         race->news = loop.create_future<void>();
         handle timer;
         if (next < to.size()) {
-            auto attempt = loop.create_task(connect_to(to[next++], from, limit));
+            auto attempt = loop.create_task(connect_to(to[next++], from, plan));
             attempt.add_done_callback([race] { race->tell(); });
             race->running.push_back(std::move(attempt));
             if (next < to.size()) timer = loop.call_later(delay, [race] { race->tell(); });
@@ -18183,18 +18644,18 @@ static coro<stream_pair> connect_to_fastest(std::vector<address> to, address fro
     throw_connect_errors(failures);
 }
 
-static coro<stream_pair> connect_to_best(std::vector<address> to, address from,
-                                        std::size_t limit, std::optional<duration> delay) {
+static coro<stream_pair> connect_to_best(std::vector<address> to, address from, link_plan plan,
+                                         std::optional<duration> delay) {
     if (to.empty()) throw_invalid_argument("asyncio::open_connection: no address given");
     if (delay && to.size() > 1)
-        return connect_to_fastest(std::move(to), std::move(from), limit, *delay);
-    return connect_to_any(std::move(to), std::move(from), limit);
+        return connect_to_fastest(std::move(to), std::move(from), plan, *delay);
+    return connect_to_any(std::move(to), std::move(from), plan);
 }
 
 static coro<stream_pair> connect_to_host(std::string host, int port, address from,
-                                         std::size_t limit, std::optional<duration> delay) {
+                                         link_plan plan, std::optional<duration> delay) {
     std::vector<address> found = co_await getaddrinfo(std::move(host), std::to_string(port));
-    co_return co_await connect_to_best(std::move(found), std::move(from), limit, delay);
+    co_return co_await connect_to_best(std::move(found), std::move(from), plan, delay);
 }
 
 // The options' strings are looked at before the coroutine begins.
@@ -18208,18 +18669,38 @@ static address local_address(const host_port& from) {
 coro<stream_pair> open_connection(std::string host, int port, connect_options options) {
     detail::checked_port(port);
     return detail::connect_to_host(std::move(host), port,
-                                   detail::local_address(options.local_addr), options.limit,
+                                   detail::local_address(options.local_addr),
+                                   {options.limit, options.keep_alive},
                                    options.happy_eyeballs_delay);
 }
 
 coro<stream_pair> open_connection(std::vector<address> where, connect_options options) {
     return detail::connect_to_best(std::move(where), detail::local_address(options.local_addr),
-                                  options.limit, options.happy_eyeballs_delay);
+                                   {options.limit, options.keep_alive},
+                                   options.happy_eyeballs_delay);
 }
 
 coro<stream_pair> open_unix_connection(std::string path, connect_options options) {
     std::vector<address> to(1, address::local(path));
-    return detail::connect_to_any(std::move(to), address(), options.limit);
+    return detail::connect_to_any(std::move(to), address(), {options.limit, false});
+}
+
+stream_pair make_streams(socket connected, stream_options options) {
+    return detail::make_pair_of(
+        detail::stream_link::adopt(std::move(connected), options.limit));
+}
+
+namespace detail {
+
+static coro<stream_pair> connect_over(socket connected, link_plan plan) {
+    if (connected.fileno() >= 0) prepare_for_streams(connected.fileno(), plan.keep_alive);
+    co_return make_pair_of(stream_link::adopt(std::move(connected), plan.limit));
+}
+
+} // namespace detail
+
+coro<stream_pair> open_connection(socket connected, connect_options options) {
+    return detail::connect_over(std::move(connected), {options.limit, options.keep_alive});
 }
 
 namespace detail {
@@ -18610,8 +19091,9 @@ namespace detail {
 
 // A socket bound to `where`, which becomes what the system made of it.
 static owned_fd bind_socket(address& where, const server_options& options) {
-    owned_fd fd = make_socket(where);
+    owned_fd fd = open_socket(where.family(), SOCK_STREAM);
     if (!fd) throw_last_error("socket");
+    prepare_for_streams(fd.get(), options.keep_alive); // connections inherit it
     const int on = 1;
     const auto set = [&](int level, int name, const char* call) {
         if (::setsockopt(fd.get(), level, name, &on, sizeof on) != 0) throw_last_error(call);
@@ -18673,6 +19155,20 @@ coro<server> start_server(client_handler on_client, std::string host, int port,
     co_return result;
 }
 
+coro<server> start_server(client_handler on_client, socket listener, server_options options) {
+    if (listener.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM)
+        throw_invalid_argument("asyncio::start_server: the socket is none for streams");
+    const ref_ptr<server_state> state(
+        new server_state(require_running("start_server"), std::move(on_client), options.limit,
+                         options.max_connections, options.backlog));
+    server result(state);
+    address local = listener.local_address();
+    prepare_for_streams(listener.fileno(), options.keep_alive);
+    state->add_listener(owned_fd(listener.detach()), std::move(local));
+    if (options.start_serving) state->start_serving();
+    co_return result;
+}
+
 // Replaces the file of a socket, but nothing else.
 static owned_fd bind_unix_socket(const address& where) {
     const std::string& path = where.path();
@@ -18680,7 +19176,7 @@ static owned_fd bind_unix_socket(const address& where) {
     if (!path.empty() && path[0] != '\0' && ::stat(path.c_str(), &info) == 0 &&
         S_ISSOCK(info.st_mode))
         ::unlink(path.c_str());
-    owned_fd fd = make_socket(where);
+    owned_fd fd = open_socket(where.family(), SOCK_STREAM);
     if (!fd) throw_last_error("socket");
     const system_address a(where);
     const std::string call = "bind to " + where.to_string();
