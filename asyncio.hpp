@@ -4349,6 +4349,44 @@ detail::signal_awaiter wait_signal(Numbers... numbers) {
     return detail::signal_awaiter(std::vector<int>{numbers...});
 }
 
+namespace detail {
+
+template <class F>
+coro<> run_factory(F factory, std::size_t core) {
+    if constexpr (std::invocable<F&, std::size_t>) static_cast<void>(co_await factory(core));
+    else static_cast<void>(co_await factory());
+}
+
+ASYNCIO_API void run_per_core(std::size_t n, function<coro<>(std::size_t)> make,
+                              const run_options& options);
+
+} // namespace detail
+
+/// Runs `n` threads (0: one for each processor that this process may use), each with
+/// a loop of its own, which runs what `factory(i)` or `factory()` gives on it; `i`
+/// counts from 0. Returns when all have ended. Each thread has a copy of `factory`.
+///
+///     asyncio::run_per_core(0, []() -> asyncio::coro<> {
+///         asyncio::server s = co_await asyncio::start_server(
+///             serve, "0.0.0.0", 8080, {.reuse_port = true}); // the system shares them out
+///         co_await s.serve_forever();
+///     });
+///
+/// When one fails, or after Ctrl-C, the others are cancelled.
+///
+/// Throws: what the first one that failed threw; keyboard_interrupt after Ctrl-C;
+/// std::runtime_error inside a running loop.
+template <class F>
+    requires(std::invocable<std::decay_t<F>&, std::size_t> || std::invocable<std::decay_t<F>&>)
+void run_per_core(std::size_t n, F&& factory, run_options options = {}) {
+    detail::run_per_core(
+        n,
+        [own = std::decay_t<F>(std::forward<F>(factory))](std::size_t core) {
+            return detail::run_factory(own, core);
+        },
+        options);
+}
+
 } // namespace asyncio::inline ASYNCIO_ABI
 
 // =============================================================================
@@ -10132,6 +10170,14 @@ private:
     int fd_ = -1;
 };
 
+// How many processors this process may use.
+static std::size_t usable_processors() noexcept {
+    cpu_set_t set;
+    if (::sched_getaffinity(0, sizeof set, &set) == 0)
+        return static_cast<std::size_t>(std::max(CPU_COUNT(&set), 1));
+    return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
+}
+
 } // namespace asyncio::inline ASYNCIO_ABI::detail
 
 // =============================================================================
@@ -10287,6 +10333,9 @@ struct io_descriptor {
     bool readable = false;
     bool writable = false;
     bool hung_up = false; // an end or an error waits behind the data
+    // A receive may end before the data does: at urgent data, or at descriptors that
+    // were sent along over a Unix socket.
+    bool stops_short = false;
     io_operation* reading = nullptr; // a pending receive or accept
     io_operation* writing = nullptr; // a pending send or connect
     io_descriptor* next = nullptr;   // all that are attached to one backend
@@ -10410,8 +10459,8 @@ bool readiness_operations::receive(io_operation& op, io_descriptor& d) noexcept 
             op.count = static_cast<std::size_t>(n);
             // Drained, unless the end is what comes next: it was reported
             // together with the data and will not be reported again.
-            if (op.count < op.size && !d.hung_up && d.form != io_form::shared)
-                d.readable = false;
+            const bool more = d.hung_up || d.stops_short || d.form == io_form::shared;
+            if (op.count < op.size && !more) d.readable = false;
             return true;
         }
         if (errno == EINTR) continue;
@@ -10650,7 +10699,8 @@ private:
     // Taken from the kernel at a time. So few that what one turn receives is still
     // in the processor's cache when the tasks get to it.
     static constexpr int most_events = 32;
-    static constexpr std::uint32_t attached_events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    static constexpr std::uint32_t attached_events =
+        EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET;
 
     void open();
     bool inherited() const noexcept { return forks_ != fork_count; }
@@ -10766,7 +10816,7 @@ void epoll_backend::dispatch(const epoll_event& event) noexcept {
     }
     auto& d = *static_cast<io_descriptor*>(event.data.ptr);
     const std::uint32_t ends = event.events & (EPOLLERR | EPOLLHUP);
-    const bool readable = (event.events & (EPOLLIN | EPOLLRDHUP)) != 0 || ends != 0;
+    const bool readable = (event.events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP)) != 0 || ends != 0;
     const bool writable = (event.events & EPOLLOUT) != 0 || ends != 0;
     if (d.watched) {
         auto& user = static_cast<watched_descriptor&>(d);
@@ -10776,6 +10826,7 @@ void epoll_backend::dispatch(const epoll_event& event) noexcept {
         return;
     }
     if (ends != 0 || (event.events & EPOLLRDHUP) != 0) d.hung_up = true;
+    if ((event.events & EPOLLPRI) != 0) d.stops_short = true;
     if (readable) report_readable(d);
     if (writable && event.data.ptr == &d) report_writable(d);
 }
@@ -12750,6 +12801,142 @@ bool detail::signal_awaiter::on_cancel() noexcept {
     return true;
 }
 
+namespace detail {
+
+// Threads with a loop each, and what the calling thread's loop knows of them.
+class core_group : public std::enable_shared_from_this<core_group> {
+public:
+    explicit core_group(std::size_t n) : members_(n) {}
+
+    coro<> run(std::vector<coro<>> mains, run_options options);
+    void join() {
+        for (member& m : members_)
+            if (m.thread.joinable()) m.thread.join();
+    }
+
+private:
+    struct member {
+        std::thread thread;
+        event_loop* loop = nullptr; // while `main` runs there
+        any_task main;              // its loop's thread alone touches it
+    };
+
+    static coro<> run_member(std::shared_ptr<core_group> group, std::size_t i, coro<> main);
+    void work(std::size_t i, coro<> main, const run_options& options) noexcept;
+    void ended(std::exception_ptr error);
+    void cancel_all();
+
+    std::mutex mutex_; // for `loop` of the members, and cancelled_
+    std::vector<member> members_;
+    bool cancelled_ = false;
+    // The calling thread's alone:
+    event_loop* home_ = nullptr;
+    future<void> news_;
+    std::size_t running_ = 0;
+    std::exception_ptr first_error_;
+};
+
+coro<> core_group::run(std::vector<coro<>> mains, run_options options) {
+    const auto self = shared_from_this();
+    home_ = &get_running_loop();
+    options.handle_sigint = false; // Ctrl-C comes to this task
+    std::exception_ptr error;
+    try {
+        for (std::size_t i = 0; i < members_.size(); ++i) {
+            members_[i].thread = std::thread(
+                [self, i, options, main = std::move(mains[i])]() mutable {
+                    self->work(i, std::move(main), options);
+                });
+            ++running_;
+        }
+    } catch (const std::system_error&) {
+        error = std::current_exception();
+        cancel_all();
+    }
+    while (running_ > 0) {
+        news_ = home_->create_future<void>();
+        try {
+            future<void> news = news_;
+            co_await news;
+        } catch (const cancelled_error&) {
+            if (!error) error = std::current_exception();
+        }
+        if (error || first_error_) cancel_all();
+    }
+    if (!error) error = first_error_;
+    if (error) std::rethrow_exception(error);
+}
+
+// On the member's thread, from here to cancel_all().
+void core_group::work(std::size_t i, coro<> main, const run_options& options) noexcept {
+    std::exception_ptr error;
+    try {
+        asyncio::run(run_member(shared_from_this(), i, std::move(main)), options);
+    } catch (const cancelled_error&) {
+        const std::lock_guard lock(mutex_);
+        if (!cancelled_) error = std::current_exception();
+    } catch (...) {
+        error = std::current_exception();
+    }
+    home_->call_soon_threadsafe([self = shared_from_this(), error] { self->ended(error); });
+}
+
+coro<> core_group::run_member(std::shared_ptr<core_group> group, std::size_t i, coro<> main) {
+    struct enlisted {
+        enlisted(core_group& g, member& m) : owner(g), self(m) {
+            const std::lock_guard lock(owner.mutex_);
+            if (owner.cancelled_) throw cancelled_error();
+            self.main = current_task();
+            self.loop = &get_running_loop();
+        }
+        ~enlisted() {
+            const std::lock_guard lock(owner.mutex_);
+            self.loop = nullptr;
+            self.main = any_task();
+        }
+        core_group& owner;
+        member& self;
+    };
+    const enlisted guard(*group, group->members_[i]);
+    co_await std::move(main);
+}
+
+// On the calling thread again.
+void core_group::ended(std::exception_ptr error) {
+    --running_;
+    if (error && !first_error_) first_error_ = std::move(error);
+    if (!news_.done()) news_.set_result();
+}
+
+void core_group::cancel_all() {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(cancelled_, true)) return;
+    for (member& m : members_)
+        if (m.loop != nullptr)
+            m.loop->call_soon_threadsafe([self = shared_from_this(), &m] {
+                if (m.main.valid()) m.main.cancel();
+            });
+}
+
+void run_per_core(std::size_t n, function<coro<>(std::size_t)> make, const run_options& options) {
+    refuse_nested_run(nullptr, "asyncio::run_per_core");
+    if (n == 0) n = usable_processors();
+    std::vector<coro<>> mains;
+    for (std::size_t i = 0; i < n; ++i) mains.push_back(make(i));
+    const auto group = std::make_shared<core_group>(n);
+    struct joined {
+        core_group& group;
+        ~joined() { group.join(); }
+    } at_end{*group};
+    run_options waiting;
+    waiting.debug = options.debug;
+    waiting.handle_sigint = options.handle_sigint;
+    waiting.exit_report = options.exit_report;
+    asyncio::run(group->run(std::move(mains), options), waiting);
+}
+
+} // namespace detail
+
 } // namespace asyncio::inline ASYNCIO_ABI
 
 // =============================================================================
@@ -13749,14 +13936,6 @@ void throw_cannot_travel(std::string_view callable) {
                       "give it a function or a captureless lambda, with arguments and a result "
                       "that have a codec (" +
                       std::string(callable) + ")");
-}
-
-// How many processors this process may use.
-static std::size_t usable_processors() noexcept {
-    cpu_set_t set;
-    if (::sched_getaffinity(0, sizeof set, &set) == 0)
-        return static_cast<std::size_t>(std::max(CPU_COUNT(&set), 1));
-    return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
 }
 
 static void name_this_thread(const std::string& name) noexcept {
@@ -16389,6 +16568,10 @@ void socket_state::attach() {
     }
     core_ = ref_ptr<loop_core>(&core);
     backend_ = &core.loop->backend();
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    ::getsockopt(fd(), SOL_SOCKET, SO_DOMAIN, &domain, &size);
+    descriptor_.stops_short = domain == AF_UNIX;
     backend_->attach(descriptor_);
 }
 
@@ -17629,6 +17812,7 @@ stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t
           *this),
       limit_(limit), peer_(std::move(peer)) {
     descriptor_.fd = fd_.get();
+    descriptor_.stops_short = peer_.is_local();
     if (fd_) backend_->attach(descriptor_);
     receive_.on = send_.on = &descriptor_;
 }

@@ -1,0 +1,140 @@
+// What the tests of sockets, datagrams and streams share: faults that the system's calls can be
+// told to have, and a few helpers. It defines functions, so that a program includes it once.
+#ifndef ASYNCIO_TESTS_NETWORK_HPP
+#define ASYNCIO_TESTS_NETWORK_HPP
+
+#include "support.hpp"
+
+#include <cerrno>
+#include <cstdlib>
+#include <dirent.h>
+#include <netinet/in.h>
+#include <string>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+// The calls that the library makes come here first.
+namespace {
+
+struct faulty_calls {
+    bool interrupts = false; // every other call is interrupted by a signal
+    int turn = 0;
+    int interrupted = 0; // how many were
+};
+faulty_calls faults;
+
+bool interrupted_now() {
+    if (!faults.interrupts || ++faults.turn % 2 == 0) return false;
+    ++faults.interrupted;
+    errno = EINTR;
+    return true;
+}
+
+// Switches faults on until the end of the block.
+class with_faults {
+public:
+    explicit with_faults(faulty_calls f) { faults = f; }
+    with_faults(const with_faults&) = delete;
+    with_faults& operator=(const with_faults&) = delete;
+    ~with_faults() { faults = faulty_calls(); }
+};
+
+} // namespace
+
+extern "C" ssize_t recv(int fd, void* buffer, std::size_t size, int flags) {
+    if (interrupted_now()) return -1;
+    return ::syscall(SYS_recvfrom, fd, buffer, size, flags, nullptr, nullptr);
+}
+extern "C" ssize_t send(int fd, const void* data, std::size_t size, int flags) {
+    if (interrupted_now()) return -1;
+    return ::syscall(SYS_sendto, fd, data, size, flags, nullptr, 0);
+}
+extern "C" ssize_t sendto(int fd, const void* data, std::size_t size, int flags,
+                          const sockaddr* to, socklen_t to_size) {
+    if (interrupted_now()) return -1;
+    return ::syscall(SYS_sendto, fd, data, size, flags, to, to_size);
+}
+extern "C" ssize_t sendmsg(int fd, const msghdr* message, int flags) {
+    if (interrupted_now()) return -1;
+    return ::syscall(SYS_sendmsg, fd, message, flags);
+}
+extern "C" ssize_t recvmsg(int fd, msghdr* message, int flags) {
+    if (interrupted_now()) return -1;
+    return ::syscall(SYS_recvmsg, fd, message, flags);
+}
+extern "C" int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
+    if (interrupted_now()) return -1;
+    return static_cast<int>(::syscall(SYS_accept4, fd, from, size, flags));
+}
+extern "C" int connect(int fd, const sockaddr* to, socklen_t size) {
+    const int result = static_cast<int>(::syscall(SYS_connect, fd, to, size));
+    // An interrupted connect goes on by itself.
+    if (result != 0 && errno == EINPROGRESS && faults.interrupts) {
+        ++faults.interrupted;
+        errno = EINTR;
+    }
+    return result;
+}
+
+namespace {
+
+int open_descriptors() {
+    int count = 0;
+    DIR* const list = ::opendir("/proc/self/fd");
+    while (::readdir(list) != nullptr) ++count;
+    ::closedir(list);
+    return count;
+}
+
+// The errno value of a std::system_error; 0 for none, -1 for anything else.
+int code_of(const std::exception_ptr& error) {
+    if (!error) return 0;
+    try {
+        std::rethrow_exception(error);
+    } catch (const std::system_error& e) {
+        return e.code().value();
+    } catch (...) {
+        return -1;
+    }
+}
+
+// The same of what an await throws.
+template <class A>
+asyncio::coro<int> code_thrown_by(A work) {
+    const auto result = co_await asyncio::as_outcome(std::move(work));
+    co_return result.has_value() ? 0 : code_of(result.error().exception());
+}
+
+// A path in a folder of its own, which goes with it.
+class scratch_path {
+public:
+    scratch_path() {
+        char name[] = "/tmp/asyncio-test-XXXXXX";
+        folder_ = ::mkdtemp(name);
+        text = folder_ + "/socket";
+    }
+    scratch_path(const scratch_path&) = delete;
+    scratch_path& operator=(const scratch_path&) = delete;
+    ~scratch_path() {
+        ::unlink(text.c_str());
+        ::rmdir(folder_.c_str());
+    }
+
+    bool exists() const {
+        struct stat info {};
+        return ::stat(text.c_str(), &info) == 0;
+    }
+
+    std::string text;
+
+private:
+    std::string folder_;
+};
+
+} // namespace
+
+#endif
