@@ -10348,6 +10348,37 @@ struct watched_descriptor : io_descriptor {
     io_watch* writer = nullptr;
 };
 
+// Sending to a peer that is gone raises SIGPIPE in this thread, and where a call has
+// no flag against it, it is held back meanwhile and taken out again if it came.
+class no_broken_pipe_signal {
+public:
+    no_broken_pipe_signal() noexcept {
+        ::sigemptyset(&broken_pipe_);
+        ::sigaddset(&broken_pipe_, SIGPIPE);
+        ::pthread_sigmask(SIG_BLOCK, &broken_pipe_, &before_);
+        // One that the program itself holds back, and that came before, is not ours.
+        sigset_t pending;
+        foreign_ = ::sigismember(&before_, SIGPIPE) == 1 && ::sigpending(&pending) == 0 &&
+                   ::sigismember(&pending, SIGPIPE) == 1;
+        errno = 0;
+    }
+    no_broken_pipe_signal(const no_broken_pipe_signal&) = delete;
+    no_broken_pipe_signal& operator=(const no_broken_pipe_signal&) = delete;
+    ~no_broken_pipe_signal() {
+        const int error = errno; // of the call in between
+        const timespec now = {};
+        if (error == EPIPE && !foreign_)
+            while (::sigtimedwait(&broken_pipe_, nullptr, &now) < 0 && errno == EINTR) {}
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        errno = error;
+    }
+
+private:
+    sigset_t broken_pipe_;
+    sigset_t before_;
+    bool foreign_;
+};
+
 class readiness_operations {
 public:
     bool start(io_operation& op) noexcept;
@@ -10504,26 +10535,9 @@ bool readiness_operations::send(io_operation& op, io_descriptor& d) noexcept {
     }
 }
 
-// Writing to a pipe that nobody reads any more raises SIGPIPE in this thread, and
-// no flag prevents it. So it is held back meanwhile, and taken out again if it came.
 ssize_t readiness_operations::write(int fd, const iovec* pieces, int count) noexcept {
-    sigset_t broken_pipe, before;
-    ::sigemptyset(&broken_pipe);
-    ::sigaddset(&broken_pipe, SIGPIPE);
-    ::pthread_sigmask(SIG_BLOCK, &broken_pipe, &before);
-    const bool blocked = ::sigismember(&before, SIGPIPE) == 1;
-    sigset_t pending;
-    // One that the program itself holds back, and that came before, is not ours.
-    const bool waits = blocked && ::sigpending(&pending) == 0 && ::sigismember(&pending, SIGPIPE);
-    const ssize_t n = ::writev(fd, pieces, count);
-    const int error = errno;
-    if (n < 0 && error == EPIPE && !waits) {
-        const timespec now = {};
-        while (::sigtimedwait(&broken_pipe, nullptr, &now) < 0 && errno == EINTR) {}
-    }
-    if (!blocked) ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    errno = error;
-    return n;
+    const no_broken_pipe_signal quiet;
+    return ::writev(fd, pieces, count);
 }
 
 bool readiness_operations::accept(io_operation& op, io_descriptor& d) noexcept {
@@ -10601,40 +10615,9 @@ bool readiness_operations::send_to(io_datagram& op, io_descriptor& d) noexcept {
     }
 }
 
-// Sending to a peer that is gone raises SIGPIPE in this thread, and where a call has
-// no flag against it, it is held back meanwhile and taken out again if it came.
-class no_broken_pipe_signal {
-public:
-    no_broken_pipe_signal() noexcept {
-        ::sigemptyset(&broken_pipe_);
-        ::sigaddset(&broken_pipe_, SIGPIPE);
-        ::pthread_sigmask(SIG_BLOCK, &broken_pipe_, &before_);
-        // One that the program itself holds back, and that came before, is not ours.
-        sigset_t pending;
-        foreign_ = ::sigismember(&before_, SIGPIPE) == 1 && ::sigpending(&pending) == 0 &&
-                   ::sigismember(&pending, SIGPIPE) == 1;
-    }
-    no_broken_pipe_signal(const no_broken_pipe_signal&) = delete;
-    no_broken_pipe_signal& operator=(const no_broken_pipe_signal&) = delete;
-    ~no_broken_pipe_signal() {
-        const int error = errno;
-        const timespec now = {};
-        if (error == EPIPE && !foreign_)
-            while (::sigtimedwait(&broken_pipe_, nullptr, &now) < 0 && errno == EINTR) {}
-        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-        errno = error;
-    }
-
-private:
-    sigset_t broken_pipe_;
-    sigset_t before_;
-    bool foreign_;
-};
-
 // Nothing sent and no error: the file ends here.
 bool readiness_operations::send_file(io_file& op, io_descriptor& d) noexcept {
     const no_broken_pipe_signal quiet;
-    errno = 0;
     for (;;) {
         off_t offset = static_cast<off_t>(op.offset);
         const ssize_t n = ::sendfile(d.fd, op.file, &offset, op.size);
@@ -19924,6 +19907,7 @@ static ref_ptr<stream_link> make_link(owned_fd fd, io_form form, std::size_t lim
     const ref_ptr<stream_link> link(
         new stream_link(require_running("streams over pipes"), std::move(fd), address(), limit));
     link->descriptor().form = form;
+    link->descriptor().stops_short = form == io_form::socket; // it may be a Unix one
     return link;
 }
 
