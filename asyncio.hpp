@@ -10349,7 +10349,8 @@ struct watched_descriptor : io_descriptor {
 };
 
 // Sending to a peer that is gone raises SIGPIPE in this thread, and where a call has
-// no flag against it, it is held back meanwhile and taken out again if it came.
+// no flag against it, it is held back meanwhile and taken out again if it came: also
+// of a call that succeeds, because a part had been sent before.
 class no_broken_pipe_signal {
 public:
     no_broken_pipe_signal() noexcept {
@@ -10360,14 +10361,13 @@ public:
         sigset_t pending;
         foreign_ = ::sigismember(&before_, SIGPIPE) == 1 && ::sigpending(&pending) == 0 &&
                    ::sigismember(&pending, SIGPIPE) == 1;
-        errno = 0;
     }
     no_broken_pipe_signal(const no_broken_pipe_signal&) = delete;
     no_broken_pipe_signal& operator=(const no_broken_pipe_signal&) = delete;
     ~no_broken_pipe_signal() {
         const int error = errno; // of the call in between
         const timespec now = {};
-        if (error == EPIPE && !foreign_)
+        if (!foreign_)
             while (::sigtimedwait(&broken_pipe_, nullptr, &now) < 0 && errno == EINTR) {}
         ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
         errno = error;

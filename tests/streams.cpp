@@ -1,17 +1,15 @@
-#include "support.hpp"
+#include "network.hpp"
+#include "system.hpp"
 
-#include <cerrno>
 #include <cstdio>
-#include <cstdlib>
-#include <dirent.h>
-#include <netinet/in.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <netinet/tcp.h>
 #include <optional>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
-#include <utility>
+#include <net/if.h>
 
 namespace {
 
@@ -72,23 +70,20 @@ void fill(stream_writer& writer, std::size_t kept = 256 * 1024) {
     while (writer.get_write_buffer_size() < kept) writer.write(block);
 }
 
-int open_descriptors() {
-    int count = 0;
-    DIR* const list = ::opendir("/proc/self/fd");
-    while (::readdir(list) != nullptr) ++count;
-    ::closedir(list);
-    return count;
-}
-
-int code_of(const std::exception_ptr& error) {
-    if (!error) return 0;
-    try {
-        std::rethrow_exception(error);
-    } catch (const std::system_error& e) {
-        return e.code().value();
-    } catch (...) {
-        return -1;
+// The descriptor of this process's socket that is connected so; -1 when there is none.
+int descriptor_of(const asyncio::address& local, const asyncio::address& remote) {
+    for (int fd = 0; fd < 1024; ++fd) {
+        sockaddr_in a{};
+        sockaddr_in b{};
+        socklen_t size = sizeof a;
+        if (::getsockname(fd, reinterpret_cast<sockaddr*>(&a), &size) != 0) continue;
+        size = sizeof b;
+        if (::getpeername(fd, reinterpret_cast<sockaddr*>(&b), &size) != 0) continue;
+        if (a.sin_family == AF_INET && ntohs(a.sin_port) == local.port() &&
+            ntohs(b.sin_port) == remote.port())
+            return fd;
     }
+    return -1;
 }
 
 // An address whose connects neither succeed nor fail: its backlog is full.
@@ -130,32 +125,6 @@ asyncio::coro<int> refused_port() {
     asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
     co_return server.port();
 }
-
-// A path in a folder of its own, which goes with it.
-class scratch_path {
-public:
-    scratch_path() {
-        char name[] = "/tmp/asyncio-test-XXXXXX";
-        folder_ = ::mkdtemp(name);
-        text = folder_ + "/socket";
-    }
-    scratch_path(const scratch_path&) = delete;
-    scratch_path& operator=(const scratch_path&) = delete;
-    ~scratch_path() {
-        ::unlink(text.c_str());
-        ::rmdir(folder_.c_str());
-    }
-
-    bool exists() const {
-        struct stat info {};
-        return ::stat(text.c_str(), &info) == 0;
-    }
-
-    std::string text;
-
-private:
-    std::string folder_;
-};
 
 } // namespace
 
@@ -715,6 +684,122 @@ ASYNC_TEST_CASE("both ends know their addresses, also after closing") {
     ends.writer().set_nodelay(true); // nothing to do any more
 }
 
+ASYNC_TEST_CASE("sendfile sends a file, or a part of it, between what is written") {
+    const support::scratch folder;
+    const std::string contents = support::pattern(3'000'000);
+    support::put(folder / "file", contents);
+    const int file = ::open((folder / "file").c_str(), O_RDONLY | O_CLOEXEC);
+    link_ends ends = co_await connected();
+    auto reading = asyncio::create_task(ends.peer_reader().read());
+    ends.writer().write("before ");
+    fill(ends.writer()); // there is something to wait for first
+    std::size_t sent = co_await ends.writer().sendfile(file);
+    CHECK(sent == contents.size());
+    ends.writer().write(" between ");
+    sent = co_await ends.writer().sendfile(file, 1'000'000, 500);
+    CHECK(sent == 500);
+    sent = co_await ends.writer().sendfile(file, 2'999'990, 500);
+    CHECK(sent == 10); // the file ends there
+    sent = co_await ends.writer().sendfile(file, 5'000'000);
+    CHECK(sent == 0);
+    sent = co_await ends.writer().sendfile(file, 0, 0);
+    CHECK(sent == 0);
+    ends.writer().write(" after");
+    ends.writer().close();
+    const std::string received = co_await std::move(reading);
+    const std::string expected = contents + " between " + contents.substr(1'000'000, 500) +
+                                 contents.substr(2'999'990) + " after";
+    CHECK(received.starts_with("before fff"));
+    CHECK(received.ends_with("f" + expected));
+    CHECK_THROWS_AS(ends.writer().sendfile(file, -1), std::invalid_argument);
+    CHECK(::lseek(file, 0, SEEK_CUR) == 0); // its own position is not touched
+    ::close(file);
+}
+
+ASYNC_TEST_CASE("while a file is sent nothing else is, and closing waits for it") {
+    const support::scratch folder;
+    const std::string contents = support::pattern(20'000'000);
+    support::put(folder / "file", contents);
+    const int file = ::open((folder / "file").c_str(), O_RDONLY | O_CLOEXEC);
+    for (const bool half : {true, false}) {
+        link_ends ends = co_await connected();
+        auto sending = asyncio::create_task(ends.writer().sendfile(file));
+        co_await support::turns(5);
+        CHECK_FALSE(sending.done());
+        CHECK_THROWS_AS(ends.writer().write("no"), std::runtime_error);
+        const std::vector<std::string> pieces{"no"};
+        CHECK_THROWS_AS(ends.writer().writelines(pieces), std::runtime_error);
+        CHECK_AWAIT_THROWS_AS(ends.writer().sendfile(file), std::runtime_error);
+        if (half) ends.writer().write_eof();
+        else ends.writer().close();
+        const std::string received = co_await ends.peer_reader().read();
+        CHECK(received == contents);
+        const std::size_t sent = co_await sending;
+        CHECK(sent == contents.size());
+        if (half) {
+            CHECK_AWAIT_THROWS_AS(ends.writer().sendfile(file), std::runtime_error);
+            ends.peer().write("answer");
+            const std::string answer = co_await ends.reader().read(6);
+            CHECK(answer == "answer");
+        } else {
+            co_await ends.writer().wait_closed();
+            CHECK_AWAIT_THROWS_AS(ends.writer().sendfile(file), std::system_error);
+        }
+    }
+    ::close(file);
+}
+
+ASYNC_TEST_CASE("a sendfile ends with its connection, and can be cancelled") {
+    const support::scratch folder;
+    support::put(folder / "file", support::pattern(20'000'000));
+    const int file = ::open((folder / "file").c_str(), O_RDONLY | O_CLOEXEC);
+    for (int round = 0; round < 3; ++round) {
+        link_ends ends = co_await connected();
+        auto sending = asyncio::create_task(ends.writer().sendfile(file));
+        co_await support::turns(5);
+        CHECK_FALSE(sending.done());
+        if (round == 0) ends.writer().abort();
+        if (round == 1) ends.peer().abort(); // with unread data: a reset
+        if (round == 2) {
+            sending.cancel();
+            CHECK_AWAIT_THROWS_AS(sending, asyncio::cancelled_error);
+            ends.writer().write("the end"); // allowed again
+            ends.writer().close();
+            const std::string received = co_await ends.peer_reader().read();
+            CHECK(received.ends_with("the end"));
+        } else {
+            const int code = co_await code_thrown_by(sending);
+            CHECK((code == ECONNRESET || code == EPIPE));
+        }
+    }
+    // No signal comes of it, either.
+    link_ends ends = co_await connected();
+    ends.peer().abort();
+    const int code = co_await code_thrown_by(ends.writer().sendfile(file));
+    CHECK((code == ECONNRESET || code == EPIPE));
+    ::close(file);
+}
+
+ASYNC_TEST_CASE("what the system cannot send by itself is read and sent, or refused") {
+    link_ends ends = co_await connected();
+    const int status = ::open("/proc/self/status", O_RDONLY | O_CLOEXEC); // no file on a disk
+    std::size_t sent = co_await ends.writer().sendfile(status);
+    CHECK(sent > 100);
+    const std::string received =
+        co_await ends.peer_reader().readexactly(static_cast<std::ptrdiff_t>(sent));
+    CHECK(received.starts_with("Name:"));
+    ::close(status);
+    int fds[2];
+    REQUIRE(::pipe(fds) == 0);
+    CHECK_AWAIT_THROWS_AS(ends.writer().sendfile(fds[0]), std::system_error);
+    CHECK_AWAIT_THROWS_AS(ends.writer().sendfile(-1), std::system_error);
+    ::close(fds[0]);
+    ::close(fds[1]);
+    ends.writer().write("still there");
+    const std::string text = co_await ends.peer_reader().readexactly(11);
+    CHECK(text == "still there");
+}
+
 ASYNC_TEST_CASE("bytes can be written as bytes") {
     link_ends ends = co_await connected();
     const std::vector<std::byte> bytes{std::byte{0}, std::byte{255}};
@@ -1019,6 +1104,86 @@ ASYNC_TEST_CASE("reuse_port lets two servers share a port") {
     CHECK(one.port() == other.port());
 }
 
+ASYNC_TEST_CASE("keep_alive is the connection's, on both sides") {
+    for (const bool on : {false, true}) {
+        acceptor side;
+        auto handler = side.handler();
+        asyncio::server server =
+            co_await asyncio::start_server(handler, "127.0.0.1", 0, {.keep_alive = on});
+        stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port(),
+                                                               {.keep_alive = on});
+        stream_pair served = co_await side.accepted->get();
+        for (const stream_writer* writer : {&client.second, &served.second}) {
+            int found = -1;
+            socklen_t size = sizeof found;
+            const int fd = descriptor_of(writer->sockname(), writer->peername());
+            REQUIRE(::getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &found, &size) == 0);
+            CHECK(found == (on ? 1 : 0));
+            REQUIRE(::getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &found, &size) == 0);
+            CHECK(found == 1);
+        }
+    }
+}
+
+ASYNC_TEST_CASE("a server can listen on a socket that somebody else has bound") {
+    const int before = open_descriptors();
+    {
+        asyncio::socket bound = asyncio::socket::tcp();
+        bound.bind(asyncio::address("127.0.0.1", 0));
+        const int port = bound.local_address().port();
+        asyncio::server server = co_await asyncio::start_server(echo, std::move(bound));
+        CHECK(server.port() == port);
+        CHECK(server.sockets().size() == 1);
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+        writer.write("x\n");
+        const std::string line = co_await reader.readline();
+        CHECK(line == "x\n");
+        writer.close();
+        server.close();
+        co_await server.wait_closed();
+    }
+    CHECK(open_descriptors() == before);
+    CHECK_AWAIT_THROWS_AS(asyncio::start_server(echo, asyncio::socket::udp()),
+                          std::invalid_argument);
+    CHECK_AWAIT_THROWS_AS(asyncio::start_server(echo, asyncio::socket()), std::system_error);
+}
+
+ASYNC_TEST_CASE("streams can be made of a socket that is connected") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    for (const bool at_once : {true, false}) {
+        asyncio::socket plain = asyncio::socket::tcp();
+        co_await plain.connect(asyncio::address("127.0.0.1", server.port()));
+        stream_pair served = co_await side.accepted->get();
+        // What a cancelled recv() has taken is not lost.
+        auto receiving = asyncio::create_task(plain.recv(100));
+        co_await support::turns(2);
+        served.second.write("early ");
+        while (!receiving.done()) {
+            asyncio::get_running_loop().call_soon([receiving] { receiving.cancel(); });
+            co_await support::turns(1);
+        }
+        REQUIRE(receiving.cancelled());
+        std::optional<stream_pair> client;
+        if (at_once) client.emplace(asyncio::make_streams(std::move(plain), {.limit = 10}));
+        else client = co_await asyncio::open_connection(std::move(plain), {.limit = 10});
+        CHECK(plain.fileno() == -1);
+        served.second.write("late\n");
+        const std::string line = co_await client->first.readline();
+        CHECK(line == "early late\n");
+        CHECK(client->second.peername() == served.second.sockname());
+        client->second.write("x");
+        const std::string x = co_await served.first.read(1);
+        CHECK(x == "x");
+        served.second.write("longer than the limit\n");
+        CHECK_AWAIT_THROWS_AS(client->first.readline(), std::invalid_argument);
+    }
+    CHECK_THROWS_AS(asyncio::make_streams(asyncio::socket::udp()), std::invalid_argument);
+    CHECK_THROWS_AS(asyncio::make_streams(asyncio::socket::tcp()), std::system_error);
+    CHECK_AWAIT_THROWS_AS(asyncio::open_connection(asyncio::socket()), std::system_error);
+}
+
 ASYNC_TEST_CASE("many connections are served side by side") {
     asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
     auto client = [](int port, int number) -> asyncio::coro<bool> {
@@ -1161,6 +1326,22 @@ ASYNC_TEST_CASE_REAL("CN-03: with a delay the next attempt starts beside one tha
     CHECK(open_descriptors() == before + 2);
 }
 
+ASYNC_TEST_CASE("CN-03: with a delay IPv6 and IPv4 take turns, beginning with the first") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server six = co_await asyncio::start_server(handler, "::1", 0);
+    const int port = six.port();
+    std::vector<asyncio::address> where;
+    where.emplace_back("127.0.0.1", co_await refused_port());
+    where.emplace_back("127.0.0.1", co_await refused_port());
+    where.emplace_back("127.0.0.1", co_await refused_port());
+    where.emplace_back("::1", port);
+    // The clock stands while a connect is under way, so that only failures count here.
+    stream_pair client = co_await asyncio::open_connection(where, {.happy_eyeballs_delay = 1h});
+    CHECK(client.second.peername() == asyncio::address("::1", port));
+    co_await side.accepted->get();
+}
+
 ASYNC_TEST_CASE("CN-04: without a delay the next attempt waits for the former to fail") {
     acceptor side;
     auto handler = side.handler();
@@ -1301,6 +1482,38 @@ ASYNC_TEST_CASE("UX-01: streams over a Unix socket are the same streams") {
     CHECK(line == "");
 }
 
+ASYNC_TEST_CASE("UX-01: names that are no files, in Linux's abstract namespace") {
+    const scratch_path path;
+    const std::string name = std::string(1, '\0') + path.text;
+    asyncio::server server = co_await asyncio::start_unix_server(echo, name);
+    auto [reader, writer] = co_await asyncio::open_unix_connection(name);
+    CHECK(writer.peername() == asyncio::address::local(name));
+    CHECK(server.sockets().at(0).local_address() == asyncio::address::local(name));
+    writer.write("hello\n");
+    const std::string line = co_await reader.readline();
+    CHECK(line == "hello\n");
+    CHECK_FALSE(path.exists());
+    writer.set_nodelay(true); // means nothing here, and is no error
+    server.close();
+    CHECK_AWAIT_THROWS_AS(asyncio::open_unix_connection(name), std::system_error);
+}
+
+ASYNC_TEST_CASE("UX-01: more clients than the backlog has places all get through") {
+    const scratch_path path;
+    asyncio::server server =
+        co_await asyncio::start_unix_server(echo, path.text, {.backlog = 1, .start_serving = false});
+    co_await server.start_serving();
+    const auto client = [](std::string where) -> asyncio::coro<> {
+        auto [reader, writer] = co_await asyncio::open_unix_connection(where);
+        writer.write("x\n");
+        const std::string line = co_await reader.readline();
+        CHECK(line == "x\n");
+    };
+    std::vector<asyncio::task<>> clients;
+    for (int i = 0; i < 50; ++i) clients.push_back(asyncio::create_task(client(path.text)));
+    for (auto& task : clients) co_await task;
+}
+
 ASYNC_TEST_CASE("UX-02: a socket's file is replaced, another file is not") {
     const scratch_path path;
     acceptor old_side;
@@ -1343,6 +1556,682 @@ ASYNC_TEST_CASE("UX-03: close removes the file, unless it was told not to") {
         server.close();
         CHECK(path.exists());
     }
+}
+
+} // TEST_SUITE
+
+namespace {
+
+// What happened to a transport, in order.
+using history = std::vector<std::string>;
+
+// A layer over streams, as TLS is one: bytes are changed on the way, and sent in pieces of at
+// most `most` bytes.
+class scrambled {
+public:
+    scrambled(stream_pair over, std::size_t most, std::shared_ptr<history> h)
+        : over_(std::move(over)), most_(most), history_(std::move(h)) {}
+    scrambled(scrambled&&) noexcept = default;
+    scrambled& operator=(scrambled&&) noexcept = default;
+    ~scrambled() {
+        if (history_) history_->push_back("destroyed");
+    }
+
+    asyncio::coro<std::size_t> recv(std::span<std::byte> target) {
+        const std::size_t n = co_await over_.first.read_into(target);
+        for (std::byte& b : target.first(n)) b ^= std::byte(0x55);
+        co_return n;
+    }
+    asyncio::coro<std::size_t> send(std::span<const std::byte> data) {
+        std::vector<std::byte> piece(data.begin(),
+                                     data.begin() + static_cast<std::ptrdiff_t>(
+                                                        std::min(most_, data.size())));
+        for (std::byte& b : piece) b ^= std::byte(0x55);
+        over_.second.write(piece);
+        co_await over_.second.drain();
+        co_return piece.size();
+    }
+    asyncio::coro<> shutdown() {
+        history_->push_back("shutdown");
+        over_.second.close();
+        co_await over_.second.wait_closed();
+    }
+    asyncio::address peername() const { return over_.second.peername(); }
+    asyncio::address sockname() const { return over_.second.sockname(); }
+
+private:
+    stream_pair over_;
+    std::size_t most_;
+    std::shared_ptr<history> history_;
+};
+
+// Both ends of a connection with that layer on both sides, and what happened on the near one.
+struct scrambled_ends : link_ends {
+    scrambled_ends(stream_pair a, stream_pair b, std::shared_ptr<history> h)
+        : link_ends(std::move(a), std::move(b)), happened(std::move(h)) {}
+
+    std::shared_ptr<history> happened;
+};
+
+asyncio::coro<scrambled_ends> connected_over(std::size_t most = 1000, std::size_t limit = 65536) {
+    link_ends plain = co_await connected();
+    auto near_history = std::make_shared<history>();
+    auto far_history = std::make_shared<history>();
+    scrambled near_layer(std::move(plain.near_end), most, near_history);
+    scrambled far_layer(std::move(plain.far_end), most, far_history);
+    stream_pair near_end = asyncio::make_streams(std::move(near_layer), {.limit = limit});
+    stream_pair far_end = asyncio::make_streams(std::move(far_layer), {.limit = limit});
+    co_return scrambled_ends(std::move(near_end), std::move(far_end), near_history);
+}
+
+// A transport that does what the test tells it to.
+struct puppet_strings {
+    std::optional<asyncio::error> recv_fails;
+    std::optional<asyncio::error> send_fails;
+    std::optional<asyncio::error> shutdown_fails;
+    std::optional<std::size_t> send_gives;
+    asyncio::queue<std::string> incoming; // "" ends the stream
+    asyncio::event sends;                 // lets a send() go on
+    history happened;
+    std::string sent;
+    bool waits_in_send = false;
+};
+
+class puppet {
+public:
+    explicit puppet(std::shared_ptr<puppet_strings> s) : strings_(std::move(s)) {}
+    puppet(puppet&&) noexcept = default;
+    puppet& operator=(puppet&&) noexcept = default;
+    ~puppet() {
+        if (strings_) strings_->happened.push_back("destroyed");
+    }
+
+    asyncio::coro<std::size_t> recv(std::span<std::byte> target) {
+        puppet_strings& s = *strings_;
+        if (s.recv_fails) s.recv_fails->rethrow();
+        try {
+            const std::string text = co_await s.incoming.get();
+            std::copy(text.begin(), text.end(), reinterpret_cast<char*>(target.data()));
+            co_return text.size();
+        } catch (const asyncio::cancelled_error&) {
+            s.happened.push_back("recv cancelled");
+            throw;
+        }
+    }
+    asyncio::coro<std::size_t> send(std::span<const std::byte> data) {
+        puppet_strings& s = *strings_;
+        if (s.send_fails) s.send_fails->rethrow();
+        try {
+            if (s.waits_in_send) co_await s.sends.wait();
+        } catch (const asyncio::cancelled_error&) {
+            s.happened.push_back("send cancelled");
+            throw;
+        }
+        s.sent.append(reinterpret_cast<const char*>(data.data()), data.size());
+        co_return s.send_gives.value_or(data.size());
+    }
+    asyncio::coro<> shutdown() {
+        strings_->happened.push_back("shutdown");
+        if (strings_->shutdown_fails) strings_->shutdown_fails->rethrow();
+        co_return;
+    }
+
+private:
+    std::shared_ptr<puppet_strings> strings_;
+};
+
+asyncio::error failure(const char* text) {
+    return asyncio::error(std::make_exception_ptr(std::runtime_error(text)));
+}
+
+} // namespace
+
+TEST_SUITE("make_streams") {
+
+ASYNC_TEST_CASE("streams over a transport read and write as those over a socket do") {
+    scrambled_ends ends = co_await connected_over();
+    ends.writer().write("hello\nworld\nrest");
+    std::string line = co_await ends.peer_reader().readline();
+    CHECK(line == "hello\n");
+    line = co_await ends.peer_reader().readuntil("ld\n");
+    CHECK(line == "world\n");
+    std::string part = co_await ends.peer_reader().readexactly(2);
+    CHECK(part == "re");
+    std::vector<std::byte> room(10);
+    const std::size_t n = co_await ends.peer_reader().read_into(room);
+    CHECK(n == 2);
+    CHECK(ends.writer().peername() == ends.peer().sockname());
+    CHECK(ends.writer().sockname() == ends.peer().peername());
+    ends.writer().set_nodelay(true); // the layer below decides
+
+    const std::string much = support::pattern(1'000'000);
+    ends.peer().write(much);
+    ends.peer().close();
+    const std::string received = co_await ends.reader().read();
+    CHECK(received == much);
+    CHECK(ends.reader().at_eof());
+}
+
+ASYNC_TEST_CASE("both directions of a transport are used at the same time") {
+    scrambled_ends ends = co_await connected_over();
+    const std::string much = support::pattern(1'000'000);
+    const auto send = [&](stream_writer* writer) -> asyncio::coro<> {
+        for (std::size_t at = 0; at < much.size(); at += 10'000) {
+            writer->write(std::string_view(much).substr(at, 10'000));
+            co_await writer->drain();
+        }
+    };
+    const auto size = static_cast<std::ptrdiff_t>(much.size());
+    const auto [a, b, one, other] = co_await asyncio::gather(
+        asyncio::create_task(send, &ends.writer()), asyncio::create_task(send, &ends.peer()),
+        ends.reader().readexactly(size), ends.peer_reader().readexactly(size));
+    CHECK(one == much);
+    CHECK(other == much);
+}
+
+ASYNC_TEST_CASE("closing sends what is kept, shuts the transport down, then destroys it") {
+    scrambled_ends ends = co_await connected_over();
+    const std::string much = support::pattern(10'000'000);
+    ends.writer().write(much);
+    auto reading = asyncio::create_task(ends.reader().read(1));
+    co_await support::turns(2);
+    ends.writer().close();
+    auto closing = asyncio::create_task(ends.writer().wait_closed());
+    co_await support::turns(3);
+    CHECK_FALSE(closing.done());
+    CHECK(ends.happened->empty());
+    const std::string nothing = co_await std::move(reading);
+    CHECK(nothing == "");
+    const std::string received = co_await ends.peer_reader().read();
+    CHECK(received == much);
+    co_await closing;
+    co_await support::turns(2);
+    CHECK(*ends.happened == history{"shutdown", "destroyed"});
+    ends.writer().close();
+    ends.writer().write("ignored");
+}
+
+ASYNC_TEST_CASE("a transport has no half-close, and says so") {
+    scrambled_ends ends = co_await connected_over();
+    CHECK_FALSE(ends.writer().can_write_eof());
+    CHECK_THROWS_AS(ends.writer().write_eof(), std::runtime_error);
+    ends.writer().write("goes on");
+    const std::string text = co_await ends.peer_reader().readexactly(7);
+    CHECK(text == "goes on");
+}
+
+ASYNC_TEST_CASE("a cancelled read over a transport loses nothing") {
+    auto strings = std::make_shared<puppet_strings>();
+    auto [reader, writer] = asyncio::make_streams(puppet(strings));
+    for (int round = 0; round < 2; ++round) {
+        auto reading = asyncio::create_task(reader.readexactly(6));
+        co_await support::turns(2);
+        if (round == 1) strings->incoming.put_nowait("abc");
+        co_await support::turns(round == 1 ? 3 : 0);
+        reading.cancel();
+        CHECK_AWAIT_THROWS_AS(reading, asyncio::cancelled_error);
+        if (round == 0) strings->incoming.put_nowait("abc"); // for the receive that goes on
+        strings->incoming.put_nowait("def");
+        const std::string all = co_await reader.readexactly(6);
+        CHECK(all == "abcdef");
+    }
+    CHECK(strings->happened.empty());
+}
+
+ASYNC_TEST_CASE("what a transport's recv throws is what every read throws") {
+    auto strings = std::make_shared<puppet_strings>();
+    auto [reader, writer] = asyncio::make_streams(puppet(strings));
+    strings->incoming.put_nowait("line\n");
+    const std::string line = co_await reader.readline();
+    CHECK(line == "line\n");
+    strings->recv_fails = failure("certificate expired");
+    CHECK_AWAIT_THROWS_WITH_AS(reader.readline(), "certificate expired", std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(reader.read(), "certificate expired", std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(writer.drain(), "certificate expired", std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(writer.wait_closed(), "certificate expired", std::runtime_error);
+    co_await support::turns(2);
+    CHECK(strings->happened == history{"destroyed"}); // no goodbye to a broken connection
+}
+
+ASYNC_TEST_CASE("what a transport's send throws comes out of drain and of reads") {
+    const auto reports = support::collect_reports();
+    for (int round = 0; round < 3; ++round) {
+        auto strings = std::make_shared<puppet_strings>();
+        if (round == 0) strings->send_fails = failure("no keys");
+        if (round == 1) strings->send_gives = 0;
+        if (round == 2) strings->send_gives = 1000;
+        auto [reader, writer] = asyncio::make_streams(puppet(strings));
+        auto reading = asyncio::create_task(reader.read(1));
+        co_await support::turns(2);
+        writer.write("data");
+        CHECK_AWAIT_THROWS_WITH_AS(reading, round == 0 ? "no keys" : "send()",
+                                   std::runtime_error);
+        CHECK_AWAIT_THROWS_AS(writer.drain(), std::runtime_error);
+        co_await support::turns(2);
+        CHECK(strings->happened == history{"recv cancelled", "destroyed"});
+    }
+    CHECK(reports->empty());
+}
+
+ASYNC_TEST_CASE("what a transport's shutdown throws comes out of wait_closed") {
+    auto strings = std::make_shared<puppet_strings>();
+    strings->shutdown_fails = failure("no answer to the goodbye");
+    auto [reader, writer] = asyncio::make_streams(puppet(strings));
+    writer.write("data");
+    writer.close();
+    CHECK_AWAIT_THROWS_WITH_AS(writer.wait_closed(), "no answer", std::runtime_error);
+    CHECK(strings->sent == "data");
+    co_await support::turns(2);
+    CHECK(strings->happened == history{"shutdown", "destroyed"});
+}
+
+ASYNC_TEST_CASE("abort cancels what a transport is doing and destroys it without a goodbye") {
+    auto strings = std::make_shared<puppet_strings>();
+    strings->waits_in_send = true;
+    auto [reader, writer] = asyncio::make_streams(puppet(strings));
+    writer.write("never sent");
+    auto reading = asyncio::create_task(reader.read(1));
+    auto draining = asyncio::create_task(code_thrown_by(writer.wait_closed()));
+    co_await support::turns(3);
+    CHECK(writer.get_write_buffer_size() == 10);
+    writer.abort();
+    CHECK(writer.get_write_buffer_size() == 0);
+    const std::string nothing = co_await std::move(reading);
+    CHECK(nothing == "");
+    const int code = co_await draining;
+    CHECK(code == 0);
+    co_await support::turns(3);
+    CHECK(strings->happened == history{"recv cancelled", "send cancelled", "destroyed"});
+    CHECK(strings->sent == "");
+}
+
+ASYNC_TEST_CASE("drain waits for a transport from the high mark down to the low one") {
+    auto strings = std::make_shared<puppet_strings>();
+    strings->waits_in_send = true;
+    auto [reader, writer] = asyncio::make_streams(puppet(strings));
+    writer.set_write_buffer_limits(100, 10);
+    writer.write(std::string(101, 'x'));
+    auto draining = asyncio::create_task(writer.drain());
+    co_await support::turns(3);
+    CHECK_FALSE(draining.done());
+    strings->sends.set();
+    co_await draining;
+    CHECK(strings->sent.size() == 101);
+}
+
+ASYNC_TEST_CASE("a transport's tasks that somebody cancels end the connection, not the program") {
+    auto strings = std::make_shared<puppet_strings>();
+    auto [reader, writer] = asyncio::make_streams(puppet(strings));
+    auto reading = asyncio::create_task(code_thrown_by(reader.read(1)));
+    co_await support::turns(2);
+    for (asyncio::any_task& task : asyncio::all_tasks())
+        if (task != asyncio::current_task() && task != reading) task.cancel();
+    const int code = co_await reading;
+    CHECK(code == ECANCELED);
+    co_await support::turns(2);
+    CHECK(strings->happened == history{"recv cancelled", "destroyed"});
+}
+
+ASYNC_TEST_CASE("a writer over a transport that goes out of scope says goodbye, too") {
+    auto strings = std::make_shared<puppet_strings>();
+    {
+        auto [reader, writer] = asyncio::make_streams(puppet(strings));
+        writer.write("last words");
+    }
+    co_await support::turns(6);
+    CHECK(strings->sent == "last words");
+    CHECK(strings->happened == history{"shutdown", "destroyed"});
+}
+
+ASYNC_TEST_CASE("layers can be put on layers, and files go through them") {
+    link_ends plain = co_await connected();
+    auto happened = std::make_shared<history>();
+    stream_pair near_end = std::move(plain.near_end);
+    stream_pair far_end = std::move(plain.far_end);
+    for (int i = 0; i < 3; ++i) {
+        scrambled near_layer(std::move(near_end), 10'000, happened);
+        scrambled far_layer(std::move(far_end), 7'000, happened);
+        near_end = asyncio::make_streams(std::move(near_layer));
+        far_end = asyncio::make_streams(std::move(far_layer));
+    }
+    const support::scratch folder;
+    const std::string contents = support::pattern(500'000);
+    support::put(folder / "file", contents);
+    const int file = ::open((folder / "file").c_str(), O_RDONLY | O_CLOEXEC);
+    auto reading = asyncio::create_task(far_end.first.read());
+    near_end.second.write("file: ");
+    const std::size_t sent = co_await near_end.second.sendfile(file, 1000);
+    CHECK(sent == contents.size() - 1000);
+    near_end.second.close();
+    const std::string received = co_await std::move(reading);
+    CHECK(received == "file: " + contents.substr(1000));
+    co_await near_end.second.wait_closed();
+    ::close(file);
+}
+
+TEST_CASE("a loop that ends with transports at work frees them all") {
+    auto strings = std::make_shared<puppet_strings>();
+    std::optional<stream_pair> kept;
+    {
+        asyncio::event_loop loop;
+        auto task = loop.create_task([&]() -> asyncio::coro<> {
+            strings->waits_in_send = true;
+            kept = asyncio::make_streams(puppet(strings));
+            kept->second.write("never sent");
+            loop.call_later(1ms, [&] { loop.stop(); });
+            co_await kept->first.read(1);
+        });
+        loop.run_forever();
+        CHECK_FALSE(task.done());
+    }
+    kept->second.write("into the void");
+    kept->second.close();
+    kept.reset();
+    CHECK(strings->happened.back() == "destroyed");
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("faults") {
+
+ASYNC_TEST_CASE("calls that a signal interrupts are made again") {
+    const with_faults faulty({.interrupts = true});
+    asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+    for (int i = 0; i < 200; ++i) {
+        writer.write(std::to_string(i) + "\n");
+        const std::string line = co_await reader.readline();
+        CHECK(line == std::to_string(i) + "\n");
+    }
+    link_ends ends = co_await connected();
+    const std::string much = support::pattern(2'000'000);
+    for (std::size_t at = 0; at < much.size(); at += 1000)
+        ends.writer().write(std::string_view(much).substr(at, 1000)); // vectored later
+    ends.writer().close();
+    const std::string received = co_await ends.peer_reader().read();
+    CHECK(received == much);
+    CHECK(faults.interrupted > 500);
+}
+
+ASYNC_TEST_CASE("one byte at a time, both ways, is as good as all at once") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    asyncio::socket slow = asyncio::socket::tcp();
+    slow.setsockopt(SOL_SOCKET, SO_RCVBUF, 1); // the least that the system allows
+    co_await slow.connect(asyncio::address("127.0.0.1", server.port()));
+    slow.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1);
+    stream_pair served = co_await side.accepted->get();
+    const std::string question = "a question, byte by byte\r\n";
+    const std::string answer = support::pattern(50'000);
+    auto dribbling = asyncio::create_task([&]() -> asyncio::coro<> {
+        for (const char& c : question) {
+            co_await slow.sendall(std::string_view(&c, 1));
+            co_await support::turns(2);
+        }
+    });
+    const std::string line = co_await served.first.readuntil("\r\n");
+    CHECK(line == question);
+    co_await dribbling;
+    served.second.write(answer);
+    served.second.write_eof();
+    std::string received;
+    char byte[1];
+    for (;;) {
+        const std::size_t n = co_await slow.recv(std::span<char>(byte));
+        if (n == 0) break;
+        received += byte[0];
+    }
+    CHECK(received == answer);
+}
+
+ASYNC_TEST_CASE("a full socket for ten seconds: nothing spins, nothing is lost") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    link_ends ends = co_await connected();
+    const std::string much = support::pattern(8'000'000);
+    auto draining = asyncio::create_task([&]() -> asyncio::coro<> {
+        for (std::size_t at = 0; at < much.size(); at += 50'000) {
+            ends.writer().write(std::string_view(much).substr(at, 50'000));
+            co_await ends.writer().drain();
+        }
+        ends.writer().close();
+    });
+    co_await support::turns(1000); // as much as the system takes
+    const std::size_t kept = ends.writer().get_write_buffer_size();
+    CHECK(kept > 0);
+    const auto turns = loop.metrics().turns;
+    co_await asyncio::sleep(10s);
+    CHECK(loop.metrics().turns - turns < 10);
+    CHECK(ends.writer().get_write_buffer_size() == kept);
+    const std::string received = co_await ends.peer_reader().read();
+    CHECK(received == much);
+    co_await draining;
+}
+
+ASYNC_TEST_CASE("a peer that resets while a lot is being written ends the writing with an error") {
+    link_ends ends = co_await connected();
+    const std::string block(100'000, 'b');
+    auto writing = asyncio::create_task([&]() -> asyncio::coro<> {
+        for (;;) {
+            ends.writer().write(block);
+            co_await ends.writer().drain();
+        }
+    });
+    auto reading = asyncio::create_task(code_thrown_by(ends.reader().read(1)));
+    for (int i = 0; i < 20; ++i) static_cast<void>(co_await ends.peer_reader().read(65536));
+    ends.peer().abort();
+    int code = co_await code_thrown_by(writing);
+    CHECK((code == ECONNRESET || code == EPIPE));
+    code = co_await reading;
+    CHECK((code == ECONNRESET || code == EPIPE));
+    CHECK(ends.writer().get_write_buffer_size() == 0);
+    ends.writer().write("to nobody");
+    CHECK_AWAIT_THROWS_AS(ends.writer().wait_closed(), std::system_error);
+}
+
+ASYNC_TEST_CASE("a peer that says nothing any more is the business of timeouts") {
+    link_ends ends = co_await connected();
+    fill(ends.writer());
+    const asyncio::time_point before = asyncio::get_running_loop().time();
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(ends.reader().readline(), 30s),
+                          asyncio::timeout_error);
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(ends.writer().drain(), 30s), asyncio::timeout_error);
+    ends.writer().close(); // would wait for ever for the peer to read
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(ends.writer().wait_closed(), 30s),
+                          asyncio::timeout_error);
+    ends.writer().abort();
+    co_await ends.writer().wait_closed();
+    const asyncio::duration took = asyncio::get_running_loop().time() - before;
+    CHECK(took >= asyncio::duration(90s));
+}
+
+// A peer that is gone without a word, as after a power cut: its socket is closed by the kernel
+// without telling anybody, which takes a privilege, or a network of one's own.
+TEST_CASE("a half-open connection is noticed by a write, and without one by keep_alive") {
+    const auto program = []() -> asyncio::coro<int> {
+        for (const bool writes : {true, false}) {
+            acceptor side;
+            auto handler = side.handler();
+            asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+            auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port(),
+                                                                      {.keep_alive = true});
+            stream_pair peer = co_await side.accepted->get();
+            const int ours = descriptor_of(writer.sockname(), writer.peername());
+            const int theirs = descriptor_of(peer.second.sockname(), peer.second.peername());
+            const int on = 1;
+            ::setsockopt(ours, IPPROTO_TCP, TCP_KEEPIDLE, &on, sizeof on);
+            ::setsockopt(ours, IPPROTO_TCP, TCP_KEEPINTVL, &on, sizeof on);
+            if (::setsockopt(theirs, IPPROTO_TCP, TCP_REPAIR, &on, sizeof on) != 0) co_return 77;
+            peer.second.abort();
+            co_await support::turns(3);
+            auto reading = asyncio::create_task(code_thrown_by(reader.read(1)));
+            co_await support::turns(3);
+            if (reading.done()) co_return 1;
+            if (writes) writer.write("anybody there?");
+            const int code = co_await reading;
+            if (code != ECONNRESET && code != ETIMEDOUT) co_return 2;
+        }
+        co_return 0;
+    };
+    const support::child_result result = support::in_child([program] {
+        const int code = asyncio::run(program());
+        if (code != 77) return code;
+        // No privilege here; in a network of its own a process has it.
+        if (::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return 77;
+        const int any = ::socket(AF_INET, SOCK_DGRAM, 0);
+        ifreq loopback{};
+        std::strcpy(loopback.ifr_name, "lo");
+        loopback.ifr_flags = IFF_UP;
+        if (::ioctl(any, SIOCSIFFLAGS, &loopback) != 0) return 77;
+        return asyncio::run(program());
+    });
+    if (result.exit_code == 77) {
+        MESSAGE("not tested: this system lets nobody close a socket silently");
+        return;
+    }
+    CHECK(result.err == "");
+    CHECK(result.exit_code == 0);
+}
+
+ASYNC_TEST_CASE("a connection that is closed while others wait for it tells them all") {
+    for (const bool at_once : {true, false}) {
+        link_ends ends = co_await connected();
+        fill(ends.writer());
+        auto reading = asyncio::create_task(ends.reader().readline());
+        auto draining = asyncio::create_task(code_thrown_by(ends.writer().drain()));
+        auto closed = asyncio::create_task(ends.writer().wait_closed());
+        co_await support::turns(2);
+        if (at_once) ends.writer().abort();
+        else ends.writer().close();
+        const std::string line = co_await std::move(reading);
+        CHECK(line == "");
+        if (!at_once) { // what is kept is sent first
+            CHECK_FALSE(draining.done());
+            static_cast<void>(co_await ends.peer_reader().read());
+        }
+        const int code = co_await draining;
+        CHECK(code == (at_once ? ECONNRESET : 0));
+        co_await closed;
+    }
+}
+
+// A program that closes a descriptor that is not its own. Nothing can be promised to the
+// connection, but the loop and all others go on.
+TEST_CASE("a descriptor that is closed under the loop costs its own connection only") {
+    const auto program = []() -> asyncio::coro<int> {
+        asyncio::event_loop& loop = asyncio::get_running_loop();
+        loop.set_exception_handler([](asyncio::event_loop&, const asyncio::exception_context&) {});
+        asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+        link_ends ends = co_await connected();
+        auto reading = asyncio::create_task(code_thrown_by(ends.reader().readline()));
+        co_await support::turns(2);
+        ::close(descriptor_of(ends.writer().sockname(), ends.writer().peername()));
+        const auto turns = loop.metrics().turns;
+        co_await asyncio::sleep(20ms);
+        if (loop.metrics().turns - turns > 20) co_return 1; // it spins
+        ends.writer().write("x"); // which finds out
+        int code = co_await code_thrown_by(ends.writer().drain());
+        if (code != EBADF) co_return 2;
+        code = co_await reading;
+        if (code != EBADF) co_return 3;
+        // The number comes back with somebody else's connection.
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+        writer.write("hello\n");
+        std::string line = co_await reader.readline();
+        if (line != "hello\n") co_return 4;
+
+        int fds[2];
+        if (::pipe(fds) != 0) co_return 5;
+        loop.add_reader(fds[0], [] {});
+        ::close(fds[0]);
+        ::close(fds[1]);
+        co_await asyncio::sleep(1ms);
+        if (!loop.remove_reader(fds[0])) co_return 6;
+        // A server whose socket is gone closes like any other.
+        ::close(server.sockets().at(0).fileno());
+        writer.write("still served\n");
+        line = co_await reader.readline();
+        if (line != "still served\n") co_return 7;
+        writer.close();
+        server.close();
+        co_await server.wait_closed();
+        co_return 0;
+    };
+    const support::child_result result =
+        support::in_child([program] { return asyncio::run(program()); });
+    CHECK(result.err == "");
+    CHECK(result.exit_code == 0);
+}
+
+TEST_CASE("a connect without a free descriptor is an error, and later ones work again") {
+    const auto program = []() -> asyncio::coro<int> {
+        asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+        asyncio::get_running_loop().call_exception_handler({"a first time"}); // opens things
+        {
+            auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+            writer.write("x\n");
+            co_await reader.readline();
+        }
+        const int code_before = co_await code_thrown_by(
+            asyncio::open_connection("127.0.0.1", server.port()));
+        if (code_before != 0) co_return 1;
+        std::vector<int> taken;
+        rlimit few{};
+        few.rlim_cur = few.rlim_max = 40;
+        ::setrlimit(RLIMIT_NOFILE, &few);
+        for (int fd = ::dup(0); fd >= 0; fd = ::dup(0)) taken.push_back(fd);
+        std::string text;
+        int code = 0;
+        try {
+            co_await asyncio::open_connection("127.0.0.1", server.port());
+        } catch (const std::system_error& e) {
+            text = e.what();
+            code = e.code().value();
+        }
+        if (code != EMFILE || text.find("socket") == std::string::npos) co_return 2;
+        code = co_await code_thrown_by(asyncio::create_datagram_endpoint({.local_addr = "::1"}));
+        if (code != EMFILE) co_return 3;
+        code = co_await code_thrown_by(asyncio::start_server(echo, "127.0.0.1", 0));
+        if (code != EMFILE) co_return 4;
+        for (int fd : taken) ::close(fd);
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+        writer.write("again\n");
+        const std::string line = co_await reader.readline();
+        co_return line == "again\n" ? 0 : 5;
+    };
+    const support::child_result result =
+        support::in_child([program] { return asyncio::run(program()); });
+    CHECK(result.err == "asyncio: a first time\n");
+    CHECK(result.exit_code == 0);
+}
+
+ASYNC_TEST_CASE("ten thousand connections later, descriptors, memory and tasks are back") {
+    asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+    const auto client = [](int port, int rounds) -> asyncio::coro<> {
+        for (int i = 0; i < rounds; ++i) {
+            auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+            writer.write("x\n");
+            const std::string line = co_await reader.readline();
+            if (line != "x\n") throw std::runtime_error("no echo");
+            if (i % 2 == 0) continue; // closed by going out of scope
+            writer.abort();
+        }
+    };
+    const auto run_clients = [&](int rounds) -> asyncio::coro<> {
+        std::vector<asyncio::task<>> clients;
+        for (int i = 0; i < 50; ++i)
+            clients.push_back(asyncio::create_task(client(server.port(), rounds)));
+        for (auto& task : clients) co_await task;
+        while (asyncio::all_tasks().size() > 1) co_await support::turns(1); // the server's side
+        co_await support::turns(5);
+    };
+    co_await run_clients(20); // what is kept for later use is kept by now
+    const int descriptors = open_descriptors();
+    const std::size_t memory = ::mallinfo2().uordblks;
+    co_await run_clients(180);
+    CHECK(open_descriptors() == descriptors);
+    CHECK(::mallinfo2().uordblks <= memory + 64 * 1024);
+    CHECK(asyncio::all_tasks().size() == 1); // this one
 }
 
 } // TEST_SUITE
