@@ -15016,41 +15016,6 @@ int open_pidfd(pid_t pid) noexcept {
     return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u));
 }
 
-// What posix_spawn() is told, beside the program.
-struct spawn_setup {
-    spawn_setup() noexcept {
-        ::posix_spawn_file_actions_init(&actions);
-        ::posix_spawnattr_init(&attributes);
-    }
-    spawn_setup(const spawn_setup&) = delete;
-    spawn_setup& operator=(const spawn_setup&) = delete;
-    ~spawn_setup() {
-        ::posix_spawnattr_destroy(&attributes);
-        ::posix_spawn_file_actions_destroy(&actions);
-    }
-
-    void set_signals(const sigset_t& to_default, const sigset_t& mask) noexcept {
-        ::posix_spawnattr_setsigdefault(&attributes, &to_default);
-        ::posix_spawnattr_setsigmask(&attributes, &mask);
-        flags |= POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
-    }
-    // A process group of its own: Ctrl-C at the terminal is not for it.
-    void lead_group() noexcept {
-        ::posix_spawnattr_setpgroup(&attributes, 0);
-        flags |= POSIX_SPAWN_SETPGROUP;
-    }
-    // 0, or what errno says.
-    int start(pid_t& pid, const char* path, char* const* arguments,
-              char* const* environment) noexcept {
-        ::posix_spawnattr_setflags(&attributes, flags);
-        return ::posix_spawn(&pid, path, &actions, &attributes, arguments, environment);
-    }
-
-    ::posix_spawn_file_actions_t actions;
-    ::posix_spawnattr_t attributes;
-    short flags = 0;
-};
-
 // Keeps all signals away from this thread, and from those that it starts meanwhile: the
 // program's signals are for its own threads.
 class signals_held {
@@ -15063,6 +15028,8 @@ public:
     signals_held(const signals_held&) = delete;
     signals_held& operator=(const signals_held&) = delete;
     ~signals_held() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+    const sigset_t& before() const noexcept { return before_; }
 
 private:
     sigset_t before_;
@@ -15083,15 +15050,25 @@ int start_program(pid_t& pid, int socket, char role) {
     // Not the number itself: a dup2() onto the same one would keep it close-on-exec.
     const owned_fd source(::fcntl(socket, F_DUPFD_CLOEXEC, worker_socket + 1));
     if (!source) return errno;
-    spawn_setup setup;
-    ::posix_spawn_file_actions_addopen(&setup.actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    ::posix_spawn_file_actions_adddup2(&setup.actions, source.get(), worker_socket);
+    ::posix_spawn_file_actions_t actions;
+    ::posix_spawnattr_t attributes;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawnattr_init(&attributes);
+    ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    ::posix_spawn_file_actions_adddup2(&actions, source.get(), worker_socket);
     sigset_t all, none;
     ::sigfillset(&all);
     ::sigemptyset(&none);
-    setup.set_signals(all, none);
-    setup.lead_group();
-    return setup.start(pid, "/proc/self/exe", arguments, environment.data());
+    ::posix_spawnattr_setsigdefault(&attributes, &all);
+    ::posix_spawnattr_setsigmask(&attributes, &none);
+    ::posix_spawnattr_setpgroup(&attributes, 0); // Ctrl-C at the terminal is not for workers
+    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF |
+                                                POSIX_SPAWN_SETSIGMASK);
+    const int error = ::posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, arguments,
+                                    environment.data());
+    ::posix_spawnattr_destroy(&attributes);
+    ::posix_spawn_file_actions_destroy(&actions);
+    return error;
 }
 
 class fork_server {
@@ -19380,8 +19357,9 @@ coro<server> start_unix_server(client_handler on_client, std::string path,
 //   - Somebody else in the program may wait for it first: waitpid(-1), or the kernel
 //     itself where SIGCHLD is ignored. A pidfd never means another process all the
 //     same, and since Linux 6.15 tells how its process ended even then.
-//   - posix_spawn() shares the memory until the child executes its program, whatever
-//     that memory's size, and returns why it could not.
+//   - vfork() shares the memory until the child executes its program, and stops the
+//     parent until then: it takes no time for a large memory, and holds no locks of
+//     other threads. valgrind and qemu make a plain fork() of it.
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -19518,74 +19496,131 @@ static std::vector<std::string> candidates(const launch& job) {
     return list;
 }
 
-// The child gets no descriptor but the standard ones, not even of those that other code
-// has opened without O_CLOEXEC.
-static int close_others(spawn_setup& setup) {
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
-    return ::posix_spawn_file_actions_addclosefrom_np(&setup.actions, STDERR_FILENO + 1);
-#else
-    DIR* const list = ::opendir("/proc/self/fd");
-    if (list == nullptr) return errno;
+// What a child does before it executes its program: system calls and nothing else, since
+// it may share its parent's memory.
+struct child_plan {
+    const char* const* paths; // where the program may be; null ends them
+    char* const* arguments;
+    char* const* variables;
+    const char* cwd; // null: where the parent is
+    int ends[3];     // what becomes the standard descriptors; -1: stays what it is
+    bool error_to_output;
+    bool new_group;
+    const sigset_t* mask;
+    int report;                   // tells the parent what failed; closed by success
+    volatile bool shared = false; // with the parent: set by the child
+};
+
+enum class child_step : int { other, chdir };
+
+struct child_failure {
+    child_step step = child_step::other;
     int error = 0;
-    while (const dirent* const entry = ::readdir(list)) {
-        const int fd = std::atoi(entry->d_name);
-        const int flags = fd > STDERR_FILENO ? ::fcntl(fd, F_GETFD) : -1;
-        if (error == 0 && flags >= 0 && (flags & FD_CLOEXEC) == 0)
-            error = ::posix_spawn_file_actions_addclose(&setup.actions, fd);
-    }
-    ::closedir(list);
-    return error;
+};
+
+[[noreturn]] static void give_up(const child_plan& plan, int error,
+                                 child_step step = child_step::other) noexcept {
+    const child_failure failure{step, error};
+    static_cast<void>(!::write(plan.report, &failure, sizeof failure));
+    ::_exit(127);
+}
+
+// Not even what other code has opened without O_CLOEXEC is for the child.
+static void close_all_but(int kept) noexcept {
+#if defined(SYS_close_range)
+    const auto close = [](int first, unsigned last) {
+        return ::syscall(SYS_close_range, static_cast<unsigned>(first), last, 0u) == 0;
+    };
+    const bool below = kept == STDERR_FILENO + 1 ||
+                       close(STDERR_FILENO + 1, static_cast<unsigned>(kept) - 1);
+    if (below && close(kept + 1, ~0u)) return;
 #endif
+    const long last = std::min(::sysconf(_SC_OPEN_MAX), 65536L);
+    for (int fd = STDERR_FILENO + 1; fd < last; ++fd)
+        if (fd != kept) ::close(fd);
+}
+
+// All signals are held back here. What was caught gets its default; what is ignored stays
+// so (nohup), but for what programs ignore for their own sake.
+static void reset_signals(const sigset_t& mask) noexcept {
+    for (int number = 1; number < NSIG; ++number) {
+        struct sigaction action = {};
+        if (::sigaction(number, nullptr, &action) != 0) continue;
+        const bool ignored = action.sa_handler == SIG_IGN;
+        if (action.sa_handler == SIG_DFL) continue;
+        if (ignored && number != SIGPIPE && number != SIGXFSZ) continue;
+        action = {};
+        action.sa_handler = SIG_DFL;
+        ::sigaction(number, &action, nullptr);
+    }
+    ::pthread_sigmask(SIG_SETMASK, &mask, nullptr);
+}
+
+[[noreturn]] static void become_program(child_plan& plan) noexcept {
+    plan.shared = true;
+    if (plan.new_group) ::setpgid(0, 0);
+    for (int i = 0; i < 3; ++i)
+        if (plan.ends[i] >= 0 && ::dup2(plan.ends[i], i) < 0) give_up(plan, errno);
+    if (plan.error_to_output && ::dup2(STDOUT_FILENO, STDERR_FILENO) < 0) give_up(plan, errno);
+    if (plan.cwd != nullptr && ::chdir(plan.cwd) != 0) give_up(plan, errno, child_step::chdir);
+    close_all_but(plan.report);
+    reset_signals(*plan.mask);
+    int why = ENOENT;
+    for (const char* const* path = plan.paths; *path != nullptr; ++path) {
+        ::execve(*path, plan.arguments, plan.variables);
+        if (errno == ENOENT || errno == ENOTDIR) continue;
+        why = errno; // one that may not be executed is the better reason
+        if (why != EACCES) break;
+    }
+    give_up(plan, why);
+}
+
+// A function of its own: nothing that the child writes here may be needed afterwards.
+[[gnu::noinline]] static pid_t start_child_of(child_plan& plan) noexcept {
+    const pid_t pid = ::vfork();
+    if (pid == 0) become_program(plan);
+    return pid;
 }
 
 static pid_t spawn(const launch& job, const child_ends& ends) {
-    spawn_setup setup;
-    const auto must = [](int error) {
-        if (error != 0) throw_system_error(error, "posix_spawn_file_actions");
-    };
-    owned_fd folder;
-    if (!job.cwd.empty()) {
-        // Opened here: what fails in the child itself does not say which step it was.
-        folder.reset(::open(job.cwd.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-        if (!folder || ::faccessat(AT_FDCWD, job.cwd.c_str(), X_OK, AT_EACCESS) != 0)
-            throw_error_of(errno, "chdir", job.cwd);
-        must(::posix_spawn_file_actions_addfchdir_np(&setup.actions, folder.get()));
-    }
-    for (int i = 0; i < 3; ++i) {
-        const owned_fd& end = ends.theirs[static_cast<std::size_t>(i)];
-        if (end) must(::posix_spawn_file_actions_adddup2(&setup.actions, end.get(), i));
-    }
-    if (job.streams[2].what() == stdio::to_stdout)
-        must(::posix_spawn_file_actions_adddup2(&setup.actions, STDOUT_FILENO, STDERR_FILENO));
-    must(close_others(setup));
-
-    // What is caught here is the default there; what is ignored stays so (nohup), but for
-    // what programs ignore for their own sake.
-    sigset_t restored, mask;
-    ::sigemptyset(&restored);
-    ::sigaddset(&restored, SIGPIPE);
-    ::sigaddset(&restored, SIGXFSZ);
-    ::pthread_sigmask(SIG_SETMASK, nullptr, &mask);
-    setup.set_signals(restored, mask);
-    if (job.new_group) setup.lead_group();
-
-    std::vector<char*> arguments = pointers_to(job.arguments);
+    auto [reading, writing] = make_pipe();
+    writing = above_standard(std::move(writing));
+    const std::vector<char*> arguments = pointers_to(job.arguments);
+    const std::vector<std::string> places = candidates(job);
+    const std::vector<char*> paths = pointers_to(places);
     std::vector<char*> variables;
     if (job.variables) variables = pointers_to(*job.variables);
-    int why = ENOENT;
-    for (const std::string& path : candidates(job)) {
-        // Saves a process where nothing is. Other paths are the child's, whose directory
-        // may be another.
-        if (path.starts_with('/') && ::access(path.c_str(), F_OK) != 0) continue;
-        pid_t pid = -1;
-        const int error = setup.start(pid, path.c_str(), arguments.data(),
-                                      job.variables ? variables.data() : ::environ);
-        if (error == 0) return pid;
-        if (error == ENOENT || error == ENOTDIR) continue;
-        why = error;
-        if (error != EACCES) break;
+
+    child_plan plan;
+    plan.paths = paths.data();
+    plan.arguments = arguments.data();
+    plan.variables = job.variables ? variables.data() : ::environ;
+    plan.cwd = job.cwd.empty() ? nullptr : job.cwd.c_str();
+    for (std::size_t i = 0; i < 3; ++i) plan.ends[i] = ends.theirs[i].get();
+    plan.error_to_output = job.streams[2].what() == stdio::to_stdout;
+    plan.new_group = job.new_group;
+    plan.report = writing.get();
+    pid_t pid = -1;
+    int error = 0;
+    {
+        const signals_held quiet;
+        plan.mask = &quiet.before();
+        pid = start_child_of(plan);
+        error = errno;
     }
-    throw_error_of(why, "exec", job.arguments.front());
+    if (pid < 0) throw_error_of(error, "vfork for", job.arguments.front());
+    writing.reset();
+    // All is said when the memory is shared. Nobody waits then for a stranger who may have
+    // inherited the pipe from another thread's fork().
+    if (plan.shared) set_non_blocking(reading.get());
+    child_failure failure;
+    ssize_t n = 0;
+    do n = ::read(reading.get(), &failure, sizeof failure);
+    while (n < 0 && errno == EINTR);
+    if (n != static_cast<ssize_t>(sizeof failure)) return pid;
+    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {}
+    if (failure.step == child_step::chdir) throw_error_of(failure.error, "chdir", job.cwd);
+    throw_error_of(failure.error, "exec", job.arguments.front());
 }
 
 // -- how a child ended ------------------------------------------------------------

@@ -172,7 +172,7 @@ ASYNC_TEST_CASE("an atomic write never replaces what is no file") {
 bool mount_small(const std::string& path, const char* size) {
     const std::string options = std::string("size=") + size;
     return ::unshare(CLONE_NEWNS) == 0 &&
-           ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+           ::mount("none", "/", "none", MS_REC | MS_PRIVATE, nullptr) == 0 &&
            ::mount("tmpfs", path.c_str(), "tmpfs", 0, options.c_str()) == 0;
 }
 

@@ -83,28 +83,34 @@ class interruptions {
 public:
     interruptions() {
         struct sigaction action = {};
-        action.sa_handler = [](int) { ++count; };
-        ::sigaction(SIGUSR2, &action, &before_); // without SA_RESTART
+        action.sa_handler = [](int) {
+            ++count;
+            arm(); // after it is done: signals alone would leave no time to a slow machine
+        };
+        ::sigaction(SIGUSR2, &action, nullptr); // without SA_RESTART
         sigevent event = {};
         event.sigev_notify = SIGEV_SIGNAL;
         event.sigev_signo = SIGUSR2;
-        ::timer_create(CLOCK_MONOTONIC, &event, &timer_);
-        itimerspec often = {};
-        often.it_value.tv_nsec = often.it_interval.tv_nsec = 100'000;
-        ::timer_settime(timer_, 0, &often, nullptr);
+        ::timer_create(CLOCK_MONOTONIC, &event, &timer);
+        arm();
     }
     interruptions(const interruptions&) = delete;
     interruptions& operator=(const interruptions&) = delete;
     ~interruptions() {
-        ::timer_delete(timer_);
-        ::sigaction(SIGUSR2, &before_, nullptr);
+        ::signal(SIGUSR2, SIG_IGN); // one may still be on its way
+        ::timer_delete(timer);
     }
 
     static inline std::atomic<int> count{0};
 
 private:
-    struct sigaction before_ = {};
-    timer_t timer_ = {};
+    static void arm() {
+        itimerspec soon = {};
+        soon.it_value.tv_nsec = 500'000;
+        ::timer_settime(timer, 0, &soon, nullptr);
+    }
+
+    static inline timer_t timer = {};
 };
 
 } // namespace support
