@@ -1,4 +1,4 @@
-// Introspection: print_call_graph() and print_tasks(), as IN-01 to IN-05 of the catalogue want them.
+// Introspection: print_call_graph() and print_tasks(), as IN-01 to IN-05 want them.
 #include "support.hpp"
 
 #include <algorithm>

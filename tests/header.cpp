@@ -541,7 +541,9 @@ TEST_SUITE("catalogue") {
 
 // tests/catalogue.txt lists the behaviours of Python's asyncio by area: "TG 26 TaskGroup". A test
 // of one begins its name with the ID: "TG-07: ...", or with several: "TG-07, TG-08: ...".
-TEST_CASE("IDs in the names of tests exist in the catalogue") {
+TEST_CASE("every behaviour of the catalogue has a test, and no test has an ID of its own") {
+    // What is not built yet.
+    static const std::set<std::string> without = {"DG", "SP"};
     std::map<std::string, int> size;
     std::vector<std::string> areas;
     std::istringstream catalogue(read(source_dir / "tests/catalogue.txt"));
@@ -578,10 +580,20 @@ TEST_CASE("IDs in the names of tests exist in the catalogue") {
                                 std::to_string(size[area]) + (missing.empty() ? "" : ", without:") +
                                 missing;
         report += "\n    " + row;
+        CHECK_MESSAGE((missing.empty() || without.count(area) == 1), row);
         done += tested[area].size();
         all += static_cast<std::size_t>(size[area]);
     }
     MESSAGE("behaviours of the catalogue with a test: ", done, " of ", all, report);
+}
+
+TEST_CASE("no test of a behaviour is skipped, may fail, or is expected to") {
+    static const std::regex decorated(R"re(TEST_CASE\w*\(\s*("[A-Z]{2}-\d\d[^"]*"\s*\*[^{]*))re");
+    for (const fs::path& file : cpp_files()) {
+        const std::string text = read(file);
+        for (const std::string& test : words(text, decorated))
+            FAIL_CHECK(at(file, line_number(text, text.find(test)), trimmed(test)));
+    }
 }
 
 } // TEST_SUITE
