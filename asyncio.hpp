@@ -12804,6 +12804,7 @@ private:
         any_task main;              // its loop's thread alone touches it
     };
 
+    struct enlisted;
     static coro<> run_member(std::shared_ptr<core_group> group, std::size_t i, coro<> main);
     void work(std::size_t i, coro<> main, const run_options& options) noexcept;
     void ended(std::exception_ptr error);
@@ -12864,22 +12865,24 @@ void core_group::work(std::size_t i, coro<> main, const run_options& options) no
     home_->call_soon_threadsafe([self = shared_from_this(), error] { self->ended(error); });
 }
 
+// g++ 12 warns of a local type in a coroutine's frame.
+struct core_group::enlisted {
+    enlisted(core_group& g, member& m) : owner(g), self(m) {
+        const std::lock_guard lock(owner.mutex_);
+        if (owner.cancelled_) throw cancelled_error();
+        self.main = current_task();
+        self.loop = &get_running_loop();
+    }
+    ~enlisted() {
+        const std::lock_guard lock(owner.mutex_);
+        self.loop = nullptr;
+        self.main = any_task();
+    }
+    core_group& owner;
+    member& self;
+};
+
 coro<> core_group::run_member(std::shared_ptr<core_group> group, std::size_t i, coro<> main) {
-    struct enlisted {
-        enlisted(core_group& g, member& m) : owner(g), self(m) {
-            const std::lock_guard lock(owner.mutex_);
-            if (owner.cancelled_) throw cancelled_error();
-            self.main = current_task();
-            self.loop = &get_running_loop();
-        }
-        ~enlisted() {
-            const std::lock_guard lock(owner.mutex_);
-            self.loop = nullptr;
-            self.main = any_task();
-        }
-        core_group& owner;
-        member& self;
-    };
     const enlisted guard(*group, group->members_[i]);
     co_await std::move(main);
 }
@@ -18509,23 +18512,25 @@ void stream_link::lose_file() noexcept {
     if (file_wait_ != nullptr) file_wait_->lose();
 }
 
+static std::string part_of_file(int file, std::int64_t from, std::size_t size) {
+    std::string data(size, '\0');
+    ssize_t got;
+    do got = ::pread(file, data.data(), size, static_cast<off_t>(from));
+    while (got < 0 && errno == EINTR);
+    if (got < 0) throw_last_error("pread");
+    data.resize(static_cast<std::size_t>(got));
+    return data;
+}
+
 // Where the system cannot do it, the bytes go through this process, read on a thread.
 static coro<std::size_t> copy_file(ref_ptr<stream_link> link, int fd, std::int64_t offset,
                                    std::size_t n) {
     constexpr std::size_t piece = 128 * 1024;
     std::size_t sent = 0;
     while (sent < n) {
-        const auto read = [](int file, std::int64_t from, std::size_t size) {
-            std::string data(size, '\0');
-            ssize_t got;
-            do got = ::pread(file, data.data(), size, static_cast<off_t>(from));
-            while (got < 0 && errno == EINTR);
-            if (got < 0) throw_last_error("pread");
-            data.resize(static_cast<std::size_t>(got));
-            return data;
-        };
         const auto from = offset + static_cast<std::int64_t>(sent);
-        const std::string data = co_await to_thread(read, fd, from, std::min(piece, n - sent));
+        const std::size_t size = std::min(piece, n - sent);
+        const std::string data = co_await to_thread(&part_of_file, fd, from, size);
         if (data.empty()) break;
         const io_buffer buffer{data.data(), data.size()};
         link->write({&buffer, 1});
