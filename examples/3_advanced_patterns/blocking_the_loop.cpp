@@ -78,3 +78,20 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(span));
 }
+// Output:
+//  0.00 s  the blocking sleep begins
+//  3.00 s  the blocking sleep ends
+//  3.00 s  .
+//  3.50 s  .
+//  4.00 s  .
+//  4.50 s  .
+//  5.00 s  .
+//  5.00 s  the yielding sleep begins
+//  5.51 s  .
+//  6.01 s  .
+//  6.51 s  .
+//  7.01 s  .
+//  7.51 s  .
+//  8.00 s  the yielding sleep ends
+// holds:  0 of 5 dots came during the blocking sleep
+// holds:  5 of 5 dots came during the yielding sleep

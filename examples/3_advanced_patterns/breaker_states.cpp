@@ -71,8 +71,8 @@ asyncio::coro<int> async_main() {
     claim(reached == 5 && refused > 0 && std::ssize(calls) == reached + refused,
           "of " + std::to_string(calls.size()) + " calls " + std::to_string(reached) +
               " reached the service: 3 failures, 2 trials");
-    const double first = since[2] - since[1];
-    const double second = since[4] - since[3];
+    const double first = since.at(2) - since.at(1);
+    const double second = since.at(4) - since.at(3);
     claim(first >= 10 && first < 13 && second >= 10 && second < 13,
           "the circuit was open for " + num(first) + " s and " + num(second) + " s (about 10 s)");
     co_return broken == 0 ? 0 : 1;
@@ -92,3 +92,13 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  2.00 s  closed -> open
+// 12.00 s  open -> half_open
+// 12.00 s  half_open -> open
+// 22.00 s  open -> half_open
+// 22.00 s  half_open -> closed
+// 22.00 s  all calls, one each second: FFF.........F.........S
+// holds:  the states were closed, open, half_open, open, half_open, closed
+// holds:  of 23 calls 5 reached the service: 3 failures, 2 trials
+// holds:  the circuit was open for 10.00 s and 10.00 s (about 10 s)

@@ -3,7 +3,7 @@
 //     g++ -std=c++20 -O2 -pthread -I. examples/3_advanced_patterns/cancellation.cpp -o cancel && ./cancel
 //
 // What it teaches: cancel() throws a cancelled_error into the task, at the co_await where it waits.
-// The task may catch it to clean up and must throw it on; then whoever awaits the task gets it, too.
+// The task may catch it to clean up and must throw it on; whoever awaits the task gets it, too.
 // Look at: two of ten steps are done, the third is cut off, and the cleanup runs.
 // --virtual skips the waiting.
 #define ASYNCIO_IMPLEMENTATION
@@ -80,3 +80,13 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.80 s  step 0 is done
+//  1.60 s  step 1 is done
+//  2.00 s  cancel() was called
+//  2.00 s  cleanup
+//  2.00 s  the caller sees a cancelled_error
+// holds:  cancel() is a request: the task ends when it runs next
+// holds:  steps 0 and 1 ran, then the cleanup; awaiting the task throws cancelled_error
+// holds:  the task ended as cancelled after 2.00 s: about 2 s, not 8 s
+// holds:  there is nothing to cancel in a task that has ended

@@ -132,3 +132,39 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.00 s  two services fail; the open circuit takes a minute
+//  0.10 s  recovering: failed
+//  0.10 s  dead: failed
+//  0.20 s  recovering: failed
+//  0.20 s  dead: failed
+//  0.30 s  recovering: failed
+//  0.30 s  dead: failed
+//  0.40 s  recovering: failed
+//  0.40 s  dead: failed
+//  0.50 s  recovering: the circuit was closed and is open
+//  0.50 s  recovering: failed
+//  0.50 s  dead: the circuit was closed and is open
+//  0.50 s  dead: failed
+// 20.50 s  recovering: not called
+// 20.50 s  recovering: not called
+// 20.50 s  recovering: not called
+// 20.50 s  dead: not called
+// 20.50 s  dead: not called
+// 20.50 s  dead: not called
+// 60.60 s  recovering: the circuit was open and is half open
+// 60.60 s  recovering: not called
+// 60.60 s  recovering: not called
+// 60.60 s  dead: the circuit was open and is half open
+// 60.60 s  dead: not called
+// 60.60 s  dead: not called
+// 60.70 s  recovering: the circuit was half open and is closed
+// 60.70 s  recovering: data
+// 60.70 s  dead: the circuit was half open and is open
+// 60.70 s  dead: failed
+// 60.70 s  dead: not called
+// 60.80 s  recovering: data
+// holds:  recovering: closed, open, half open, closed
+// holds:  dead: closed, open, half open, open
+// holds:  recovering: of 5, 3, 3 and 1 calls, these reached the service: 5, 0, 1, 1
+// holds:  dead: of 5, 3, 3 and 1 calls, these reached the service: 5, 0, 1, 0

@@ -101,3 +101,12 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.50 s  no error: 21 degrees
+//  2.50 s  timeout: try again later
+//  2.50 s  refused: call the operators
+//  3.00 s  nonsense: write a bug report
+// holds:  what works needs no handler
+// holds:  a late answer reaches the handler for timeouts, after 2.00 s (about 2 s)
+// holds:  a closed port reaches the handler for refused connections
+// holds:  an answer that is no number reaches the handler for nonsense

@@ -127,3 +127,30 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(seed, trace_file), options);
 }
+// Output:
+//  0.00 s  seed 2
+//  0.10 s  client 2: data, attempts: 1
+//  0.10 s  client 7: data, attempts: 1
+//  0.10 s  client 9: data, attempts: 1
+//  1.20 s  client 6: data, attempts: 2
+//  1.20 s  client 10: data, attempts: 2
+//  3.30 s  client 3: data, attempts: 3
+//  3.30 s  client 8: data, attempts: 3
+//  7.40 s  client 1: nothing, attempts: 4
+//  7.40 s  client 4: nothing, attempts: 4
+//  7.40 s  client 5: nothing, attempts: 4
+// time      |0                                                    7.400 s|
+// Task-1    |============================================================| 0.000-7.400 s
+// client 1  |============================================================| 0.000-7.400 s
+// client 2  |=                                                           | 0.000-0.100 s
+// client 3  |===========================                                 | 0.000-3.300 s
+// client 4  |============================================================| 0.000-7.400 s
+// client 5  |============================================================| 0.000-7.400 s
+// client 6  |==========                                                  | 0.000-1.200 s
+// client 7  |=                                                           | 0.000-0.100 s
+// client 8  |===========================                                 | 0.000-3.300 s
+// client 9  |=                                                           | 0.000-0.100 s
+// client 10 |==========                                                  | 0.000-1.200 s
+// holds:  each took 0.1 s for each attempt and the pauses of 1, 2, 4 s between: 0.00 s off at most
+// holds:  25 attempts reached the service, and 18 of them failed
+// holds:  7 clients succeeded, and 3 gave up, after all 4 attempts

@@ -80,3 +80,16 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.00 s  A pending, B pending, C pending
+//  0.50 s  A pending, B pending, C pending
+//  1.00 s  A done, B pending, C pending
+//  1.50 s  A done, B pending, C pending
+//  2.00 s  A done, B done, C pending
+//  2.50 s  A done, B done, C pending
+//  3.00 s  A done, B done, C done
+//  3.00 s  data of A
+//  3.00 s  data of B
+//  3.00 s  data of C
+// holds:  done() was true for what had arrived, and for nothing else
+// holds:  the futures were seen to become done one after the other

@@ -98,3 +98,14 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.00 s  by hand: pending, result() is an error
+//  1.00 s  by hand: done, the result is 7
+//  1.00 s  task: pending, result() is an error
+//  2.00 s  task: done, the result is 42
+//  2.00 s  executor: pending, result() is an error
+//  2.00 s  executor: done, the result is 2262
+// holds:  the one made by hand
+// holds:  the task
+// holds:  the job in the executor
+// holds:  a result is set once: a second one is an error

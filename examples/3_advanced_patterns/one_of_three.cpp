@@ -111,3 +111,31 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(trace_file), options);
 }
+// Output:
+//  0.00 s  wait_for: a limit of 2 s for each
+//  1.00 s  A ends
+//  1.50 s  C ends
+//  2.00 s  B is cancelled
+//  2.00 s    data from A
+//  2.00 s    timeout
+//  2.00 s    data from C
+//  2.00 s  wait: done and pending after 2 s
+//  3.00 s  A ends
+//  3.50 s  C ends
+//  4.00 s    done: data from A
+//  4.00 s    done: data from C
+//  4.00 s    pending: B
+//  7.00 s  B ends
+//  7.00 s    at last: data from B
+// time   |0                                                    7.000 s|
+// Task-1 |============================================================| 0.000-7.000 s
+// A      |=========                                                   | 0.000-1.000 s
+// B      |=================!                                          | 0.000-2.000 s
+// C      |=============                                               | 0.000-1.500 s
+// A      |                 =========                                  | 2.000-3.000 s
+// B      |                 ===========================================| 2.000-7.000 s
+// C      |                 ==============                             | 2.000-3.500 s
+// holds:  wait_for: two values and one timeout, after 2.00 s (about 2 s)
+// holds:  wait_for cancels the late one
+// holds:  wait: two done and one pending, after 2.00 s (about 2 s)
+// holds:  wait cancels nothing: the late one ends, after 5.00 s (about 5 s)

@@ -1,9 +1,9 @@
-// Advanced patterns: a resource that is opened before a block and closed after it, come what may.
+// Advanced patterns: what is opened before a piece of work is closed after it, come what may.
 //
 //     g++ -std=c++20 -O2 -pthread -I. examples/3_advanced_patterns/own_manager.cpp -o manager && ./manager
 //
-// What it teaches: any type with aenter() and aexit() is an async context manager, for with() as in
-// Python for `async with`. Unlike a destructor, aexit() may wait, and it learns how the block ended.
+// What it teaches: any type with aenter() and aexit() is an async context manager, and with() is
+// Python's `async with`. Unlike a destructor, aexit() may wait, and it learns how the body ended.
 // Look at: the order is enter, body, exit, whether the body succeeds, fails or is cancelled.
 // --virtual skips the waiting.
 #define ASYNCIO_IMPLEMENTATION
@@ -126,7 +126,7 @@ int main(int argc, char** argv) {
         const std::string_view word = argv[i];
         if (word == "--virtual") options.clock = asyncio::clock_kind::virtual_time;
         else {
-            std::fputs("A resource is opened before a block and closed after it, come what may.\n"
+            std::fputs("What is opened before a piece of work is closed after it, come what may.\n"
                        "usage: manager [--virtual]\n",
                        word == "--help" ? stdout : stderr);
             return word == "--help" ? 0 : 2;
@@ -134,3 +134,31 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.00 s  the body succeeds:
+//  0.00 s    enter
+//  0.10 s    the first attempt fails
+//  1.20 s    connected
+//  1.20 s    body begins
+//  2.20 s    body ends
+//  2.20 s    exit after success
+//  2.70 s    closed
+//  2.70 s  the body fails:
+//  2.70 s    enter
+//  2.80 s    the first attempt fails
+//  3.90 s    connected
+//  3.90 s    body begins
+//  4.90 s    exit after error: bad data
+//  5.40 s    closed
+//  5.40 s    the caller sees: bad data
+//  5.40 s  the body is cancelled:
+//  5.40 s    enter
+//  5.50 s    the first attempt fails
+//  6.60 s    connected
+//  6.60 s    body begins
+//  7.10 s    exit after cancellation
+//  7.60 s    closed
+// holds:  success: enter, body begins, body ends, exit
+// holds:  error: the exit comes before the caller sees the error
+// holds:  cancellation: the exit is awaited to its end, too
+// holds:  the first connection was open for 1.00 s (about 1 s)

@@ -99,3 +99,14 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(trace_file), options);
 }
+// Output:
+//  2.00 s  weather: weather data
+//  2.00 s  news: nothing, it is too late
+//  2.00 s  stock: nothing, it refuses
+// time    |0                                                    2.000 s|
+// Task-1  |============================================================| 0.000-2.000 s
+// weather |===============================                             | 0.000-1.000 s
+// news    |===========================================================!| 0.000-2.000 s
+// stock   |==============================!                             | 0.000-1.000 s
+// holds:  each of 3 sources is in the answer, 1 with data, 2 with nothing
+// holds:  2.00 s in all: the limit of 2 s, not the 11 s of news

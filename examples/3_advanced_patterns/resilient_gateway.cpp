@@ -128,3 +128,38 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(trace_file), options);
 }
+// Output:
+//  0.00 s  round 1
+//  0.90 s    flaky: data
+//  2.10 s    dead: failed
+//  2.70 s    slow: data
+//  2.70 s  round 2
+//  2.70 s    dead: not called
+//  3.60 s    flaky: data
+//  5.40 s    slow: data
+//  5.40 s  round 3
+//  5.40 s    dead: not called
+//  6.30 s    flaky: data
+//  8.10 s    slow: data
+//  8.10 s  round 4
+//  8.10 s    dead: not called
+//  9.00 s    flaky: data
+// 10.80 s    slow: data
+// time   |0                                                   10.800 s|
+// Task-1 |============================================================| 0.000-10.800 s
+// slow   |================                                            | 0.000-2.700 s
+// flaky  |======                                                      | 0.000-0.900 s
+// dead   |============                                                | 0.000-2.100 s
+// slow   |               ================                             | 2.700-5.400 s
+// flaky  |               ======                                       | 2.700-3.600 s
+// dead   |               =                                            | 2.700-2.700 s
+// slow   |                              ================              | 5.400-8.100 s
+// flaky  |                              ======                        | 5.400-6.300 s
+// dead   |                              =                             | 5.400-5.400 s
+// slow   |                                             ===============| 8.100-10.800 s
+// flaky  |                                             ======         | 8.100-9.000 s
+// dead   |                                             =              | 8.100-8.100 s
+// holds:  slow: data in every round, with 8 calls in 4 rounds
+// holds:  flaky: data in every round, with 8 calls in 4 rounds
+// holds:  dead: 3 calls in the first round, then none: 3 in the end
+// holds:  a request to the dead service costs 0.00 s now

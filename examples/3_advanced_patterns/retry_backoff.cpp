@@ -3,16 +3,13 @@
 //     g++ -std=c++20 -O2 -pthread -I. examples/3_advanced_patterns/retry_backoff.cpp -o backoff && ./backoff
 //
 // What it teaches: retry() calls a function until it succeeds, with pauses of 1, 2, 4 s between the
-// calls, each with up to 10 % on top (jitter, random), so that many clients do not come back all at once.
-// A limit for each call cuts off the ones that hang.
-// Look at: the pauses of three services. The shaky one succeeds in the end; the dead one is given up
-// with its last error; the third shows the cap. --virtual skips the waiting; --trace FILE is for
-// ui.perfetto.dev.
+// calls. Each is up to 10 % longer by chance (jitter), so that many clients do not come back all at
+// once. A limit of 5 s for each call cuts off those that hang.
+// Look at: the pauses of three services. The shaky one succeeds in the end; the dead one is given
+// up with its last error; the third shows the cap on the pauses. --virtual skips the waiting.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <cstdio>
-#include <fstream>
-#include <iostream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -44,7 +41,6 @@ struct report {
 };
 
 asyncio::coro<report> ask(std::string name, asyncio::duration longest_pause) {
-    asyncio::current_task().set_name(name); // for the timeline
     report r;
     double failed_at = 0;
     // retry() tells each call its number and the pause that follows if it fails.
@@ -85,18 +81,10 @@ void claim_pauses(const std::string& name, const report& r, const std::vector<do
     claim(within, name + ": pauses of " + figures + " s are within their bounds");
 }
 
-asyncio::coro<int> async_main(std::string trace_file) {
-    asyncio::tracer trace(asyncio::get_running_loop());
-
-    const auto [shaky, dead, capped] =
-        co_await asyncio::gather(ask("shaky", 32s), ask("dead", 32s), ask("capped", 2s));
-
-    trace.print_timeline(std::cout);
-    if (!trace_file.empty()) {
-        std::ofstream file(trace_file);
-        trace.write_chrome_trace(file);
-        if (!file.flush()) throw std::runtime_error("cannot write the trace to " + trace_file);
-    }
+asyncio::coro<int> async_main() {
+    const report shaky = co_await ask("shaky", 32s);
+    const report dead = co_await ask("dead", 32s);
+    const report capped = co_await ask("capped", 2s);
 
     claim(shaky.result == "data of call 3", "shaky: the third call succeeds, after a late one");
     claim_pauses("shaky", shaky, {1, 2}, {1.1, 2.2});
@@ -108,17 +96,35 @@ asyncio::coro<int> async_main(std::string trace_file) {
 
 int main(int argc, char** argv) {
     asyncio::run_options options;
-    std::string trace_file;
     for (int i = 1; i < argc; ++i) {
         const std::string_view word = argv[i];
         if (word == "--virtual") options.clock = asyncio::clock_kind::virtual_time;
-        else if (word == "--trace" && i + 1 < argc) trace_file = argv[++i];
         else {
             std::fputs("Try again, and wait longer each time.\n"
-                       "usage: backoff [--virtual] [--trace FILE]\n",
+                       "usage: backoff [--virtual]\n",
                        word == "--help" ? stdout : stderr);
             return word == "--help" ? 0 : 2;
         }
     }
-    return asyncio::run_main(async_main(trace_file), options);
+    return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.00 s  shaky: call 1
+//  6.09 s  shaky: call 2
+//  8.17 s  shaky: call 3
+//  8.17 s  shaky: data of call 3
+//  8.17 s  dead: call 1
+//  9.27 s  dead: call 2
+// 11.29 s  dead: call 3
+// 15.42 s  dead: call 4
+// 15.42 s  dead: call 4 was refused
+// 15.42 s  capped: call 1
+// 16.44 s  capped: call 2
+// 18.44 s  capped: call 3
+// 20.44 s  capped: call 4
+// 20.44 s  capped: call 4 was refused
+// holds:  shaky: the third call succeeds, after a late one
+// holds:  shaky: pauses of 1.08, 2.08 s are within their bounds
+// holds:  dead: the last error is what is left
+// holds:  dead: pauses of 1.09, 2.02, 4.13 s are within their bounds
+// holds:  capped: pauses of 1.01, 2.00, 2.00 s are within their bounds

@@ -118,3 +118,26 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(trace_file), options);
 }
+// Output:
+//  2.00 s  retries: 0, succeeded: 0
+//  7.00 s  retries: 1, succeeded: 0
+// 22.00 s  retries: 3, succeeded: 0
+// 25.00 s  one limit, succeeded: 3
+// time   |0                                                   25.000 s|
+// Task-1 |============================================================| 0.000-25.000 s
+// A      |====!                                                       | 0.000-2.000 s
+// B      |====!                                                       | 0.000-2.000 s
+// C      |====!                                                       | 0.000-2.000 s
+// A      |    ============!                                           | 2.000-7.000 s
+// B      |    ============!                                           | 2.000-7.000 s
+// C      |    ============!                                           | 2.000-7.000 s
+// A      |                ====================================!       | 7.000-22.000 s
+// B      |                ====================================!       | 7.000-22.000 s
+// C      |                ====================================!       | 7.000-22.000 s
+// A      |                                                    ========| 22.000-25.000 s
+// B      |                                                    ========| 22.000-25.000 s
+// C      |                                                    ========| 22.000-25.000 s
+// holds:  no retry: all 3 failed with 3 attempts in all, after 2.00 s (about 2.00 s)
+// holds:  1 retry: all 3 failed with 6 attempts in all, after 5.00 s (about 5.00 s)
+// holds:  3 retries: all 3 failed with 12 attempts in all, after 15.00 s (about 15.00 s)
+// holds:  one limit of 5 s: all 3 succeeded with 3 attempts in all, after 3.00 s (about 3 s)

@@ -50,9 +50,9 @@ asyncio::coro<int> async_main() {
     say("the fast call gave: " + fast);
 
     claim(slow == "timeout" && gave_up >= 5 && gave_up < 7,
-          "the slow call ended with a " + slow + " after " + num(gave_up) + " s: about 5 s, not 10 s");
+          "the slow call: " + slow + " after " + num(gave_up) + " s (about 5 s, not 10 s)");
     claim(fast == "fast data" && took >= 1 && took < 3,
-          "the fast call gave \"" + fast + "\" after " + num(took) + " s: about 1 s");
+          "the fast call: " + fast + " after " + num(took) + " s (about 1 s)");
     claim(ended == std::vector<std::string>{"fast"}, "the slow call was cancelled: it never ended");
     co_return broken == 0 ? 0 : 1;
 }
@@ -71,3 +71,12 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.00 s  the slow call starts
+//  5.00 s  timeout_error: the slow call took too long
+//  5.00 s  the fast call starts
+//  6.00 s  the fast call ends
+//  6.00 s  the fast call gave: fast data
+// holds:  the slow call: timeout after 5.00 s (about 5 s, not 10 s)
+// holds:  the fast call: fast data after 1.00 s (about 1 s)
+// holds:  the slow call was cancelled: it never ended

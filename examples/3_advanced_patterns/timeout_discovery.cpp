@@ -80,3 +80,14 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  0.00 s  no limit:
+//  5.00 s  data
+//  5.00 s  a limit of 10 s:
+// 10.00 s  data
+// 10.00 s  a limit of 2 s:
+// 12.00 s  timeout
+// holds:  no limit: data after 5.00 s (about 5 s)
+// holds:  10 s: data after 5.00 s (about 5 s)
+// holds:  2 s: timeout after 2.00 s (about 2 s)
+// holds:  2 of 3 calls came to their end

@@ -82,3 +82,11 @@ int main(int argc, char** argv) {
     }
     return asyncio::run_main(async_main(), options);
 }
+// Output:
+//  1.00 s  the call of 1 s gave: Alice's profile
+//  4.00 s  too late: the fallback stands in
+//  4.00 s  the call of 10 s gave: a guest's profile
+//  7.00 s  the call of 10 s without a fallback gave: timeout_error
+// holds:  in time: the value itself, after 1.00 s (about 1 s)
+// holds:  late: the fallback, after 3.00 s (about 3 s, not 10 s)
+// holds:  late and no fallback: the error, after 3.00 s (about 3 s, not 10 s)

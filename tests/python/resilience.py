@@ -1,5 +1,5 @@
-"""What Python's asyncio does not have and [SECTION] resilience of asyncio.hpp does, written by hand:
-retry() and CircuitBreaker, as far as the twins need them."""
+"""What [SECTION] resilience of asyncio.hpp has and Python's asyncio has not, written by hand as far
+as the twins need it: retry() and CircuitBreaker."""
 
 import asyncio
 import random

@@ -44,7 +44,9 @@ attempts = collections.defaultdict(list)
 
 async def call(service):
     attempts[service].append(seconds())
-    say(f"{service}: attempt {len(attempts[service])}")
+    number = len(attempts[service])
+    if number > 1:
+        say(f"{service}: attempt {number}")
     await asyncio.sleep(4 if service == "slow" else 0.5)
     if service.startswith("flaky") and random_number() % 2 == 0:
         raise RuntimeError("upset")
@@ -87,16 +89,14 @@ async def fetch_all(limit):
 
 
 def others_are_complete(reports):
-    complete = True
-    for service in ["users", "orders", "prices"]:
-        data = reports[service][1]
-        complete = complete and data == f"{service} data" and len(attempts[service]) == 1
-    for service in ["flaky 1", "flaky 2"]:
-        data = reports[service][1]
+    for service, (status, data, at) in reports.items():
+        flaky = service.startswith("flaky")
         made = len(attempts[service])
-        succeeded = data == f"{service} data" and made <= 3
-        complete = complete and (succeeded or (data == "upset" and made == 3))
-    return complete
+        good = data == f"{service} data" and made <= (3 if flaky else 1)
+        gave_up = flaky and data == "upset" and made == 3
+        if service != "slow" and not good and not gave_up:
+            return False
+    return len(reports) == len(services)
 
 
 async def main(seed):
@@ -109,15 +109,15 @@ async def main(seed):
     patient = await fetch_all(15)
     status, data, at = patient["slow"]
     slow = attempts["slow"]
-    first_gap = slow[1] - slow[0] - 2
-    second_gap = slow[2] - slow[1] - 2
+    gaps = [after - before - 2 for before, after in zip(slow, slow[1:])]
+    figures = ", ".join(f"{gap:.2f}" for gap in gaps)
     claim(
         status == "error" and len(slow) == 3 and 9 <= at < 12,
         f"slow: an error after {len(slow)} attempts and {at:.2f} s (about 9 s)",
     )
     claim(
-        1 - 1e-6 <= first_gap < 2 and 2 - 1e-6 <= second_gap < 3,
-        f"the gaps between its attempts grow: {first_gap:.2f} s, {second_gap:.2f} s",
+        len(gaps) == 2 and 1 - 1e-6 <= gaps[0] < 2 and 2 - 1e-6 <= gaps[1],
+        f"the gaps between its attempts grow: {figures} s (about 1 and 2 s)",
     )
     claim(others_are_complete(patient), "the others: data, or an error after 3 attempts")
 
@@ -126,9 +126,10 @@ async def main(seed):
     hasty = await fetch_all(6)
     took = seconds() - restart
     claim(
-        hasty["slow"][0] == "timeout" and len(attempts["slow"]) == 2 and 6 <= took < 7,
-        f"slow: cut off after {len(attempts['slow'])} attempts and {took:.2f} s (about 6 s)",
+        hasty["slow"][0] == "timeout" and len(attempts["slow"]) == 2,
+        f"slow: cut off after {len(attempts['slow'])} attempts",
     )
+    claim(6 <= took < 8, f"{took:.2f} s in all: the limit of 6 s, not 9 s")
     claim(others_are_complete(hasty), "the others were done before, and their results stay")
     return 1 if broken else 0
 

@@ -80,9 +80,9 @@ async def main():
     global began
     began = asyncio.get_running_loop().time()
 
-    shaky, dead, capped = await asyncio.gather(
-        ask("shaky", 32), ask("dead", 32), ask("capped", 2)
-    )
+    shaky = await ask("shaky", 32)
+    dead = await ask("dead", 32)
+    capped = await ask("capped", 2)
 
     claim(shaky[0] == "data of call 3", "shaky: the third call succeeds, after a late one")
     claim_pauses("shaky", *shaky[1:], [1, 2], [1.1, 2.2])
