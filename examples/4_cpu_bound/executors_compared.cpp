@@ -79,12 +79,13 @@ asyncio::coro<results> on_executor(asyncio::executor& pool, int below) {
     co_return co_await asyncio::gather(std::move(all));
 }
 
-asyncio::coro<results> on_bare_threads(std::size_t workers, int below) {
+asyncio::coro<results> on_bare_threads(int workers, int below) {
     results primes(jobs);
     std::vector<std::thread> threads;
-    for (std::size_t first = 0; first < workers; ++first)
+    for (int first = 0; first < workers; ++first)
         threads.emplace_back([&primes, first, workers, below] {
-            for (std::size_t i = first; i < jobs; i += workers) primes[i] = count_primes(below);
+            for (int i = first; i < jobs; i += workers)
+                primes[static_cast<std::size_t>(i)] = count_primes(below);
         });
     for (std::thread& thread : threads) thread.join(); // blocks the loop; here nobody minds
     co_return primes;
@@ -100,7 +101,7 @@ asyncio::coro<double> timed(asyncio::coro<results> work, int expected) {
 struct way {
     std::string name;
     asyncio::executor& pool;
-    double first = 0, next = 0, best = 1e9; // seconds for four jobs: tiny ones twice, real ones
+    double first = 0, next = 0, best = 1e9; // seconds: the first tiny jobs, the next, real ones
 };
 
 asyncio::coro<> compare(int workers, int below, double share) {
@@ -111,20 +112,21 @@ asyncio::coro<> compare(int workers, int below, double share) {
     for (way& w : ways) w.first = co_await timed(on_executor(w.pool, 10), 4);
     for (way& w : ways) w.next = co_await timed(on_executor(w.pool, 10), 4);
 
-    // All take turns, and the best of several rounds counts: whoever else uses the machine can
-    // only make a run slower.
+    // All take turns, and the best of some rounds counts: whoever else uses the machine can only
+    // make a run slower. It is busy when bare threads do not get the cores that they could use.
+    const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     const int expected = count_primes(below);
-    const auto threads_wanted = static_cast<std::size_t>(workers);
-    double alone = 1e9, coroutines = 1e9, bare = 1e9, bare_cpu = 0, bare_wall = 0;
-    bool good = false;
-    for (int round = 1; round <= 3 || (round <= 15 && !good); ++round) {
+    double alone = 1e9, coroutines = 1e9, bare = 1e9, cpu = 0, wall = 0;
+    bool good = false, busy = false;
+    for (int round = 1; round <= 3 || (round <= 15 && !good && !busy); ++round) {
         alone = std::min(alone, co_await timed(in_turn(below), expected));
         coroutines = std::min(coroutines, co_await timed(on_coroutines(below), expected));
-        const double cpu_before = cpu_seconds();
-        const double took = co_await timed(on_bare_threads(threads_wanted, below), expected);
+        cpu -= cpu_seconds();
+        const double took = co_await timed(on_bare_threads(workers, below), expected);
+        cpu += cpu_seconds();
+        wall += took;
         bare = std::min(bare, took);
-        bare_cpu += cpu_seconds() - cpu_before;
-        bare_wall += took;
+        busy = cpu / wall < 0.9 * std::min({workers, cores, jobs});
         good = coroutines >= share * alone;
         for (way& w : ways) {
             w.best = std::min(w.best, co_await timed(on_executor(w.pool, below), expected));
@@ -132,16 +134,14 @@ asyncio::coro<> compare(int workers, int below, double share) {
         }
     }
 
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    const bool busy = bare_cpu / bare_wall < 0.9 * std::min({workers, cores, jobs});
-    say("with " + std::to_string(workers) + " workers: bare threads are " + figure(alone / bare) +
-        "x as fast, and got " + figure(bare_cpu / bare_wall) + " cores" +
+    say("with " + std::to_string(workers) + (workers == 1 ? " worker; " : " workers; ") +
+        "bare threads: " + figure(alone / bare) + "x, on " + figure(cpu / wall) + " cores" +
         (busy ? " (machine busy)" : ""));
-    const double gain = alone / coroutines;
-    claim(gain <= 1 / share, "coroutines gain nothing: " + figure(gain) + "x");
+    claim(coroutines >= share * alone, "coroutines " + figure(alone / coroutines) + "x: no gain",
+          busy);
     for (const way& w : ways)
         claim(bare >= share * w.best,
-              w.name + ": " + figure(alone / w.best) + "x (at least " +
+              w.name + ' ' + figure(alone / w.best) + "x (at least " +
                   figure(share * alone / bare) + "x); first tiny jobs " + figure(1e3 * w.first) +
                   " ms, next ones " + figure(1e3 * w.next) + " ms",
               busy);

@@ -116,8 +116,8 @@ asyncio::coro<run> measure(asyncio::coro<std::vector<int>> work, bool show, std:
 }
 
 asyncio::coro<int> async_main(bool quick, std::string trace_file) {
-    const asyncio::duration unit = quick ? 50ms : 250ms;
-    const double job = quick ? 0.1 : 0.5;
+    const asyncio::duration unit = quick ? 30ms : 250ms;
+    const double job = quick ? 0.06 : 0.5;
     std::size_t size = 1000; // of the answers: so many numbers take a job that long
     for (double cpu = 0; cpu < job; size += size / 4) {
         const numbers sample = first_numbers(size);
@@ -131,22 +131,21 @@ asyncio::coro<int> async_main(bool quick, std::string trace_file) {
     asyncio::thread_pool_executor pool(workers);
 
     double slow = 1e9, fast = 1e9, cpu = 0, processing = 0;
-    bool same = true;
-    for (int round = 1; round <= 3 || (round <= 10 && slow < 1.15 * fast); ++round) {
+    bool same = true, busy = false;
+    for (int round = 1; round <= 3 || (round <= 15 && slow < 1.15 * fast && !busy); ++round) {
         const double cpu_began = cpu_seconds();
         const run a = co_await measure(staged(pool, sources), round == 1, "");
         cpu += cpu_seconds() - cpu_began;
         processing += seconds() - fetched;
         const run b = co_await measure(overlapped(pool, sources), round == 1, trace_file);
+        busy = cpu / processing < 0.9 * workers;
         slow = std::min(slow, a.took);
         fast = std::min(fast, b.took);
         same = same && a.primes == b.primes;
         say("round " + std::to_string(round) + ": staged " + figure(a.took) + " s, overlapped " +
             figure(b.took) + " s");
     }
-    const double got = cpu / processing;
-    const bool busy = got < 0.9 * workers;
-    say("the " + std::to_string(workers) + " workers got " + figure(got) + " cores" +
+    say("the " + std::to_string(workers) + " workers got " + figure(cpu / processing) + " cores" +
         (busy ? ": the machine is busy" : ""));
     claim(same, "both ways have the same results");
     claim(slow >= 1.15 * fast,
