@@ -100,7 +100,7 @@ asyncio::coro<int> async_main(unsigned seed, std::string trace_file) {
         group.for_each<std::exception>([&](const std::exception& error) { thrown = error.what(); });
     }
     const double ended = seconds();
-    const counts strict = n;
+    const counts strict = present;
     say("the group throws: " + thrown);
     const auto cancelled = static_cast<int>(std::count_if(
         tasks.begin(), tasks.end(), [](const auto& task) { return task.cancelled(); }));
