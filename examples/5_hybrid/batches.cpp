@@ -8,7 +8,7 @@
 // are held, and the fetches cost no time any more.
 // Twenty items; a fetch takes 50 ms, processing 0.1 s of one core, with two worker processes.
 // Look at: the timeline of the second way, where = is waiting and # is a worker computing: each
-// batch but the first is fetched below a row of #. --quick computes a fifth of it.
+// batch but the first is fetched below a row of #. --quick computes a tenth of it.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <algorithm>
@@ -117,7 +117,7 @@ asyncio::coro<> measure(bench& b, const char* name, asyncio::coro<> work, run& b
 }
 
 asyncio::coro<int> async_main(bool quick, std::string trace_file) {
-    bench b{quick ? 0.02 : 0.1};
+    bench b{quick ? 0.01 : 0.1};
     run probe, plain, ahead;
     for (int i = 0; i < 2; ++i) co_await measure(b, "calibration", one_after_the_other(b), probe);
     b.rounds *= b.process_seconds * batches * batch_size / probe.sum.cpu;

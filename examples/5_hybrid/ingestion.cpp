@@ -167,8 +167,8 @@ asyncio::coro<int> async_main(bool quick, std::string trace_file) {
     }
     row(all);
     const int stored = static_cast<int>(all.rows.size());
-    std::printf("%.2f s: %.0f stored per second; asking waited %.2f s for places in the queue\n", took,
-                stored / took, p.waited);
+    std::printf("%.2f s: %.0f stored per second; those who ask waited %.2f s for a free place\n",
+                took, stored / took, p.waited);
 
     claim(all.asked == 100 && all.fetch_errors == 5 && all.transform_errors == 10 &&
               all.store_errors == 5 && stored == 80,

@@ -7,8 +7,8 @@
 // wait_for() ends that fetch after 2 s. An item that fails costs nobody but itself. The store hangs
 // on every multiple of 20: after 1 s such an item goes to a fallback file, so that it is not lost.
 // Look at: the progress bar while it runs; the timeline of the batch that has both 40 and 49, where
-// = is waiting and # is a worker computing; and the summary: 15 failed (0, 7 ... 98), 85 stored, 4 of
-// those in the file (20, 40, 60, 80). --quick waits and computes less.
+// = is waiting and # is a worker computing; and the summary: 15 failed (0, 7 ... 98), 85 stored,
+// 4 of those in the file (20, 40, 60, 80). --quick waits and computes less.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <algorithm>

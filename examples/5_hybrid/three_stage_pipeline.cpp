@@ -10,7 +10,7 @@
 // 30 items: a fetch takes 50 ms, and ten run at once; a transformation 0.1 s of one core; storing
 // one 20 ms. In turn that is 5.1 s.
 // Look at: the timeline, where = is waiting and # is a worker computing. Below the #, all fetches
-// and stores happen. --quick does a fifth of it; --trace FILE is for ui.perfetto.dev.
+// and stores happen. --quick does a seventh of it; --trace FILE is for ui.perfetto.dev.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <algorithm>
@@ -143,7 +143,7 @@ asyncio::coro<> measure(const char* name, asyncio::coro<std::vector<record>> wor
 }
 
 asyncio::coro<int> async_main(bool quick, std::string trace_file) {
-    bench b{quick ? 0.2 : 1};
+    bench b{quick ? 0.15 : 1};
     run probe, slow, fast;
     for (int i = 0; i < 2; ++i) co_await measure("calibration", pipeline(b), probe);
     b.rounds *= 0.1 * b.unit * items / probe.cpu;
