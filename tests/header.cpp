@@ -327,14 +327,16 @@ TEST_CASE("lines are ASCII, at most 100 wide, without tabs and trailing blanks")
     files.push_back(source_dir / "tests/catalogue.txt");
     for (const fs::path& file : files) {
         const std::vector<std::string> lines = lines_of(read(file));
+        bool printed = false; // what an example prints stands at its end, as it is
         for (std::size_t i = 0; i < lines.size(); ++i) {
             const std::string& line = lines[i];
+            printed = printed || starts_with(line, "// Output");
             const bool plain =
                 std::all_of(line.begin(), line.end(), [](char c) { return c >= ' ' && c <= '~'; });
             // A test's name is one sentence on one line, and so is a command to be copied.
             const bool one_line = line.find("TEST_CASE") != std::string::npos ||
                                   starts_with(trimmed(line), "//     g++ ");
-            const bool fits = line.size() <= 100 || one_line;
+            const bool fits = line.size() <= 100 || one_line || printed;
             const bool ends = line.empty() || line.back() != ' ';
             if (!plain || !fits || !ends) FAIL_CHECK(at(file, i + 1, line));
         }

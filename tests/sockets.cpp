@@ -482,7 +482,8 @@ ASYNC_TEST_CASE("a descriptor is taken over and given back") {
 
     int pipe_fds[2];
     REQUIRE(::pipe(pipe_fds) == 0);
-    CHECK_THROWS_WITH_AS(asyncio::socket(pipe_fds[0]), doctest::Contains("SO_TYPE"), std::system_error);
+    CHECK_THROWS_WITH_AS(asyncio::socket(pipe_fds[0]), doctest::Contains("SO_TYPE"),
+                         std::system_error);
     CHECK(::close(pipe_fds[0]) == 0); // it stayed the caller's
     ::close(pipe_fds[1]);
 }

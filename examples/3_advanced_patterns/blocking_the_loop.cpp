@@ -52,7 +52,8 @@ asyncio::coro<int> dots_during(std::string kind, asyncio::duration span) {
     const double end = seconds();
     say("the " + kind + " sleep ends");
     int before_end = 0;
-    for (const double time : co_await dots) before_end += time < end ? 1 : 0;
+    const std::vector<double> times = co_await dots;
+    for (const double time : times) before_end += time < end ? 1 : 0;
     co_return before_end;
 }
 
