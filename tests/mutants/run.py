@@ -8,6 +8,12 @@ built with that copy, and the named test cases run: one of them must fail, crash
 only mutants with one of them in their names. --check builds nothing, and only looks whether each
 change can still be made in exactly one place.
 
+A program is three parts: the test file, the library's implementation, and doctest with the helpers.
+Only what contains the change is built again: the implementation, or the test file with the templates
+and inline functions that it uses. Without optimisation those are calls, and the linker takes the first
+definition that it meets, so that the implementation uses the changed ones, too. Where that goes
+unnoticed, the implementation is built again as well: it may be the only one that uses them.
+
 The last line is "N noticed, N survived"; the exit code is 0 when nothing survived.
 """
 
@@ -84,22 +90,29 @@ class Workshop:
         self.baselines = {}
         self.lock = threading.Lock()
 
-    def compile(self, source, place, include):
-        done = subprocess.run(
-            self.flags + [f"-I{include}", "-c", str(root / "tests" / source), "-o", str(place)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    def compile(self, part, place, include):
+        """Gives what the compiler says when it fails, else nothing."""
+        command = self.flags + [f"-I{include}"]
+        if part == "library":
+            command += ["-DASYNCIO_IMPLEMENTATION", "-x", "c++", f"{include}/asyncio.hpp"]
+        elif part == "helpers":
+            command += ["-DASYNCIO_IMPLEMENTATION_DONE", f"{root}/tests/implementation.cpp"]
+        else:
+            command += [f"{root}/tests/{part}.cpp"]
+        done = subprocess.run(command + ["-c", "-o", str(place)], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace")
         return done.stdout if done.returncode != 0 else ""
 
-    def unchanged(self, source):
-        """The object of a source file with the header as it is."""
+    def unchanged(self, part):
+        """The object of a part with the header as it is."""
         with self.lock:
-            task = self.objects.setdefault(source, threading.Lock())
+            task = self.objects.setdefault(part, threading.Lock())
         with task:
-            place = self.folder / (source + ".o")
+            place = self.folder / (part + ".o")
             if not place.exists():
-                output = self.compile(source, place, root)
+                output = self.compile(part, place, root)
                 if output:
-                    raise SystemExit(f"{source} does not compile:\n{output}")
+                    raise SystemExit(f"{part} does not compile:\n{output}")
             return place
 
     def link(self, objects, place):
@@ -112,7 +125,7 @@ class Workshop:
             resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-        environment = dict(os.environ, ASYNCIO_TEST_TIMEOUT="20")
+        environment = dict(os.environ, ASYNCIO_TEST_TIMEOUT="60")
         done = subprocess.run([program, "--no-version", "--test-case=" + tests],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               errors="replace", env=environment, preexec_fn=limits)
@@ -126,8 +139,7 @@ class Workshop:
         with task:
             place = self.folder / (program + ".program")
             if not place.exists():
-                self.link([self.unchanged("implementation.cpp"), self.unchanged(program + ".cpp")],
-                          place)
+                self.link(map(self.unchanged, (program, "library", "helpers")), place)
         code, cases = self.run(place, tests)
         if code != 0 or cases < 1:
             return f"without the change, {cases} cases of {program} '{tests}' end with {code}"
@@ -141,19 +153,17 @@ class Workshop:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             place = pathlib.Path(name)
             (place / "asyncio.hpp").write_text(header.replace(mutant.before, mutant.after))
-            sources = ["implementation.cpp", mutant.program + ".cpp"]
-            objects = []
-            for source in sources:
-                if source != "implementation.cpp" and not mutant.in_declarations():
-                    objects.append(self.unchanged(source))
-                    continue
-                objects.append(place / (source + ".o"))
-                output = self.compile(source, objects[-1], place)
+            changed = set()
+            for part in [mutant.program] * mutant.in_declarations() + ["library"]:
+                changed.add(part)
+                output = self.compile(part, place / (part + ".o"), place)
                 if output:
                     return f"does not compile:\n{output[:2000]}"
-            self.link(objects, place / "program")
-            code, _ = self.run(place / "program", mutant.tests)
-            return "noticed" if code != 0 else "survived"
+                self.link([place / (p + ".o") if p in changed else self.unchanged(p)
+                           for p in (mutant.program, "library", "helpers")], place / "program")
+                if self.run(place / "program", mutant.tests)[0] != 0:
+                    return "noticed"
+            return "survived"
 
 
 def main():

@@ -1,0 +1,173 @@
+// CPU-bound work: which executor for which job? The decision as a function.
+//
+//     g++ -std=c++20 -O2 -pthread -I. examples/4_cpu_bound/choose_executor.cpp -o choose && ./choose
+//
+// What it teaches: five questions lead to a coroutine, a thread, an isolated thread or an isolated
+// process. None of them is about speed: in C++ threads compute as fast as processes do.
+// Look at: the table. Each job runs where the function sends it, and tells where it found itself:
+// on the loop's thread, on another thread, or in another process, which does not know what our
+// main() wrote into a variable. --quick computes less.
+#define ASYNCIO_IMPLEMENTATION
+#include "asyncio.hpp"
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <numeric>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+using namespace std::chrono_literals;
+
+int broken = 0; // claims that did not hold; with one, the program ends with 1
+void claim(bool holds, const std::string& text) {
+    std::printf("%s %s\n", holds ? "holds: " : "BROKEN:", text.c_str());
+    broken += holds ? 0 : 1;
+}
+
+struct traits {              // of a job
+    bool waits = false;      // for something that can be awaited: a socket, a timer, a queue
+    bool untrusted = false;  // may crash, eat memory or never end
+    bool blocks = false;     // sits in a call that returns only when all is done
+    bool shares = false;     // works on data of the program that nobody wants to copy
+    bool takes_long = false; // computes for more than a millisecond
+};
+
+enum class place { coroutine, thread, isolated_thread, isolated_process };
+
+place choose(const traits& job) {
+    if (job.waits) return place::coroutine;            // waiting needs no thread at all
+    if (job.untrusted) return place::isolated_process; // breaks only itself
+    if (job.blocks) return place::thread;              // blocks that thread, not the loop
+    if (job.shares) return place::thread;              // sees the memory of the program
+    if (job.takes_long) return place::isolated_thread; // shares nothing, not even by mistake
+    return place::coroutine;                           // is over before a worker would begin
+}
+
+// Where a job finds itself.
+int mark = 0; // main() writes 42 here; a worker process begins with 0 again
+std::thread::id loop_thread;
+std::string here() {
+    if (mark != 42) return "in another process";
+    return std::this_thread::get_id() == loop_thread ? "on the loop's thread" : "on another thread";
+}
+
+struct seen { // what a job gives back
+    std::string result, where;
+};
+
+asyncio::coro<seen> ask_service() {
+    co_await asyncio::sleep(20ms); // stands for a request over the network
+    co_return seen{"reply", here()};
+}
+
+seen check_digit(int number) { return {std::to_string(number % 97), here()}; }
+
+seen read_sensor() {
+    std::this_thread::sleep_for(20ms); // stands for a driver that knows nothing of coroutines
+    return {"21 degrees", here()};
+}
+
+seen search(const std::vector<int>& table, int wanted) {
+    const auto found = std::lower_bound(table.begin(), table.end(), wanted);
+    return {"row " + std::to_string(found - table.begin()), here()};
+}
+
+seen find_prime(int number) { // the first from there on
+    const auto is_prime = [](int n) {
+        for (int d = 2; d < n; ++d)
+            if (n % d == 0) return false;
+        return true;
+    };
+    while (!is_prime(number)) ++number;
+    return {std::to_string(number), here()};
+}
+
+seen foreign_plugin(const std::string& text) {
+    const seen out = {std::string(text.rbegin(), text.rend()), here()};
+    mark = -1; // it writes where it likes
+    return out;
+}
+
+struct pools {
+    asyncio::thread_pool_executor threads{1};
+    asyncio::interpreter_pool_executor isolated_threads{1};
+    asyncio::process_pool_executor processes{1};
+};
+
+template <class Job, class... Args>
+asyncio::coro<seen> run_in(pools& all, place where, Job job, Args... args) {
+    if (where == place::coroutine) co_return job(args...);
+    asyncio::executor* pool = &all.threads;
+    if (where == place::isolated_thread) pool = &all.isolated_threads;
+    if (where == place::isolated_process) pool = &all.processes;
+    co_return co_await asyncio::run_in_executor(*pool, job, args...);
+}
+
+void row(const std::string& job, place chosen, const seen& got, const seen& expected) {
+    const char* const names[] = {"coroutine", "thread", "isolated thread", "isolated process"};
+    std::string text = job + std::string(16 - job.size(), ' ');
+    text += names[static_cast<int>(chosen)];
+    text += std::string(36 - text.size(), ' ') + "ran " + got.where + ": " + got.result;
+    claim(got.result == expected.result && got.where == expected.where, text);
+}
+
+asyncio::coro<int> async_main(int number, std::string prime) {
+    std::vector<int> table(1'000'000);
+    std::iota(table.begin(), table.end(), 0);
+    pools all;
+
+    place chosen = choose({.waits = true});
+    seen got = co_await ask_service();
+    row("ask a service", chosen, got, {"reply", "on the loop's thread"});
+
+    chosen = choose({});
+    got = co_await run_in(all, chosen, check_digit, 1000);
+    row("check a digit", chosen, got, {"30", "on the loop's thread"});
+
+    chosen = choose({.blocks = true});
+    got = co_await run_in(all, chosen, read_sensor);
+    row("read a sensor", chosen, got, {"21 degrees", "on another thread"});
+
+    chosen = choose({.shares = true, .takes_long = true});
+    got = co_await run_in(all, chosen, search, std::cref(table), 5000);
+    row("search a table", chosen, got, {"row 5000", "on another thread"});
+
+    chosen = choose({.takes_long = true});
+    got = co_await run_in(all, chosen, find_prime, number);
+    row("find a prime", chosen, got, {prime, "on another thread"});
+
+    chosen = choose({.untrusted = true, .takes_long = true});
+    got = co_await run_in(all, chosen, foreign_plugin, std::string("plugin"));
+    row("call a plugin", chosen, got, {"nigulp", "in another process"});
+
+    claim(mark == 42, "the plugin wrote into a variable; ours still is " + std::to_string(mark));
+    co_return broken == 0 ? 0 : 1;
+}
+
+int main(int argc, char** argv) {
+    asyncio::worker_main(); // a worker process never gets past this line
+    mark = 42;
+    loop_thread = std::this_thread::get_id();
+    int number = 100'000'000;
+    std::string prime = "100000007";
+    for (int i = 1; i < argc; ++i) {
+        const std::string_view word = argv[i];
+        if (word == "--quick") number = 1'000'000, prime = "1000003";
+        else {
+            std::fputs("Which executor for which job? The decision as a function.\n"
+                       "usage: choose [--quick]\n",
+                       word == "--help" ? stdout : stderr);
+            return word == "--help" ? 0 : 2;
+        }
+    }
+    return asyncio::run_main(async_main(number, prime));
+}
+// Output:
+// holds:  ask a service   coroutine           ran on the loop's thread: reply
+// holds:  check a digit   coroutine           ran on the loop's thread: 30
+// holds:  read a sensor   thread              ran on another thread: 21 degrees
+// holds:  search a table  thread              ran on another thread: row 5000
+// holds:  find a prime    isolated thread     ran on another thread: 100000007
+// holds:  call a plugin   isolated process    ran in another process: nigulp
+// holds:  the plugin wrote into a variable; ours still is 42
