@@ -54,7 +54,8 @@ asyncio::coro<int> talk(asyncio::duration limit) {
     const auto name = co_await ask(input, "Your name", limit);
     if (name) std::printf("Hello, %s!\n", name->c_str());
     const auto number = co_await ask(input, "A number", limit);
-    if (number) std::printf("%s, and one is %ld.\n", number->c_str(), std::atol(number->c_str()) + 1);
+    const long next = number ? std::atol(number->c_str()) + 1 : 0;
+    if (number) std::printf("%s, and one is %ld.\n", number->c_str(), next);
     if (!name || !number) std::printf("\nno more input\n");
 
     work.cancel();
@@ -105,7 +106,7 @@ int main(int argc, char** argv) {
     if (quick) return asyncio::run_main(play());
     return asyncio::run_main(talk(asyncio::duration::seconds(limit)));
 }
-// Output (of --quick):
+// Output:
 // Your name? Hello, Ada!
 // A number?
 // still there

@@ -9,6 +9,7 @@
 // read everything. --trace FILE is for ui.perfetto.dev.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -129,7 +130,7 @@ int main(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
         const std::string_view word = argv[i];
         if (word == "--quick") words = 20'000;
-        else if (word == "--seed" && i + 1 < argc)
+        else if (word == "--seed" && i + 1 < argc && std::isdigit(argv[i + 1][0]) != 0)
             seed = static_cast<unsigned>(std::strtoul(argv[++i], nullptr, 10));
         else if (word == "--trace" && i + 1 < argc) trace_file = argv[++i];
         else {
