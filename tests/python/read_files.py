@@ -60,6 +60,7 @@ async def main():
         claim(one_by_one == at_once, "both ways read the same")
         claim(at_once[17] == "This is note number 17.", "and it is what is in the files")
     claim(most_in_turn == 1, "one by one, a read begins when the one before has ended")
+    claim(most == 100, f"at once, all 100 begin before the first result is taken: {most}")
     return 1 if broken else 0
 
 
