@@ -2,7 +2,7 @@
 //
 //     g++ -std=c++20 -O2 -pthread -I. examples/3_advanced_patterns/breaker_states.cpp -o states && ./states
 //
-// What it teaches: what a client sees that asks once a second while a service is down for 15 s. The
+// What it teaches: what a client sees that asks once a second while a service is down for 17 s. The
 // breaker opens after 3 failures, for 10 s; then it is half open and lets one call try.
 // Look at: the first trial fails and opens the circuit again; the second one closes it.
 // --virtual skips the waiting.
@@ -36,7 +36,7 @@ int reached = 0; // calls that the service got
 
 asyncio::coro<> service() {
     ++reached;
-    if (seconds() < 15) throw std::runtime_error("the service is down");
+    if (seconds() < 17) throw std::runtime_error("the service is down");
     co_return;
 }
 

@@ -36,8 +36,8 @@ asyncio::coro<std::string> download(std::string name, asyncio::duration latency)
 asyncio::coro<int> async_main() {
     std::map<std::string, asyncio::future<std::string>> futures; // a task is a future, too
     futures["A"] = asyncio::create_task(download("A", 0.7s));
-    futures["B"] = asyncio::create_task(download("B", 1.7s));
-    futures["C"] = asyncio::create_task(download("C", 2.7s));
+    futures["B"] = asyncio::create_task(download("B", 2.2s));
+    futures["C"] = asyncio::create_task(download("C", 3.7s));
 
     bool always_true = true;
     std::vector<std::string> states; // as they were seen, each once
@@ -85,11 +85,13 @@ int main(int argc, char** argv) {
 //  0.50 s  A pending, B pending, C pending
 //  1.00 s  A done, B pending, C pending
 //  1.50 s  A done, B pending, C pending
-//  2.00 s  A done, B done, C pending
+//  2.00 s  A done, B pending, C pending
 //  2.50 s  A done, B done, C pending
-//  3.00 s  A done, B done, C done
-//  3.00 s  data of A
-//  3.00 s  data of B
-//  3.00 s  data of C
+//  3.00 s  A done, B done, C pending
+//  3.50 s  A done, B done, C pending
+//  4.00 s  A done, B done, C done
+//  4.00 s  data of A
+//  4.00 s  data of B
+//  4.00 s  data of C
 // holds:  done() was true for what had arrived, and for nothing else
 // holds:  the futures were seen to become done one after the other

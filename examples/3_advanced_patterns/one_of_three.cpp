@@ -50,9 +50,9 @@ asyncio::coro<int> async_main(std::string trace_file) {
 
     say("wait_for: a limit of 2 s for each");
     const auto results = co_await asyncio::gather(asyncio::return_exceptions,
-                                                  asyncio::wait_for(fetch("A", 1s), 2s),
+                                                  asyncio::wait_for(fetch("A", 0.5s), 2s),
                                                   asyncio::wait_for(fetch("B", 5s), 2s),
-                                                  asyncio::wait_for(fetch("C", 1.5s), 2s));
+                                                  asyncio::wait_for(fetch("C", 1s), 2s));
     const double limited = seconds();
     std::vector<std::string> texts;
     for (const asyncio::outcome<std::string>& result : results) {
@@ -64,9 +64,9 @@ asyncio::coro<int> async_main(std::string trace_file) {
 
     say("wait: done and pending after 2 s");
     std::vector<asyncio::task<std::string>> tasks;
-    tasks.push_back(asyncio::create_task(fetch("A", 1s)));
+    tasks.push_back(asyncio::create_task(fetch("A", 0.5s)));
     tasks.push_back(asyncio::create_task(fetch("B", 5s)));
-    tasks.push_back(asyncio::create_task(fetch("C", 1.5s)));
+    tasks.push_back(asyncio::create_task(fetch("C", 1s)));
     events.clear();
     const auto seen = co_await asyncio::wait(tasks, {.timeout = 2s});
     const double looked = seconds() - limited;
@@ -113,15 +113,15 @@ int main(int argc, char** argv) {
 }
 // Output:
 //  0.00 s  wait_for: a limit of 2 s for each
-//  1.00 s  A ends
-//  1.50 s  C ends
+//  0.50 s  A ends
+//  1.00 s  C ends
 //  2.00 s  B is cancelled
 //  2.00 s    data from A
 //  2.00 s    timeout
 //  2.00 s    data from C
 //  2.00 s  wait: done and pending after 2 s
-//  3.00 s  A ends
-//  3.50 s  C ends
+//  2.50 s  A ends
+//  3.00 s  C ends
 //  4.00 s    done: data from A
 //  4.00 s    done: data from C
 //  4.00 s    pending: B
@@ -129,12 +129,12 @@ int main(int argc, char** argv) {
 //  7.00 s    at last: data from B
 // time   |0                                                    7.000 s|
 // Task-1 |============================================================| 0.000-7.000 s
-// A      |=========                                                   | 0.000-1.000 s
+// A      |=====                                                       | 0.000-0.500 s
 // B      |=================!                                          | 0.000-2.000 s
-// C      |=============                                               | 0.000-1.500 s
-// A      |                 =========                                  | 2.000-3.000 s
+// C      |=========                                                   | 0.000-1.000 s
+// A      |                 =====                                      | 2.000-2.500 s
 // B      |                 ===========================================| 2.000-7.000 s
-// C      |                 ==============                             | 2.000-3.500 s
+// C      |                 =========                                  | 2.000-3.000 s
 // holds:  wait_for: two values and one timeout, after 2.00 s (about 2 s)
 // holds:  wait_for cancels the late one
 // holds:  wait: two done and one pending, after 2.00 s (about 2 s)

@@ -31,7 +31,7 @@ reached = 0
 async def service():
     global reached
     reached += 1
-    if seconds() < 15:
+    if seconds() < 17:
         raise RuntimeError("the service is down")
 
 

@@ -39,8 +39,8 @@ async def main():
 
     futures = {
         "A": asyncio.create_task(download("A", 0.7)),
-        "B": asyncio.create_task(download("B", 1.7)),
-        "C": asyncio.create_task(download("C", 2.7)),
+        "B": asyncio.create_task(download("B", 2.2)),
+        "C": asyncio.create_task(download("C", 3.7)),
     }
 
     always_true = True

@@ -48,9 +48,9 @@ async def main():
 
     say("wait_for: a limit of 2 s for each")
     results = await asyncio.gather(
-        asyncio.wait_for(fetch("A", 1), 2),
+        asyncio.wait_for(fetch("A", 0.5), 2),
         asyncio.wait_for(fetch("B", 5), 2),
-        asyncio.wait_for(fetch("C", 1.5), 2),
+        asyncio.wait_for(fetch("C", 1), 2),
         return_exceptions=True,
     )
     limited = seconds()
@@ -65,9 +65,9 @@ async def main():
 
     say("wait: done and pending after 2 s")
     tasks = [
-        asyncio.create_task(fetch("A", 1), name="A"),
+        asyncio.create_task(fetch("A", 0.5), name="A"),
         asyncio.create_task(fetch("B", 5), name="B"),
-        asyncio.create_task(fetch("C", 1.5), name="C"),
+        asyncio.create_task(fetch("C", 1), name="C"),
     ]
     events.clear()
     done, pending = await asyncio.wait(tasks, timeout=2)

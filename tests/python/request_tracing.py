@@ -36,17 +36,17 @@ def log(text):
 
 
 async def query_database(user):
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.6)
     log(f"database answered about {user}")
 
 
 async def call_api(user):
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1)
     log(f"API answered about {user}")
 
 
 async def write_audit(user):
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(1.4)
     log(f"audit written for {user}")
 
 
@@ -68,7 +68,7 @@ async def main():
     requests = []
     for id, user in users.items():
         requests.append(asyncio.create_task(handle_request(id, user)))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
     await asyncio.gather(*requests)
     log("all are answered")
     took = seconds()
@@ -81,12 +81,12 @@ async def main():
             f"answer for {user}",
             f"audit written for {user}",
         ]
-        claim(lines[id] == expected, f"the lines with {id} are those about {user}")
+        claim(sorted(lines[id]) == sorted(expected), f"the lines with {id} are those about {user}")
     claim(
         lines["no request"] == ["three requests arrive", "all are answered"],
         "what the requests set did not reach the task that started them",
     )
-    claim(0.8 <= took < 1.9, f"{took:.2f} s in all: about 0.8 s, not 2.1 s")
+    claim(1.6 <= took < 4, f"{took:.2f} s in all: about 1.6 s, not 4.2 s")
     return 1 if broken else 0
 
 

@@ -71,7 +71,7 @@ async def ask(name, longest_pause):
 def claim_pauses(name, announced, made, least, most):
     within = len(made) == len(least)
     for chosen, pause, lower, upper in zip(announced, made, least, most):
-        within = within and lower <= chosen <= upper and chosen - 1e-6 <= pause < chosen + 0.9
+        within = within and lower <= chosen <= upper and chosen - 1e-6 <= pause < chosen + 3
     figures = ", ".join(f"{pause:.2f}" for pause in made)
     claim(within, f"{name}: pauses of {figures} s are within their bounds")
 
