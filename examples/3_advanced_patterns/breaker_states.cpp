@@ -41,12 +41,12 @@ asyncio::coro<> service() {
 }
 
 asyncio::coro<int> async_main() {
-    std::vector<std::string> states = {"closed"};
+    std::string states = "closed";
     std::vector<double> since = {0}; // when each began
     asyncio::circuit_breaker breaker({.failures = 3, .open_for = 10s});
     breaker.on_change([&](asyncio::circuit_state from, asyncio::circuit_state to) {
         say(name_of(from) + " -> " + name_of(to));
-        states.push_back(name_of(to));
+        states += ", " + name_of(to);
         since.push_back(seconds());
     });
 
@@ -64,9 +64,8 @@ asyncio::coro<int> async_main() {
     }
     say("all calls, one each second: " + calls);
 
-    claim(states == std::vector<std::string>{"closed", "open", "half_open", "open", "half_open",
-                                             "closed"},
-          "the states were closed, open, half_open, open, half_open, closed");
+    claim(states == "closed, open, half_open, open, half_open, closed",
+          "the circuit was " + states);
     const auto refused = std::count(calls.begin(), calls.end(), '.');
     claim(reached == 5 && refused > 0 && std::ssize(calls) == reached + refused,
           "of " + std::to_string(calls.size()) + " calls " + std::to_string(reached) +
@@ -99,6 +98,6 @@ int main(int argc, char** argv) {
 // 22.00 s  open -> half_open
 // 22.00 s  half_open -> closed
 // 22.00 s  all calls, one each second: FFF.........F.........S
-// holds:  the states were closed, open, half_open, open, half_open, closed
+// holds:  the circuit was closed, open, half_open, open, half_open, closed
 // holds:  of 23 calls 5 reached the service: 3 failures, 2 trials
 // holds:  the circuit was open for 10.00 s and 10.00 s (about 10 s)
