@@ -7,7 +7,7 @@
 // ASYNCIO_DEBUG=1 in the environment, or with {.debug = true} as here.
 // Look at: order 1 is never saved, and the report on stderr names the coroutine and its place:
 //     a coroutine was never awaited; co_await it, or give it to create_task():
-//     asyncio::v0_1_0::coro<void> save(int), examples/3_advanced_patterns/never_awaited.cpp:36
+//     asyncio::v0_1_0::coro<void> save(int), examples/3_advanced_patterns/never_awaited.cpp:37
 // The fix is co_await, or create_task() for what is to go on by itself.
 // --virtual skips the waiting.
 #define ASYNCIO_IMPLEMENTATION
