@@ -9418,13 +9418,15 @@ enum class stdio : unsigned char {
 class child_stream {
 public:
     constexpr child_stream(stdio what = stdio::inherit) noexcept : what_(what) {}
-    constexpr child_stream(int fd) noexcept : fd_(fd) {}
+    constexpr child_stream(int fd) noexcept : fd_(fd), is_fd_(true) {}
 
-    constexpr stdio what() const noexcept { return what_; }
-    constexpr int fd() const noexcept { return fd_; } ///< -1: none was given
+    constexpr stdio what() const noexcept { return what_; } ///< inherit for a descriptor
+    constexpr bool is_fd() const noexcept { return is_fd_; }
+    constexpr int fd() const noexcept { return fd_; }
 
 private:
     int fd_ = -1;
+    bool is_fd_ = false;
     stdio what_ = stdio::inherit;
 };
 
@@ -9570,12 +9572,11 @@ ASYNCIO_API coro<process> create_subprocess_shell(std::string_view command,
 /// A pipe inside this process: what is written to the one is read from the other.
 ASYNCIO_API coro<stream_pair> create_pipe(std::size_t limit = 64 * 1024);
 
-/// Makes a stream of one end of a pipe, of a terminal or of a socket. The stream owns
-/// `fd` from then on, and it no longer blocks. Python's loop.connect_read_pipe() and
-/// loop.connect_write_pipe().
+/// Makes a stream of one end of a pipe, of a terminal or of a socket. `fd` no longer
+/// blocks, and belongs to the stream; when this fails it is closed. Python's
+/// loop.connect_read_pipe() and loop.connect_write_pipe().
 ///
 /// Throws: std::invalid_argument for a file, which file is for; std::system_error.
-/// `fd` stays the caller's then.
 ASYNCIO_API coro<stream_reader> connect_read_pipe(int fd, std::size_t limit = 64 * 1024);
 ASYNCIO_API coro<stream_writer> connect_write_pipe(int fd);
 
@@ -19433,12 +19434,15 @@ static std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
     return list;
 }
 
-// A descriptor above the standard ones, which the child's are made from.
+// A copy of a descriptor above the standard ones, of which a child's are made.
+static owned_fd copy_of(int fd, const std::string& what) {
+    owned_fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    if (!copy) throw_error_of(errno, "dup of", what);
+    return copy;
+}
+
 static owned_fd above_standard(owned_fd fd) {
-    if (fd.get() > STDERR_FILENO) return fd;
-    owned_fd high(::fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
-    if (!high) throw_last_error("fcntl(F_DUPFD_CLOEXEC)");
-    return high;
+    return fd.get() > STDERR_FILENO ? std::move(fd) : copy_of(fd.get(), "a new descriptor");
 }
 
 static std::pair<owned_fd, owned_fd> make_pipe() {
@@ -19463,10 +19467,8 @@ static child_ends make_ends(const launch& job) {
     child_ends ends;
     for (std::size_t i = 0; i < 3; ++i) {
         const child_stream& stream = job.streams[i];
-        if (stream.fd() >= 0) {
-            // A copy, so that the number of the original does not matter.
-            ends.theirs[i].reset(::fcntl(stream.fd(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
-            if (!ends.theirs[i]) throw_error_of(errno, "fcntl", std::to_string(stream.fd()));
+        if (stream.is_fd()) {
+            ends.theirs[i] = copy_of(stream.fd(), "descriptor " + std::to_string(stream.fd()));
         } else if (stream.what() == stdio::devnull) {
             owned_fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
             if (!null) throw_error_of(errno, "open", "/dev/null");
@@ -19973,12 +19975,6 @@ static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t li
 static owned_fd open_anew(int fd) {
     const std::string path = "/proc/self/fd/" + std::to_string(fd);
     return owned_fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-}
-
-static owned_fd copy_of(int fd, const char* call) {
-    owned_fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
-    if (!copy) throw_last_error(call);
-    return copy;
 }
 
 struct file_piece {

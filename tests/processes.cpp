@@ -506,13 +506,15 @@ ASYNC_TEST_CASE_REAL("a child's stream can be a descriptor, so that children mak
     const int code = co_await first.wait();
     CHECK(code == 0);
 
-    std::exception_ptr error;
-    try {
-        process p = co_await asyncio::create_subprocess_exec(argv("true"), {.stdout_ = 12345});
-    } catch (...) {
-        error = std::current_exception();
+    for (const int fd : {12345, -1}) {
+        std::exception_ptr error;
+        try {
+            process p = co_await asyncio::create_subprocess_exec(argv("true"), {.stdout_ = fd});
+        } catch (...) {
+            error = std::current_exception();
+        }
+        CHECK(code_of(error) == EBADF);
     }
-    CHECK(code_of(error) == EBADF);
 }
 
 ASYNC_TEST_CASE_REAL("a child gets the standard descriptors and no others") {
