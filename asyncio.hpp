@@ -19977,46 +19977,37 @@ static owned_fd open_anew(int fd) {
     return owned_fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
 }
 
-struct file_piece {
-    std::string text; // empty: the end
-    int error = 0;
-};
-
-// On a thread of the executor.
-static file_piece read_piece(const std::shared_ptr<owned_fd>& file) {
-    file_piece piece;
-    piece.text.resize(64 * 1024);
+// One read of a file, on a thread of the executor.
+static std::string read_piece(const std::shared_ptr<owned_fd>& file, std::size_t most) {
+    std::string piece(most, '\0');
     ssize_t n = 0;
-    do n = ::read(file->get(), piece.text.data(), piece.text.size());
+    do n = ::read(file->get(), piece.data(), most);
     while (n < 0 && errno == EINTR);
-    if (n < 0) piece.error = errno;
-    piece.text.resize(n < 0 ? 0 : static_cast<std::size_t>(n));
+    if (n < 0) throw_last_error("read of standard input");
+    piece.resize(static_cast<std::size_t>(n));
     return piece;
 }
 
-// Carries a file into a pipe, until it ends or nobody reads any more.
-static coro<> carry(owned_fd from, stream_writer to) {
-    const auto file = std::make_shared<owned_fd>(std::move(from));
-    for (;;) {
-        const file_piece piece = co_await run_in_executor(nullptr, &read_piece, file);
-        if (piece.error != 0) throw_system_error(piece.error, "read of standard input");
-        if (piece.text.empty()) break;
-        to.write(piece.text);
-        try {
-            co_await to.drain();
-        } catch (const std::system_error&) {
-            break;
-        }
-    }
+static coro<std::size_t> receive_from(std::shared_ptr<owned_fd> file,
+                                      std::span<std::byte> target) {
+    // Not straight into the target, which a cancelled job would outlive.
+    const std::string piece = co_await run_in_executor(nullptr, &read_piece, file, target.size());
+    std::memcpy(target.data(), piece.data(), piece.size());
+    co_return piece.size();
 }
 
-static std::pair<ref_ptr<stream_link>, ref_ptr<stream_link>> make_pipe_links(std::size_t limit) {
-    auto [reading, writing] = make_pipe();
-    set_non_blocking(reading.get());
-    set_non_blocking(writing.get());
-    return {make_link(std::move(reading), io_form::pipe, limit),
-            make_link(std::move(writing), io_form::pipe, limit)};
-}
+// A file as what a stream reads from: nobody can wait for it, and a disk may be slow.
+class file_source {
+public:
+    explicit file_source(owned_fd file) : file_(std::make_shared<owned_fd>(std::move(file))) {}
+
+    coro<std::size_t> recv(std::span<std::byte> target) { return receive_from(file_, target); }
+    coro<std::size_t> send(std::span<const std::byte>) { co_return 0; } // there is no writer
+    coro<> shutdown() { co_return; }
+
+private:
+    std::shared_ptr<owned_fd> file_; // also of the job that is reading
+};
 
 static ref_ptr<stream_link> stdin_link(std::size_t limit) {
     owned_fd copy = copy_of(STDIN_FILENO, "standard input");
@@ -20036,9 +20027,9 @@ static ref_ptr<stream_link> stdin_link(std::size_t limit) {
         // There was none when the program began, and its number was given to another.
         throw_system_error(EBADF, "standard input");
     }
-    auto [reading, writing] = make_pipe_links(limit);
-    create_task(carry(std::move(copy), stream_writer(writing)), {.name = "standard input"});
-    return reading;
+    box<transport> file(new transport_of<file_source>(file_source(std::move(copy))));
+    return ref_ptr<stream_link>(
+        new stream_link(require_running("stdin_reader"), std::move(file), limit));
 }
 
 // -- children ----------------------------------------------------------------------
@@ -20139,8 +20130,13 @@ coro<process> create_subprocess_shell(std::string_view command, subprocess_optio
 }
 
 coro<stream_pair> create_pipe(std::size_t limit) {
-    const auto [reading, writing] = detail::make_pipe_links(limit);
-    co_return stream_pair(stream_reader(reading), stream_writer(writing));
+    auto [reading, writing] = detail::make_pipe();
+    detail::set_non_blocking(reading.get());
+    detail::set_non_blocking(writing.get());
+    constexpr auto form = detail::io_form::pipe;
+    stream_reader reader(detail::make_link(std::move(reading), form, limit));
+    stream_writer writer(detail::make_link(std::move(writing), form, limit));
+    co_return stream_pair(std::move(reader), std::move(writer));
 }
 
 coro<stream_reader> connect_read_pipe(int fd, std::size_t limit) {

@@ -1235,6 +1235,22 @@ TEST_CASE("stdin_reader says when there is no standard input, or a folder") {
     ::close(fd);
 }
 
+asyncio::coro<int> error_of_reading() {
+    asyncio::stream_reader input = co_await asyncio::stdin_reader();
+    try {
+        co_await input.readline();
+    } catch (const std::system_error& e) {
+        co_return e.code().value();
+    }
+    co_return 0;
+}
+
+TEST_CASE("an error of reading a file as standard input reaches who reads") {
+    const int fd = ::open("/proc/self/mem", O_RDONLY | O_CLOEXEC); // nothing is at address 0
+    CHECK(with_stdin(fd, error_of_reading) == EIO);
+    ::close(fd);
+}
+
 asyncio::coro<int> wait_then_read() {
     asyncio::stream_reader input = co_await asyncio::stdin_reader();
     bool late = false;
