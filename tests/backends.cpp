@@ -394,4 +394,79 @@ TEST_CASE("the native handle is readable when there is I/O to take in") {
     CHECK(loop.remove_reader(p.out));
 }
 
+// The child goes on with its copy of the loop, its watches and its connections. What it does with
+// them, and that it closes them all in the end, is no news for its parent.
+TEST_CASE("a child of fork() goes on with a loop of its own, and its parent's stays as it is") {
+    struct outcome {
+        pid_t child = -1;
+        int code = 0;
+    };
+    const auto program = []() -> asyncio::coro<outcome> {
+        asyncio::event_loop& loop = asyncio::get_running_loop();
+        const pipe_ends both; // watched before the fork, in both processes
+        const pipe_ends gone;
+        std::string got;
+        asyncio::event news;
+        loop.add_reader(both.out, [&] {
+            got += both.take(1);
+            news.set();
+        });
+        loop.add_reader(gone.out, [] {});
+        asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+        auto reading = asyncio::create_task(reader.readline());
+        co_await support::turns(3);
+
+        std::fflush(nullptr);
+        outcome result;
+        result.child = ::fork();
+        if (result.child == 0) {
+            ::alarm(30); // nobody else would end it
+            loop.remove_reader(gone.out);
+            co_await asyncio::sleep(1ms);
+            std::thread other([&] { loop.call_soon_threadsafe([&] { news.set(); }); });
+            co_await news.wait(); // the thread wakes this process's loop
+            other.join();
+            news.clear();
+            both.put("c");
+            while (got != "c") { // or the parent is faster, which takes all there is
+                co_await asyncio::sleep(1ms);
+                if (got.empty()) both.put("c");
+            }
+            asyncio::server own = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+            auto [in, out] = co_await asyncio::open_connection("127.0.0.1", own.port());
+            out.write("in the child\n");
+            const std::string line = co_await in.readline();
+            result.code = line == "in the child\n" ? 7 : 8;
+            reading.cancel();
+            co_return result; // closes everything
+        }
+        const int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, result.child, 0));
+        asyncio::event ended;
+        loop.add_reader(pidfd, [&] { ended.set(); });
+        co_await ended.wait();
+        loop.remove_reader(pidfd);
+        ::close(pidfd);
+        int status = 0;
+        ::waitpid(result.child, &status, 0);
+        result.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+
+        got.clear();
+        news.clear();
+        both.put("p");
+        while (got.find('p') == std::string::npos) {
+            co_await news.wait();
+            news.clear();
+        }
+        CHECK(loop.remove_reader(gone.out));
+        writer.write("in the parent\n");
+        const std::string line = co_await reading;
+        CHECK(line == "in the parent\n");
+        co_return result;
+    };
+    const outcome result = asyncio::run(program());
+    if (result.child == 0) ::_exit(result.code);
+    CHECK(result.code == 7);
+}
+
 } // TEST_SUITE

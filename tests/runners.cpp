@@ -6,8 +6,10 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -745,6 +747,162 @@ TEST_CASE("Ctrl-C gives 130 and prints nothing") {
     });
     CHECK(result.exit_code == 130);
     CHECK(result.err.empty());
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("run_per_core") {
+
+// What the threads tell of themselves.
+struct census {
+    std::mutex mutex;
+    std::set<std::size_t> numbers;
+    std::set<std::thread::id> threads;
+    std::set<const asyncio::event_loop*> loops;
+
+    void add(std::size_t number) {
+        const std::lock_guard lock(mutex);
+        numbers.insert(number);
+        threads.insert(std::this_thread::get_id());
+        loops.insert(&asyncio::get_running_loop());
+    }
+};
+
+TEST_CASE("run_per_core runs a loop on each of its threads, and waits for all of them") {
+    census seen;
+    std::atomic<int> here{0};
+    asyncio::run_per_core(4, [&](std::size_t i) -> asyncio::coro<> {
+        seen.add(i);
+        ++here;
+        while (here < 4) co_await asyncio::sleep(1ms); // all are there at the same time
+    });
+    CHECK(seen.numbers == std::set<std::size_t>{0, 1, 2, 3});
+    CHECK(seen.threads.size() == 4);
+    CHECK(seen.threads.count(std::this_thread::get_id()) == 0);
+    CHECK(seen.loops.size() == 4);
+    CHECK(here == 4);
+}
+
+TEST_CASE("run_per_core without a number takes one thread per processor, and results are dropped") {
+    std::atomic<int> count{0};
+    asyncio::run_per_core(0, [&]() -> asyncio::coro<int> { co_return ++count; });
+    CHECK(count >= 1);
+    CHECK(count <= static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+TEST_CASE("each thread of run_per_core has a copy of the factory") {
+    struct counting {
+        int calls = 0;
+        std::atomic<int>* all;
+        asyncio::coro<> operator()() {
+            *all += ++calls;
+            co_return;
+        }
+    };
+    std::atomic<int> all{0};
+    const counting original{0, &all};
+    asyncio::run_per_core(3, original);
+    CHECK(all == 3);
+    CHECK(original.calls == 0);
+}
+
+TEST_CASE("the first failure cancels the others and comes out of run_per_core") {
+    std::atomic<int> waiting{0};
+    std::atomic<int> cancelled{0};
+    const auto program = [&](std::size_t i) -> asyncio::coro<> {
+        if (i == 1) {
+            while (waiting < 2) co_await asyncio::sleep(1ms);
+            throw std::logic_error("number one failed");
+        }
+        try {
+            ++waiting;
+            co_await asyncio::event().wait();
+        } catch (const asyncio::cancelled_error&) {
+            ++cancelled;
+            throw;
+        }
+    };
+    CHECK_THROWS_WITH_AS(asyncio::run_per_core(3, program), "number one failed", std::logic_error);
+    CHECK(cancelled == 2);
+}
+
+TEST_CASE("options of run_per_core are those of each loop") {
+    std::atomic<int> jumped{0};
+    const auto begin = std::chrono::steady_clock::now();
+    asyncio::run_per_core(
+        2,
+        [&]() -> asyncio::coro<> {
+            co_await asyncio::sleep(1h);
+            CHECK(asyncio::elapsed() == asyncio::duration(1h));
+            ++jumped;
+        },
+        {.clock = asyncio::clock_kind::virtual_time});
+    CHECK(jumped == 2);
+    CHECK(std::chrono::steady_clock::now() - begin < 30s);
+}
+
+ASYNC_TEST_CASE("run_per_core is refused inside a loop") {
+    CHECK_THROWS_AS(asyncio::run_per_core(1, []() -> asyncio::coro<> { co_return; }),
+                    std::runtime_error);
+    co_return;
+}
+
+TEST_CASE("Ctrl-C cancels all threads of run_per_core") {
+    const support::child_result result = support::in_child([] {
+        std::atomic<int> waiting{0};
+        std::atomic<int> cancelled{0};
+        try {
+            asyncio::run_per_core(2, [&](std::size_t i) -> asyncio::coro<> {
+                try {
+                    ++waiting;
+                    while (i == 0 && waiting < 2) co_await asyncio::sleep(1ms);
+                    if (i == 0) ::kill(::getpid(), SIGINT);
+                    co_await asyncio::event().wait();
+                } catch (const asyncio::cancelled_error&) {
+                    ++cancelled;
+                    throw;
+                }
+            });
+        } catch (const asyncio::keyboard_interrupt&) {
+            return cancelled == 2 ? 3 : 1;
+        }
+        return 2;
+    });
+    CHECK(result.err == "");
+    CHECK(result.exit_code == 3);
+}
+
+TEST_CASE("servers of run_per_core share a port") {
+    std::atomic<int> port{0};
+    std::atomic<int> served{0};
+    constexpr int clients = 40;
+    std::atomic<int> listening{0};
+    asyncio::run_per_core(3, [&](std::size_t i) -> asyncio::coro<> {
+        while (i > 0 && port == 0) co_await asyncio::sleep(1ms);
+        auto serve = [&](asyncio::stream_reader reader,
+                         asyncio::stream_writer writer) -> asyncio::coro<> {
+            const std::string line = co_await reader.readline();
+            writer.write(line);
+            ++served;
+        };
+        asyncio::server server =
+            co_await asyncio::start_server(serve, "127.0.0.1", port, {.reuse_port = true});
+        port = server.port();
+        ++listening;
+        while (listening < 3) co_await asyncio::sleep(1ms);
+        if (i == 0) {
+            for (int n = 0; n < clients; ++n) {
+                auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+                writer.write("x\n");
+                const std::string line = co_await reader.readline();
+                CHECK(line == "x\n");
+            }
+        }
+        while (served < clients) co_await asyncio::sleep(1ms);
+        server.close();
+        co_await server.wait_closed();
+    });
+    CHECK(served == clients);
 }
 
 } // TEST_SUITE

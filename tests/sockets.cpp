@@ -1,6 +1,7 @@
 #include "network.hpp"
 
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
 #include <mutex>
@@ -45,7 +46,7 @@ private:
     bool open_ = true;
     int waiting_ = 0;
 };
-gate slow;
+gate& slow = *new gate; // outlives exit(), as the look-ups do
 std::atomic<int> lookups{0};
 
 } // namespace
@@ -849,6 +850,37 @@ ASYNC_TEST_CASE("more names at once than there are threads are all looked up") {
         REQUIRE(found.size() == 1);
         CHECK(found[0].port() == i);
     }
+}
+
+ASYNC_TEST_CASE_REAL("a resolver that never answers is the business of timeouts") {
+    slow.close();
+    const auto start = std::chrono::steady_clock::now();
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(asyncio::open_connection("slow.test", 80), 20ms),
+                          asyncio::timeout_error);
+    CHECK_AWAIT_THROWS_AS(
+        asyncio::wait_for(asyncio::create_datagram_endpoint({.remote_addr = {"slow.test", 1}}),
+                          20ms),
+        asyncio::timeout_error);
+    const auto serve = [](asyncio::stream_reader, asyncio::stream_writer) {};
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(asyncio::start_server(serve, "slow.test", 0), 20ms),
+                          asyncio::timeout_error);
+    CHECK(std::chrono::steady_clock::now() - start < 10s);
+    slow.open();
+}
+
+TEST_CASE("a program whose resolver never answers ends all the same") {
+    const support::child_result result = support::in_child([]() -> int {
+        slow.close();
+        const auto program = []() -> asyncio::coro<int> {
+            auto looking = asyncio::create_task(asyncio::getaddrinfo("slow.test"));
+            co_await support::turns(2);
+            slow.wait_for_visitors(1);
+            co_return 5; // run() cancels it
+        };
+        std::exit(asyncio::run(program())); // with all that a program does at its end
+    });
+    CHECK(result.err == "");
+    CHECK(result.exit_code == 5);
 }
 
 } // TEST_SUITE
