@@ -32,13 +32,13 @@
 //     [SECTION] events        event_loop, handle, clocks              (Python: asyncio.events)
 //     [SECTION] futures       future<T>                               (Python: asyncio.futures)
 //     [SECTION] tasks         coro, task, sleep, async_generator     (Python: asyncio.tasks)
-//     [SECTION] runners       run, run_main, runner, wait_signal      (Python: asyncio.runners)
+//     [SECTION] runners       run, run_main, runner, run_per_core     (Python: asyncio.runners)
 //     [SECTION] timeouts      timeout, timeout_at, wait_for           (Python: asyncio.timeouts)
 //     [SECTION] taskgroups    with, task_group, gather, wait, shield  (Python: asyncio.taskgroups)
 //     [SECTION] locks         lock, event, condition, semaphore, barrier   (Python: asyncio.locks)
 //     [SECTION] queues        queue, priority_queue, lifo_queue       (Python: asyncio.queues)
 //     [SECTION] executors     run_in_executor, isolated_executor      (Python: concurrent.futures)
-//     [SECTION] sockets       address, getaddrinfo                    (Python: socket)
+//     [SECTION] sockets       address, socket, datagram_endpoint      (Python: socket)
 //     [SECTION] streams       open_connection, start_server           (Python: asyncio.streams)
 //     [SECTION] processes     create_subprocess_exec, create_pipe     (Python: asyncio.subprocess)
 //     [SECTION] files         read_file, write_file, file
@@ -73,8 +73,9 @@
 //                 and keep co_await out of conditions: that compiler gets both wrong.
 //
 // WHAT IT DOES NOT DO
-//   TLS and HTTP are not in here. A protocol goes on top of stream_reader and
-//   stream_writer; the AI agent among the examples speaks HTTP in a page of code.
+//   TLS and HTTP are not in here. TLS goes under a stream_reader and a stream_writer, by
+//   make_streams(); a protocol goes on top of them: the AI agent among the examples
+//   speaks HTTP in a page of code.
 //
 // CHANGES
 //   0.1.0  The first version.

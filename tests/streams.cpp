@@ -1500,9 +1500,8 @@ ASYNC_TEST_CASE("UX-01: names that are no files, in Linux's abstract namespace")
 
 ASYNC_TEST_CASE("UX-01: more clients than the backlog has places all get through") {
     const scratch_path path;
-    asyncio::server server = co_await asyncio::start_unix_server(
-        echo, path.text, {.backlog = 1, .start_serving = false});
-    co_await server.start_serving();
+    asyncio::server server =
+        co_await asyncio::start_unix_server(echo, path.text, {.backlog = 1});
     const auto client = [](std::string where) -> asyncio::coro<> {
         auto [reader, writer] = co_await asyncio::open_unix_connection(where);
         writer.write("x\n");
