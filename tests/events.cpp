@@ -585,9 +585,11 @@ TEST_CASE("TH-05: call_soon_threadsafe() wakes a loop that sleeps, and runs in i
     const std::thread::id here = std::this_thread::get_id();
     std::thread::id ran_in;
     loop.call_later(1h, [] {});
+    const std::atomic<int> loop_thread{support::thread_id()};
     std::thread other;
     loop.call_soon([&] {
         other = std::thread([&] {
+            support::wait_until_asleep(loop_thread);
             loop.call_soon_threadsafe([&] {
                 ran_in = std::this_thread::get_id();
                 loop.stop();

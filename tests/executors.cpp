@@ -797,9 +797,11 @@ ASYNC_TEST_CASE("the future of a job is pending when it is given out, however fa
 TEST_CASE("TH-05: call_soon_threadsafe wakes a loop that sleeps, and runs in its thread") {
     asyncio::event_loop loop;
     std::thread::id where;
+    const std::atomic<int> loop_thread{support::thread_id()};
     std::thread caller;
     loop.call_soon([&] {
         caller = std::thread([&] {
+            support::wait_until_asleep(loop_thread);
             loop.call_soon_threadsafe([&] {
                 where = std::this_thread::get_id();
                 loop.stop();
