@@ -3,7 +3,7 @@
 //     g++ -std=c++20 -O2 -pthread -I. examples/1_foundations/cpu_bound_blocks.cpp -o cpu && ./cpu
 //
 // What it teaches: coroutines take turns on one thread. While one of them computes, no other runs,
-// so that gather() saves nothing: for work on several cores there are executors (4_cpu_bound).
+// so that gather() saves nothing: for work on several cores there are executors.
 // Look at: in turn or under gather(), the same CPU time and the same wall time, and never more
 // than one core. --quick computes a tenth of it.
 #define ASYNCIO_IMPLEMENTATION
