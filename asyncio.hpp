@@ -755,6 +755,15 @@ inline constexpr return_exceptions_t return_exceptions{};
 
 namespace detail {
 
+// std::exchange(from, {}) for pointers and handles; that one costs the compiler more for
+// each type than this does for all.
+template <class T>
+constexpr T take(T& from) noexcept {
+    T taken = from;
+    from = T();
+    return taken;
+}
+
 // A counted pointer to an object that counts for itself. One thread only,
 // unless the object's count is atomic.
 template <class T>
@@ -766,7 +775,7 @@ public:
         if (object_) object_->add_ref();
     }
     ref_ptr(const ref_ptr& other) noexcept : ref_ptr(other.object_) {}
-    ref_ptr(ref_ptr&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+    ref_ptr(ref_ptr&& other) noexcept : object_(detail::take(other.object_)) {}
     template <class U>
         requires std::convertible_to<U*, T*>
     ref_ptr(const ref_ptr<U>& other) noexcept : ref_ptr(other.get()) {}
@@ -774,7 +783,9 @@ public:
         requires std::convertible_to<U*, T*>
     ref_ptr(ref_ptr<U>&& other) noexcept : object_(other.detach()) {}
     ref_ptr& operator=(ref_ptr other) noexcept {
-        std::swap(object_, other.object_);
+        T* const mine = object_;
+        object_ = other.object_;
+        other.object_ = mine;
         return *this;
     }
     ~ref_ptr() {
@@ -787,7 +798,7 @@ public:
         p.object_ = object;
         return p;
     }
-    T* detach() noexcept { return std::exchange(object_, nullptr); }
+    T* detach() noexcept { return detail::take(object_); }
 
     T* get() const noexcept { return object_; }
     T& operator*() const noexcept { return *object_; }
@@ -806,15 +817,15 @@ class box {
 public:
     constexpr box() noexcept = default;
     explicit box(T* object) noexcept : object_(object) {}
-    box(box&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+    box(box&& other) noexcept : object_(detail::take(other.object_)) {}
     box& operator=(box&& other) noexcept {
-        reset(std::exchange(other.object_, nullptr));
+        reset(detail::take(other.object_));
         return *this;
     }
     ~box() { delete object_; }
 
     void reset(T* object = nullptr) noexcept { delete std::exchange(object_, object); }
-    T* release() noexcept { return std::exchange(object_, nullptr); }
+    T* release() noexcept { return detail::take(object_); }
     T* get() const noexcept { return object_; }
     T& operator*() const noexcept { return *object_; }
     T* operator->() const noexcept { return object_; }
@@ -1942,7 +1953,7 @@ class shared_core {
 public:
     constexpr shared_core() noexcept = default;
     explicit shared_core(loop_core* counted) noexcept : core_(counted) {}
-    shared_core(shared_core&& other) noexcept : core_(std::exchange(other.core_, nullptr)) {}
+    shared_core(shared_core&& other) noexcept : core_(detail::take(other.core_)) {}
     shared_core& operator=(shared_core&& other) noexcept {
         std::swap(core_, other.core_);
         return *this;
@@ -3153,7 +3164,7 @@ public:
         struct ended {
             std::coroutine_handle<> frame;
             ~ended() { frame.destroy(); }
-        } child{std::exchange(child_, nullptr)};
+        } child{detail::take(child_)};
         return promise_of(child.frame).take();
     }
 
@@ -3363,7 +3374,7 @@ public:
     using promise_type = detail::promise<T>;
     using value_type = T;
 
-    coro(coro&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    coro(coro&& other) noexcept : handle_(detail::take(other.handle_)) {}
     coro& operator=(coro&& other) noexcept {
         std::swap(handle_, other.handle_);
         return *this;
@@ -3390,7 +3401,7 @@ public:
     // For the library's own functions: gives up the frame.
     std::coroutine_handle<promise_type> release() noexcept {
         return std::coroutine_handle<promise_type>::from_address(
-            std::exchange(handle_, nullptr).address());
+            detail::take(handle_).address());
     }
     // For them, too: whoever waits for it outlives what its parameters refer to.
     void accept_references() noexcept {
@@ -3481,7 +3492,7 @@ public:
     using value_type = T;
 
     async_generator(async_generator&& other) noexcept
-        : handle_(std::exchange(other.handle_, nullptr)) {
+        : handle_(detail::take(other.handle_)) {
         settle();
     }
     async_generator& operator=(async_generator&& other) noexcept {
@@ -3577,7 +3588,7 @@ private:
         bool await_ready() const noexcept { return false; }
         void await_suspend(std::coroutine_handle<promise_type>) const noexcept {
             promise_.running = false;
-            if (detail::promise_base* const waiting = std::exchange(promise_.parent, nullptr)) {
+            if (detail::promise_base* const waiting = detail::take(promise_.parent)) {
                 promise_.owner->at = waiting;
                 promise_.owner->more = true;
             }
@@ -3612,7 +3623,7 @@ public:
             detail::throw_runtime_error("asyncio::async_generator: a next() is waiting already; "
                                         "await one after the other");
         if (close_ && !generator_->promise().begun) {
-            std::exchange(generator_->handle_, nullptr).destroy();
+            detail::take(generator_->handle_).destroy();
             return true;
         }
         return false;
@@ -4310,8 +4321,8 @@ namespace detail {
 // Waits for one of some signals.
 class signal_awaiter : public suspension, public awaitable_base<signal_awaiter, int> {
 public:
-    explicit signal_awaiter(std::vector<int> numbers) : numbers_(std::move(numbers)) {}
-    signal_awaiter(signal_awaiter&& other) noexcept : numbers_(std::move(other.numbers_)) {}
+    ASYNCIO_API explicit signal_awaiter(std::initializer_list<int> numbers);
+    ASYNCIO_API signal_awaiter(signal_awaiter&& other) noexcept;
     ~signal_awaiter() { stop(); }
 
     bool await_ready() const noexcept { return false; }
@@ -4333,7 +4344,7 @@ private:
     ASYNCIO_API void stop() noexcept;
     ASYNCIO_API bool on_cancel() noexcept override;
 
-    std::vector<int> numbers_;
+    std::uint64_t numbers_ = 0; // bit n - 1 for signal n
     event_loop* listening_ = nullptr;
     int received_ = 0;
 };
@@ -4347,7 +4358,7 @@ private:
 /// cannot be caught.
 template <std::same_as<int>... Numbers>
 detail::signal_awaiter wait_signal(Numbers... numbers) {
-    return detail::signal_awaiter(std::vector<int>{numbers...});
+    return detail::signal_awaiter({numbers...});
 }
 
 namespace detail {
@@ -4441,7 +4452,7 @@ public:
     ~timeout() { timer_.cancel(); }
 
     /// When the limit passes; nothing: never. Known once the block has begun.
-    std::optional<time_point> when() const noexcept { return when_; }
+    std::optional<time_point> when() const noexcept;
 
     /// Moves the limit; nothing: takes it away.
     ///
@@ -4460,11 +4471,13 @@ public:
 private:
     friend timeout timeout_at(std::optional<time_point> when);
     enum class state { created, entered, expiring, expired, exited };
+    void set(std::optional<time_point> when) noexcept;
     void set_timer();
     void on_timeout();
 
     std::optional<duration> delay_;
-    std::optional<time_point> when_;
+    bool limited_ = false;
+    time_point when_; // if limited
     state state_ = state::created;
     handle timer_;
     any_task task_;
@@ -4828,8 +4841,21 @@ private:
 
 namespace detail {
 
-// For each key whether it stands further ahead, too.
-ASYNCIO_API std::vector<char> find_repeats(std::vector<const void*> keys);
+// Some addresses.
+class key_set {
+public:
+    key_set() = default;
+    key_set(const key_set&) = delete;
+    key_set& operator=(const key_set&) = delete;
+    ASYNCIO_API ~key_set();
+
+    // False for one that was in there already.
+    ASYNCIO_API bool insert(const void* key);
+
+private:
+    struct table;
+    table* table_ = nullptr;
+};
 
 // Some futures, held. Its functions are compiled once, not in every file that includes
 // the header.
@@ -4837,7 +4863,7 @@ class state_list {
 public:
     state_list() noexcept = default;
     state_list(state_list&& other) noexcept
-        : states_(std::exchange(other.states_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+        : states_(detail::take(other.states_)), size_(std::exchange(other.size_, 0)) {}
     state_list& operator=(state_list&&) = delete;
     ASYNCIO_API ~state_list();
 
@@ -4847,7 +4873,7 @@ public:
 
     // Gives one away; nothing else may be asked of that place.
     ref_ptr<state_base> take(std::size_t i) noexcept {
-        return ref_ptr<state_base>::adopt(std::exchange(states_[i], nullptr));
+        return ref_ptr<state_base>::adopt(detail::take(states_[i]));
     }
 
 private:
@@ -5213,13 +5239,11 @@ coro<wait_result<Handle>> wait_on(std::vector<Handle> handles, wait_options opti
 // Each handle once, in order.
 template <class Handle>
 std::vector<Handle> without_duplicates(std::vector<Handle> handles) {
-    std::vector<const void*> keys;
-    for (const Handle& h : handles) keys.push_back(&h.state());
-    const std::vector<char> repeated = find_repeats(std::move(keys));
+    key_set seen;
     std::vector<Handle> unique;
     unique.reserve(handles.size());
-    for (std::size_t i = 0; i < handles.size(); ++i)
-        if (!repeated[i]) unique.push_back(std::move(handles[i]));
+    for (Handle& h : handles)
+        if (seen.insert(&h.state())) unique.push_back(std::move(h));
     return unique;
 }
 
@@ -5320,12 +5344,12 @@ public:
     completions(std::vector<Handle> handles, std::optional<duration> timeout)
         : handles_(detail::without_duplicates(std::move(handles))) {
         if (timeout)
-            deadline_ = time_point(std::chrono::nanoseconds(detail::deadline_after(
-                detail::require_running("as_completed").now_ns(), *timeout)));
+            deadline_ns_ = detail::deadline_after(
+                detail::require_running("as_completed").now_ns(), *timeout);
         for (std::size_t i = 0; i < handles_.size(); ++i) links_.push_back({*this, i});
         for (link& l : links_) {
             detail::state_base& state = handles_[l.place].state();
-            if (state.done()) finished_.push_back(l.place);
+            if (state.done()) finished(l);
             else state.link(l);
         }
     }
@@ -5345,13 +5369,14 @@ public:
     coro<std::optional<Handle>> next() {
         for (;;) {
             if (given_ == handles_.size()) co_return std::nullopt;
-            if (taken_ < finished_.size()) break;
+            if (first_finished_) break;
             detail::state_list states;
             for (link& l : links_)
                 if (l.is_linked()) states.add(handles_[l.place].state());
             std::optional<duration> left;
-            if (deadline_) {
-                left = *deadline_ - get_running_loop().time();
+            if (deadline_ns_ != no_deadline) {
+                left = std::chrono::nanoseconds(deadline_ns_) -
+                       get_running_loop().time().time_since_epoch();
                 if (left->count() <= 0) {
                     ++given_;
                     throw timeout_error("asyncio::as_completed: the time limit passed");
@@ -5360,7 +5385,9 @@ public:
             co_await detail::some_done(std::move(states), return_when::first_completed, left);
         }
         ++given_;
-        co_return handles_[finished_[taken_++]];
+        const std::size_t place = first_finished_->place;
+        first_finished_ = first_finished_->next_finished;
+        co_return handles_[place];
     }
 
 private:
@@ -5368,21 +5395,26 @@ private:
         link(completions& o, std::size_t p) : owner(&o), place(p) {
             completed = [](completion_node* node, detail::state_base& state) noexcept {
                 auto* self = static_cast<link*>(node);
-                const std::optional<time_point>& limit = self->owner->deadline_;
-                if (!limit || state.core->now_ns() < limit->time_since_epoch().count())
-                    self->owner->finished_.push_back(self->place);
+                if (state.core->now_ns() < self->owner->deadline_ns_) self->owner->finished(*self);
             };
         }
         completions* owner;
         std::size_t place;
+        link* next_finished = nullptr;
     };
+
+    void finished(link& l) noexcept {
+        (first_finished_ ? last_finished_->next_finished : first_finished_) = &l;
+        last_finished_ = &l;
+    }
 
     std::vector<Handle> handles_;
     std::vector<link> links_;
-    std::vector<std::size_t> finished_; // places, in the order of their ends
-    std::size_t taken_ = 0;
+    link* first_finished_ = nullptr; // and not given yet
+    link* last_finished_ = nullptr;
     std::size_t given_ = 0;
-    std::optional<time_point> deadline_;
+    static constexpr std::int64_t no_deadline = std::numeric_limits<std::int64_t>::max();
+    std::int64_t deadline_ns_ = no_deadline;
 };
 
 namespace detail {
@@ -5612,7 +5644,7 @@ class [[nodiscard("the guard gives back what it holds when it goes: auto held = 
                   "x.scoped()")]] scoped_guard {
 public:
     explicit scoped_guard(Owner& owner) noexcept : owner_(&owner) {}
-    scoped_guard(scoped_guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)) {}
+    scoped_guard(scoped_guard&& other) noexcept : owner_(detail::take(other.owner_)) {}
     scoped_guard& operator=(scoped_guard&& other) noexcept {
         std::swap(owner_, other.owner_);
         return *this;
@@ -6569,6 +6601,12 @@ class concurrent_future;
 
 namespace detail {
 
+// When a thread has waited long enough. std::optional is much dearer to compile.
+using steady_time = std::chrono::steady_clock::time_point;
+inline constexpr steady_time no_steady_time = steady_time::max();
+ASYNCIO_API steady_time steady_deadline(std::optional<duration> timeout) noexcept;
+ASYNCIO_API duration left_until(steady_time deadline) noexcept;
+
 // A mutex for a few pointer assignments, four bytes large.
 class job_lock {
 public:
@@ -7483,10 +7521,9 @@ public:
                 if (submit_next_) submit_next_(jobs_);
                 place_ = 0;
                 chunk_ = {};
-                if (deadline_)
-                    chunk_ = std::move(job).result(*deadline_ - std::chrono::steady_clock::now());
-                else
-                    chunk_ = std::move(job).result();
+                chunk_ = deadline_ == detail::no_steady_time
+                             ? std::move(job).result()
+                             : std::move(job).result(detail::left_until(deadline_));
             }
         } catch (...) {
             cancel_rest();
@@ -7501,10 +7538,8 @@ public:
     // For executor::map(): appends jobs until `submit_next` adds none.
     using job_list = std::vector<concurrent_future<detail::map_chunk<value_type>>>;
     executor_map(const executor_map_options& options, detail::function<bool(job_list&)> submit_next)
-        : submit_next_(std::move(submit_next)) {
-        if (options.timeout)
-            deadline_ =
-                std::chrono::steady_clock::now() + std::chrono::nanoseconds(*options.timeout);
+        : submit_next_(std::move(submit_next)),
+          deadline_(detail::steady_deadline(options.timeout)) {
         const std::size_t ahead = options.buffersize.value_or(0);
         try {
             while (!options.buffersize || jobs_.size() * options.chunksize < ahead)
@@ -7531,7 +7566,7 @@ private:
     detail::map_chunk<value_type> chunk_;
     std::size_t place_ = 0;
     detail::function<bool(job_list&)> submit_next_;
-    std::optional<std::chrono::steady_clock::time_point> deadline_;
+    detail::steady_time deadline_;
 };
 
 template <class R>
@@ -7936,14 +7971,14 @@ public:
         if (!state_base::cancel(message)) return false;
         leave();
         hold_.reset();
-        std::exchange(job_, nullptr)->abort();
+        detail::take(job_)->abort();
         return true;
     }
 
 private:
     void job_done() noexcept override {
         hold_.reset();
-        const auto job = std::exchange(job_, nullptr);
+        const auto job = detail::take(job_);
         trace_.ended(*this->core, *job);
         if (this->done()) return;
         if (job->current() == concurrent_base::status::cancelled)
@@ -8135,35 +8170,21 @@ public:
 
     // The index of one that is done: each once, in the order in which they ended.
     // Nothing when `deadline` passed first.
-    ASYNCIO_API std::optional<std::size_t> next(
-        std::optional<std::chrono::steady_clock::time_point> deadline);
+    ASYNCIO_API std::optional<std::size_t> next(steady_time deadline);
 
 private:
     struct shared;
     std::shared_ptr<shared> shared_;
 };
 
-inline std::optional<std::chrono::steady_clock::time_point> steady_deadline(
-    std::optional<duration> timeout) {
-    if (!timeout) return std::nullopt;
-    const std::int64_t now = std::chrono::steady_clock::now().time_since_epoch() /
-                             std::chrono::nanoseconds(1);
-    return std::chrono::steady_clock::time_point(
-        std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-            std::chrono::nanoseconds(deadline_after(now, *timeout))));
-}
-
 // The futures of a range, each once.
 template <class Range>
 auto distinct_futures(Range&& range) {
     using handle = std::remove_cvref_t<decltype(*std::begin(range))>;
-    std::vector<const void*> keys;
-    for (const handle& f : range) keys.push_back(&f.state());
-    const std::vector<char> repeated = find_repeats(std::move(keys));
+    key_set seen;
     std::vector<handle> all;
-    std::size_t place = 0;
     for (const handle& f : range)
-        if (!repeated[place++]) all.push_back(f);
+        if (seen.insert(&f.state())) all.push_back(f);
     return all;
 }
 
@@ -8231,7 +8252,7 @@ private:
     std::vector<concurrent_future<T>> futures_;
     std::size_t left_;
     detail::completion_watch watch_;
-    std::optional<std::chrono::steady_clock::time_point> deadline_;
+    detail::steady_time deadline_;
 };
 
 /// Gives the futures of a range as they end. Python's concurrent.futures.as_completed.
@@ -10031,9 +10052,11 @@ namespace asyncio::inline ASYNCIO_ABI {
 /// Of a running task the coroutines are known up to where it was last suspended.
 ///
 /// Throws: std::runtime_error outside a loop when no task is given.
+ASYNCIO_API void print_call_graph(const any_task& task, std::ostream& out);
 ASYNCIO_API void print_call_graph(const any_task& task, std::ostream& out,
-                                  std::optional<int> limit = {});
-ASYNCIO_API void print_call_graph(std::ostream& out, std::optional<int> limit = {});
+                                  std::optional<int> limit);
+ASYNCIO_API void print_call_graph(std::ostream& out);
+ASYNCIO_API void print_call_graph(std::ostream& out, std::optional<int> limit);
 
 /// Prints all unfinished tasks of the running loop as trees: below each task stand those
 /// that it waits for; a task that two wait for stands under both. As `asyncio pstree`.
@@ -12762,15 +12785,29 @@ int detail::report_uncaught() noexcept {
     return 1;
 }
 
+detail::signal_awaiter::signal_awaiter(std::initializer_list<int> numbers) {
+    for (const int number : numbers) {
+        if (number < 1 || number > most_signals)
+            throw std::invalid_argument("asyncio::wait_signal: no signal has the number " +
+                                        std::to_string(number));
+        numbers_ |= std::uint64_t(1) << (number - 1);
+    }
+}
+
+detail::signal_awaiter::signal_awaiter(signal_awaiter&& other) noexcept
+    : numbers_(other.numbers_) {}
+
 void detail::signal_awaiter::begin() {
     event_loop& loop = *core()->loop;
     listening_ = &loop;
-    for (const int number : numbers_)
+    for (int number = 1; number <= most_signals; ++number) {
+        if ((numbers_ >> (number - 1) & 1) == 0) continue;
         loop.listen(number, event_loop::signal_layer::wait, this, [this, number] {
             if (woken()) return;
             received_ = number;
             wake();
         });
+    }
 }
 
 void detail::signal_awaiter::stop() noexcept {
@@ -12937,15 +12974,25 @@ namespace asyncio::inline ASYNCIO_ABI {
 // -- timeout -------------------------------------------------------------------------
 
 timeout::timeout(timeout&& other)
-    : delay_(other.delay_), when_(other.when_), state_(other.state_) {
+    : delay_(other.delay_), limited_(other.limited_), when_(other.when_), state_(other.state_) {
     if (state_ != state::created)
         detail::throw_runtime_error("asyncio::timeout: it cannot move once its block has begun");
 }
 
 timeout timeout_at(std::optional<time_point> when) {
     timeout t{std::nullopt};
-    t.when_ = when;
+    t.set(when);
     return t;
+}
+
+std::optional<time_point> timeout::when() const noexcept {
+    if (!limited_) return std::nullopt;
+    return when_;
+}
+
+void timeout::set(std::optional<time_point> when) noexcept {
+    limited_ = when.has_value();
+    if (when) when_ = *when;
 }
 
 detail::ready_awaiter<void> timeout::aenter() {
@@ -12958,8 +13005,8 @@ detail::ready_awaiter<void> timeout::aenter() {
     state_ = state::entered;
     cancelling_ = task_.cancelling();
     if (delay_)
-        when_ = time_point(std::chrono::nanoseconds(detail::deadline_after(
-            task_.state().core->now_ns(), *delay_)));
+        set(time_point(std::chrono::nanoseconds(detail::deadline_after(
+            task_.state().core->now_ns(), *delay_))));
     set_timer();
     return detail::ready_awaiter<void>();
 }
@@ -12967,10 +13014,10 @@ detail::ready_awaiter<void> timeout::aenter() {
 void timeout::set_timer() {
     timer_.cancel();
     timer_ = handle();
-    if (!when_) return;
+    if (!limited_) return;
     event_loop& loop = task_.get_loop();
-    if (*when_ <= loop.time()) timer_ = loop.call_soon([this] { on_timeout(); });
-    else timer_ = loop.call_at(*when_, [this] { on_timeout(); });
+    if (when_ <= loop.time()) timer_ = loop.call_soon([this] { on_timeout(); });
+    else timer_ = loop.call_at(when_, [this] { on_timeout(); });
 }
 
 void timeout::on_timeout() {
@@ -12993,7 +13040,7 @@ void timeout::reschedule(std::optional<time_point> when) {
     case state::exited:
         detail::throw_runtime_error("asyncio::timeout::reschedule: its block is finished");
     }
-    when_ = when;
+    set(when);
     set_timer();
 }
 
@@ -13330,12 +13377,11 @@ gather_children::~gather_children() {
 
 void gather_children::begin(state_base& future) {
     future_ = &future;
-    std::vector<const void*> keys;
-    for (std::size_t i = 0; i < positions.size(); ++i) keys.push_back(&positions[i]);
-    const std::vector<char> repeated = find_repeats(std::move(keys));
+    key_set seen;
     children_ = new child[positions.size()];
     for (std::size_t i = 0; i < positions.size(); ++i)
-        if (!repeated[i]) children_[count_++].state = ref_ptr<state_base>(&positions[i]);
+        if (seen.insert(&positions[i]))
+            children_[count_++].state = ref_ptr<state_base>(&positions[i]);
     unfinished_ = count_;
     for (std::size_t i = 0; i < count_; ++i) {
         child& c = children_[i];
@@ -13393,12 +13439,16 @@ void gather_children::child_done(child& c) {
     }
 }
 
-std::vector<char> find_repeats(std::vector<const void*> keys) {
-    std::vector<char> repeated(keys.size());
-    std::unordered_set<const void*> seen;
-    for (std::size_t i = 0; i < keys.size(); ++i) repeated[i] = !seen.insert(keys[i]).second;
-    return repeated;
+struct key_set::table {
+    std::unordered_set<const void*> keys;
+};
+
+bool key_set::insert(const void* key) {
+    if (!table_) table_ = new table;
+    return table_->keys.insert(key).second;
 }
+
+key_set::~key_set() { delete table_; }
 
 void report_if_failed(state_base& inner) {
     if (!inner.failed()) return;
@@ -13751,6 +13801,18 @@ struct blocked_thread final : done_node {
     }
 };
 
+steady_time steady_deadline(std::optional<duration> timeout) noexcept {
+    if (!timeout) return no_steady_time;
+    const std::int64_t now = std::chrono::steady_clock::now().time_since_epoch() /
+                             std::chrono::nanoseconds(1);
+    return steady_time(std::chrono::duration_cast<steady_time::duration>(
+        std::chrono::nanoseconds(deadline_after(now, *timeout))));
+}
+
+duration left_until(steady_time deadline) noexcept {
+    return deadline - std::chrono::steady_clock::now();
+}
+
 bool concurrent_base::wait(std::optional<duration> timeout) noexcept {
     if (done()) return true;
     blocked_thread self;
@@ -13761,7 +13823,7 @@ bool concurrent_base::wait(std::optional<duration> timeout) noexcept {
         self.changed.wait(lock, ready);
         return true;
     }
-    if (self.changed.wait_until(lock, *steady_deadline(timeout), ready)) return true;
+    if (self.changed.wait_until(lock, steady_deadline(timeout), ready)) return true;
     lock.unlock();
     if (unwatch(self)) return false;
     // It has been done in this very moment.
@@ -13896,12 +13958,11 @@ void completion_watch::add(concurrent_base& state) {
     else node.release()->done(state);
 }
 
-std::optional<std::size_t> completion_watch::next(
-    std::optional<std::chrono::steady_clock::time_point> deadline) {
+std::optional<std::size_t> completion_watch::next(steady_time deadline) {
     std::unique_lock lock(shared_->mutex);
     const auto ready = [&] { return shared_->taken < shared_->ended.size(); };
-    if (!deadline) shared_->changed.wait(lock, ready);
-    else if (!shared_->changed.wait_until(lock, *deadline, ready)) return std::nullopt;
+    if (deadline == no_steady_time) shared_->changed.wait(lock, ready);
+    else if (!shared_->changed.wait_until(lock, deadline, ready)) return std::nullopt;
     return shared_->ended[shared_->taken++];
 }
 
@@ -20796,6 +20857,12 @@ void print_call_graph(const any_task& task, std::ostream& out, std::optional<int
     std::vector<const detail::task_base*> above;
     detail::print_graph(out, graph, detail::await_graph::base(task), limit, "", above);
 }
+
+void print_call_graph(const any_task& task, std::ostream& out) {
+    print_call_graph(task, out, std::nullopt);
+}
+
+void print_call_graph(std::ostream& out) { print_call_graph(out, std::nullopt); }
 
 void print_call_graph(std::ostream& out, std::optional<int> limit) {
     const any_task task = current_task();
