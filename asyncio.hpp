@@ -42,7 +42,7 @@
 //     [SECTION] streams       open_connection, start_server           (Python: asyncio.streams)
 //     [SECTION] processes     create_subprocess_exec, create_pipe     (Python: asyncio.subprocess)
 //     [SECTION] files         read_file, write_file, file
-//     [SECTION] resilience    retry, circuit_breaker, rate_limiter, map
+//     [SECTION] resilience    retry, circuit_breaker, rate_limiter, map, map_stream
 //     [SECTION] debugging     print_call_graph, print_tasks, tracer
 //     [SECTION] os
 //     [SECTION] backend
@@ -10031,6 +10031,121 @@ auto map(Range&& range, F&& fn, map_options options = {}) {
 template <class Range, class F>
 auto map(return_exceptions_t, Range&& range, F&& fn, map_options options = {}) {
     return detail::map_each<true>(std::forward<Range>(range), std::forward<F>(fn), options);
+}
+
+namespace detail {
+
+// The calls under way of a map_stream(). Nobody needs those that are left when it goes.
+template <class R>
+struct stream_calls {
+    stream_calls() = default;
+    stream_calls(const stream_calls&) = delete;
+    stream_calls& operator=(const stream_calls&) = delete;
+    ~stream_calls() { cancel(); }
+
+    void cancel() noexcept {
+        for (const task<R>& call : tasks) call.cancel();
+    }
+    some_done wait(return_when until) {
+        state_list states;
+        for (const task<R>& call : tasks) states.add(call.state());
+        return some_done(std::move(states), until, std::nullopt);
+    }
+
+    std::vector<task<R>> tasks; // in the order of their items
+};
+
+// Cancels what is under way and waits for it, however often it is cancelled itself.
+template <class R>
+coro<> end_calls(stream_calls<R>& calls) {
+    calls.cancel();
+    std::exception_ptr cancelled;
+    for (bool ended = false; !ended;) {
+        try {
+            co_await calls.wait(return_when::all_completed);
+            ended = true;
+        } catch (const cancelled_error&) {
+            cancelled = std::current_exception();
+        }
+    }
+    for (const task<R>& call : calls.tasks) call.state().reported = true;
+    calls.tasks.clear();
+    if (cancelled) std::rethrow_exception(std::move(cancelled));
+}
+
+template <bool Outcomes, class Range, class F, class R>
+async_generator<gathered<Outcomes, R>> run_map_stream(Range range, F fn, map_options options) {
+    const std::size_t limit = options.limit.value_or(16);
+    stream_calls<R> calls;
+    std::exception_ptr failure;
+    try {
+        auto place = std::begin(range);
+        const auto end = std::end(range);
+        for (;;) {
+            while (calls.tasks.size() < limit && place != end) {
+                calls.tasks.push_back(create_task(fn(*place)));
+                ++place;
+            }
+            if (calls.tasks.empty()) break;
+            std::size_t next = 0;
+            if (options.ordered) {
+                state_list first;
+                first.add(calls.tasks.front().state());
+                co_await some_done(std::move(first), return_when::all_completed, std::nullopt);
+            } else {
+                co_await calls.wait(return_when::first_completed);
+                while (!calls.tasks[next].done()) ++next;
+            }
+            if constexpr (Outcomes) calls.tasks[next].state().reported = true;
+            else static_cast<void>(calls.tasks[next].result()); // or throws
+            ref_ptr<state_base> done(&calls.tasks[next].state());
+            calls.tasks.erase(calls.tasks.begin() + static_cast<std::ptrdiff_t>(next));
+            co_yield take_gathered<Outcomes, R>(std::move(done));
+        }
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    if (!failure) co_return;
+    co_await end_calls(calls);
+    std::rethrow_exception(std::move(failure));
+}
+
+template <bool Outcomes, class Range, class F>
+auto map_stream_of(Range&& range, F&& fn, map_options options) {
+    if (options.limit && *options.limit == 0)
+        throw_invalid_argument(
+            "asyncio::map_stream: a limit of 0 lets nothing run; give at least 1");
+    using R = await_result_t<std::invoke_result_t<std::decay_t<F>&, decltype(*std::begin(range))>>;
+    return run_map_stream<Outcomes, Range, std::decay_t<F>, R>(std::forward<Range>(range),
+                                                               std::forward<F>(fn), options);
+}
+
+} // namespace detail
+
+/// The same for a range that has no end, or more items than should be in memory: an
+/// async_generator of the results, which calls `fn` when a result has been taken. At most
+/// options.limit calls, 16 when none is given, are under way or wait to be taken.
+///
+///     auto pages = asyncio::map_stream(std::views::iota(1), fetch_page, {.limit = 4});
+///     while (auto page = co_await pages.next()) show(*page);
+///
+/// Throws: the failure of a call in its turn, after the other calls were cancelled and
+/// have ended. A call that gives nothing yields std::monostate.
+///
+/// Lifetime: the range outlives the generator, unless it is moved in.
+///
+/// Cancellation, of a next(): as a failure. Leaving early, too, cancels the calls;
+/// aclose() waits for them.
+template <class Range, class F>
+    requires(!std::same_as<std::remove_cvref_t<Range>, return_exceptions_t>)
+auto map_stream(Range&& range, F&& fn, map_options options = {}) {
+    return detail::map_stream_of<false, Range>(std::forward<Range>(range), std::forward<F>(fn),
+                                               options);
+}
+template <class Range, class F>
+auto map_stream(return_exceptions_t, Range&& range, F&& fn, map_options options = {}) {
+    return detail::map_stream_of<true, Range>(std::forward<Range>(range), std::forward<F>(fn),
+                                              options);
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI

@@ -2,10 +2,12 @@
 
 #include <limits>
 #include <optional>
+#include <ranges>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <variant>
 
 namespace {
 
@@ -651,6 +653,161 @@ ASYNC_TEST_CASE("with return_exceptions every item has an outcome") {
     CHECK(results[1].error().holds<std::out_of_range>());
     CHECK(results[2].error().holds<asyncio::cancelled_error>());
     CHECK(*results[3].value() == 4);
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("map_stream") {
+
+asyncio::coro<int> twice_after(int seconds) {
+    co_await asyncio::sleep(std::chrono::seconds(seconds));
+    co_return 2 * seconds;
+}
+
+template <class T>
+asyncio::coro<std::vector<T>> all_of(asyncio::async_generator<T> values) {
+    std::vector<T> all;
+    while (auto value = co_await values.next()) all.push_back(std::move(*value));
+    co_return all;
+}
+
+ASYNC_TEST_CASE("a stream's results come in the order of the items, or as they are there") {
+    const std::vector<int> items{3, 1, 2};
+    const std::vector<int> in_order = co_await all_of(asyncio::map_stream(items, twice_after));
+    CHECK(in_order == std::vector<int>{6, 2, 4});
+    CHECK(asyncio::elapsed() == 3s); // all at the same time
+    auto stream = asyncio::map_stream(items, twice_after, {.ordered = false});
+    const std::vector<int> as_they_come = co_await all_of(std::move(stream));
+    CHECK(as_they_come == std::vector<int>{2, 4, 6});
+    const std::vector<int> none =
+        co_await all_of(asyncio::map_stream(std::vector<int>(), twice_after));
+    CHECK(none.empty());
+    CHECK_THROWS_AS(static_cast<void>(asyncio::map_stream(items, twice_after, {.limit = 0})),
+                    std::invalid_argument);
+}
+
+ASYNC_TEST_CASE("of a range without an end as many items are taken as results, and the limit") {
+    for (const bool ordered : {true, false}) {
+        int begun = 0;
+        int running = 0;
+        int most = 0;
+        auto call = [&](int item) -> asyncio::coro<int> {
+            ++begun;
+            most = std::max(most, ++running);
+            co_await asyncio::sleep(1s);
+            --running;
+            co_return item;
+        };
+        auto stream = asyncio::map_stream(std::views::iota(0), call,
+                                          {.limit = 3, .ordered = ordered});
+        CHECK(begun == 0); // nothing happens before the first next()
+        for (int i = 0; i < 10; ++i) {
+            const auto result = co_await stream.next();
+            REQUIRE(result);
+            CHECK(*result == i);
+        }
+        co_await asyncio::sleep(1h); // who does not take waits for nobody
+        CHECK(begun == 12);
+        CHECK(most == 3);
+        co_await stream.aclose();
+    }
+}
+
+ASYNC_TEST_CASE("without a limit sixteen calls are under way") {
+    int begun = 0;
+    auto call = [&](int) -> asyncio::coro<> {
+        ++begun;
+        co_await asyncio::sleep(1s);
+    };
+    auto stream = asyncio::map_stream(std::views::iota(0), call);
+    const std::optional<std::monostate> first = co_await stream.next();
+    CHECK(first.has_value());
+    CHECK(begun == 16);
+    co_await stream.aclose();
+}
+
+ASYNC_TEST_CASE("a failure is thrown in its turn, when the other calls have been cancelled and ended") {
+    std::vector<int> cancelled;
+    auto call = [&](int item) -> asyncio::coro<int> {
+        if (item == 2) throw std::out_of_range("item 2");
+        std::exception_ptr error;
+        try {
+            co_await asyncio::sleep(std::chrono::seconds(item));
+        } catch (const asyncio::cancelled_error&) {
+            error = std::current_exception();
+        }
+        if (error) {
+            co_await asyncio::sleep(1s); // cleans up
+            cancelled.push_back(item);
+            std::rethrow_exception(error);
+        }
+        co_return item;
+    };
+    const std::vector<int> items{1, 2, 3, 4};
+    auto stream = asyncio::map_stream(items, call);
+    const std::optional<int> first = co_await stream.next();
+    CHECK(first == 1);
+    CHECK_AWAIT_THROWS_WITH_AS(stream.next(), "item 2", std::out_of_range);
+    CHECK(cancelled == std::vector<int>{3, 4});
+    CHECK(asyncio::elapsed() == 2s);
+    const std::optional<int> more = co_await stream.next();
+    CHECK_FALSE(more.has_value());
+}
+
+ASYNC_TEST_CASE("with return_exceptions a stream goes on after a failure") {
+    auto call = [](int item) -> asyncio::coro<int> {
+        co_await asyncio::sleep(1s);
+        if (item == 1) throw std::out_of_range("item 1");
+        if (item == 2) throw asyncio::cancelled_error("stop");
+        co_return item;
+    };
+    const auto results = co_await all_of(
+        asyncio::map_stream(asyncio::return_exceptions, std::views::iota(0, 4), call));
+    REQUIRE(results.size() == 4);
+    CHECK(results[0].value() == 0);
+    CHECK(results[1].error().holds<std::out_of_range>());
+    CHECK(results[2].error().holds<asyncio::cancelled_error>());
+    CHECK(results[3].value() == 3);
+}
+
+ASYNC_TEST_CASE("a cancelled next(), aclose() and the generator's end cancel a stream's calls") {
+    int ended = 0;
+    auto call = [&](int) -> asyncio::coro<> {
+        std::exception_ptr error;
+        try {
+            co_await asyncio::sleep(1h);
+        } catch (...) {
+            error = std::current_exception();
+        }
+        co_await asyncio::sleep(1s);
+        ++ended;
+        if (error) std::rethrow_exception(error);
+    };
+    auto fast_then_slow = [&](int item) -> asyncio::coro<> {
+        if (item > 0) co_await call(item);
+    };
+    auto stream = asyncio::map_stream(std::views::iota(0, 4), call);
+    auto waiting = asyncio::create_task(stream.next());
+    co_await asyncio::sleep(1s);
+    waiting.cancel();
+    co_await asyncio::sleep(500ms);
+    waiting.cancel(); // in the middle of the clean-up
+    CHECK_AWAIT_THROWS_AS(waiting, asyncio::cancelled_error);
+    CHECK(ended == 4);
+
+    auto closed = asyncio::map_stream(std::views::iota(0, 4), fast_then_slow);
+    static_cast<void>(co_await closed.next());
+    co_await closed.aclose();
+    CHECK(ended == 7);
+
+    {
+        auto dropped = asyncio::map_stream(std::views::iota(0, 4), fast_then_slow);
+        static_cast<void>(co_await dropped.next());
+    }
+    CHECK(asyncio::all_tasks().size() == 4); // they are told, and clean up
+    co_await asyncio::sleep(2s);
+    CHECK(ended == 10);
+    CHECK(asyncio::all_tasks().size() == 1);
 }
 
 } // TEST_SUITE
