@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Lets programs that everybody has talk to the servers among the examples.
+
+    real_programs.py NAME PROGRAM
+
+NAME is an example of examples/cookbook, PROGRAM what was built of it. It listens on a free port, and
+curl, wrk, nc and socat are its clients, as far as they are installed. Ends with 1 if a check does not
+hold, and with 77 (skipped) if none of the programs is there.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+name, program = sys.argv[1:]
+clients = {
+    "echo_server": ["nc", "socat"],
+    "udp_echo": ["nc", "socat"],
+    "http_server": ["curl", "wrk", "nc"],
+}
+failed = passed = 0
+limit = 120  # seconds that any of them may take; far more than it needs
+
+
+def check(sentence, holds, seen=""):
+    global failed, passed
+    print("ok     " if holds else "FAILED ", sentence, flush=True)
+    if not holds:
+        print("    " + str(seen).replace("\n", "\n    ")[:2000], flush=True)
+    failed += not holds
+    passed += bool(holds)
+
+
+def has(tool):
+    if shutil.which(tool):
+        return True
+    print("skipped", tool, "is not installed")
+    return False
+
+
+def run(*command, given=b"", errors=None):
+    """What a program prints; its errors go to this one's."""
+    command = list(map(str, command))
+    pipe = {"stdout": subprocess.PIPE, "stderr": errors}
+    return subprocess.run(command, input=given, timeout=2 * limit, **pipe).stdout
+
+
+@contextlib.contextmanager
+def server(*options, end=signal.SIGTERM, status=0):
+    """A server; gives its process and its port, and ends it by a signal."""
+    process = subprocess.Popen([program, "--port", "0", *map(str, options)], stdout=subprocess.PIPE)
+    try:
+        line = process.stdout.readline().decode()
+        yield process, int(re.search(r":(\d+)\b", line)[1])
+        if process.poll() is None:
+            process.send_signal(end)
+        got = process.wait(limit)
+        check(f"{end.name} ends it with {status}", got == status, got)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(happened):
+    """Looks until it has; it is somebody else's work, so there is no event to wait for."""
+    end = time.monotonic() + limit
+    while not happened():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+def echo_server():
+    data = os.urandom(3_000_000)
+    with server(end=signal.SIGINT, status=130) as (_, port):
+        if has("nc"):
+            got = run("nc", "-N", "127.0.0.1", port, given=b"hello\nand goodbye\n")
+            check("nc gets back what it sends", got == b"hello\nand goodbye\n", got)
+        if has("socat"):
+            got = run("socat", "-t", limit, "-", f"TCP:127.0.0.1:{port}", given=data)
+            check("socat gets back 3 MB", got == data, len(got))
+
+
+def udp_echo():
+    tools = {
+        "nc": lambda port: ["nc", "-u", "127.0.0.1", str(port)],
+        "socat": lambda port: ["socat", "-", f"UDP:127.0.0.1:{port}"],
+    }
+    with server(end=signal.SIGINT, status=130) as (_, port):
+        for tool, command in tools.items():
+            if not has(tool):
+                continue
+            pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            with subprocess.Popen(command(port), bufsize=0, **pipe) as client:
+                for line in b"hello\n", b"and again\n":
+                    client.stdin.write(line)
+                    got = client.stdout.readline()
+                    check(f"{tool} gets back {line}", got == line, got)
+                client.kill()
+
+
+def http_server():
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as own:
+        root, own = pathlib.Path(folder), pathlib.Path(own)
+        page, large = os.urandom(5000), os.urandom(4_000_000)
+        (root / "index.html").write_bytes(page)
+        (root / "large").write_bytes(large)
+        (root / ".hidden").write_bytes(b"secret")
+        with server(folder) as (process, port):
+            url = f"http://127.0.0.1:{port}/"
+            if has("nc"):
+                request = b"GET /index.html HTTP/1.1\r\nHost: here\r\n"
+                given = 3 * (request + b"\r\n") + request + b"Connection: close\r\n\r\n"
+                got = run("nc", "127.0.0.1", port, given=given)
+                check("nc gets four answers to four requests at once", got.count(page) == 4, got)
+            if has("wrk"):
+                with_wrk(url)
+            if has("curl"):
+                with_curl(url, own, page, large)
+                slow_download_at_the_end(process, url, own, large)
+
+
+def with_curl(url, own, page, large):
+    def curl(*options, **more):
+        return run("curl", "-sS", "--max-time", limit, *options, **more)
+
+    def status(*options, **more):
+        return curl("-o", os.devnull, "-w", "%{http_code} %{size_upload}", *options, **more)
+
+    check("curl gets a page", curl(url) == page)
+    check("  over HTTP/1.0", curl("-0", url) == page)
+    check("  over HTTP/1.0 with keep-alive", curl("-0", "-H", "Connection: keep-alive", url) == page)
+    check("  and a large file", curl(url + "large") == large)
+    null = ["-o", os.devnull]
+    four = [url, *null, url + "large", *null, url + "no", *null, url, *null]
+    got = curl("-w", "%{num_connects} ", *four)
+    check("  and four answers over one connection", got == b"1 0 0 0 ", got)
+    got = curl("--parallel", url + "large?[1-20]", errors=subprocess.DEVNULL)  # it shows its progress
+    check("  and twenty large files in parallel", len(got) == 20 * len(large), len(got))
+    got = curl("-I", url + "large")
+    check("HEAD gives the length", b"\r\nContent-Length: 4000000\r\n" in got, got)
+    for bytes, part in {"0-0": large[:1], "100-4999": large[100:5000], "3999990-": large[-10:],
+                        "-7": large[-7:], "3999999-5000000": large[-1:]}.items():
+        got = curl("-r", bytes, url + "large")
+        check(f"range {bytes}", got == part, len(got))
+    (own / "part").write_bytes(large[:1_234_567])
+    curl("-C", "-", "-o", own / "part", url + "large")
+    check("a download goes on where it had ended", (own / "part").read_bytes() == large)
+    got = status("-r", "4000000-", url + "large")
+    check("no such range: 416", got == b"416 0", got)
+    for path in "no/such/file", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", ".hidden", "a%00b":
+        got = status("--path-as-is", url + path)
+        check(f"/{path}: 404", got == b"404 0", got)
+    (own / "up").write_bytes(large)
+    got = status("-T", own / "up", url + "new")
+    check("an upload that asks first is refused before it begins", got == b"405 0", got)
+    got = status("-T", "-", "-H", "Expect:", url + "new", given=large)
+    check("an upload in chunks that does not ask is refused", got.startswith(b"405 "), got)
+    got = status("-d", "a=b", url)
+    check("a form is refused", got.startswith(b"405 "), got)
+    got = status("-H", "X-Long: " + 30_000 * "x", url)
+    check("a head of 30 kB is refused", got == b"431 0", got)
+
+
+def with_wrk(url):
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for connections in 1, 100, 1000:
+        if connections + 100 > files:
+            print(f"skipped {connections} connections: {files} files may be open here")
+            continue
+        for seconds in 1, 4, 16, 64:  # a busy machine may not come to an answer in one
+            got = run("wrk", "-t", min(2, connections), "-c", connections, "-d", f"{seconds}s",
+                      "--timeout", f"{limit}s", url).decode()
+            good = "Socket errors" not in got and "Non-2xx" not in got
+            some = re.search(r"\b[1-9]\d* requests in", got)
+            if some or not good:
+                break
+        check(f"wrk with {connections} connections gets answers only", some and good, got)
+
+
+def slow_download_at_the_end(process, url, own, large):
+    part = own / "slow"
+    with subprocess.Popen(["curl", "-sS", "--limit-rate", "3M", "-o", part, url + "large"]) as slow:
+        wait_for(lambda: part.exists() and part.stat().st_size > 0)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: subprocess.call(["curl", "-s", "-o", os.devnull, url]) == 7)
+        check("at the end a download still goes on", slow.wait(limit) == 0)
+        check("  to its last byte", part.read_bytes() == large)
+
+
+if not any(map(shutil.which, clients[name])):
+    print("skipped: none is installed of", *clients[name])
+    sys.exit(77)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+globals()[name]()
+print(f"{passed} passed, {failed} failed")
+sys.exit(1 if failed else 0)
