@@ -4,8 +4,8 @@
     real_programs.py NAME PROGRAM
 
 NAME is an example of examples/cookbook, PROGRAM what was built of it. It listens on a free port, and
-curl, wrk, nc and socat are its clients, as far as they are installed. Ends with 1 if a check does not
-hold, and with 77 (skipped) if none of the programs is there.
+curl, wrk, nc, socat, redis-cli and redis-benchmark are its clients, as far as they are installed. Ends
+with 1 if a check does not hold, and with 77 (skipped) if none of the programs is there.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ clients = {
     "echo_server": ["nc", "socat"],
     "udp_echo": ["nc", "socat"],
     "http_server": ["curl", "wrk", "nc"],
+    "redis_like": ["redis-cli", "redis-benchmark", "nc"],
 }
 failed = passed = 0
 limit = 120  # seconds that any of them may take; far more than it needs
@@ -194,6 +195,54 @@ def slow_download_at_the_end(process, url, own, large):
         wait_for(lambda: subprocess.call(["curl", "-s", "-o", os.devnull, url]) == 7)
         check("at the end a download still goes on", slow.wait(limit) == 0)
         check("  to its last byte", part.read_bytes() == large)
+
+
+def redis_like():
+    with server() as (_, port):
+        if has("nc"):
+            got = run("nc", "-N", "127.0.0.1", port, given=b"SET a b\r\nGET a\r\n")
+            check("nc gets answers", got == b"+OK\r\n$1\r\nb\r\n", got)
+        if has("redis-cli"):
+            with_redis_cli(port)
+        if has("redis-benchmark"):
+            for pipeline in 1, 16:
+                with_redis_benchmark(port, pipeline)
+
+
+def with_redis_cli(port):
+    def cli(*words, **more):
+        return run("redis-cli", "-p", port, *words, **more)
+
+    dialogue = {
+        "PING": b"PONG\n",
+        "SET key value": b"OK\n",
+        "GET key": b"value\n",
+        "EXISTS key none": b"1\n",
+        "INCR n": b"1\n",
+        "INCR n ": b"2\n",
+        "INCR key": b"ERR value is not an integer or out of range\n\n",
+        "EXPIRE key 1000000": b"1\n",
+        "DEL key n": b"2\n",
+        "GET key ": b"\n",
+        "NONSENSE": b"ERR unknown command\n\n",
+    }
+    for line, answer in dialogue.items():
+        got = cli(*line.split())
+        check(f"redis-cli {line}", got == answer, got)
+    value = bytes(range(256)) * 4000
+    cli("-x", "SET", "bytes", given=value)
+    check("redis-cli gets back 1 MB of bytes", cli("GET", "bytes") == value + b"\n")
+    got = cli(given=b"".join(b"INCR many\n" for _ in range(1000)))
+    check("redis-cli counts to 1000", got.split() == [str(i).encode() for i in range(1, 1001)], got)
+
+
+def with_redis_benchmark(port, pipeline):
+    names = ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET"]
+    got = run("redis-benchmark", "-p", port, "-P", pipeline, "-t", ",".join(names).lower(),
+              "-c", 50, "-n", 2000 * pipeline, "-r", 1000, "-q", errors=subprocess.STDOUT).decode()
+    rates = re.findall(r"^\s*(\w+)[^\n:]*: \d+\.\d+ requests per second", got.replace("\r", "\n"), re.M)
+    good = rates == names and not re.search("error|warning|could not", got, re.I)
+    check(f"redis-benchmark with pipelines of {pipeline}", good, got)
 
 
 if not any(map(shutil.which, clients[name])):
