@@ -1856,7 +1856,7 @@ protected:
 // loop, so that a late handle finds `closed` instead of freed memory.
 struct loop_core {
     ready_queue ready;
-    ready_queue yielded; // steps that wait for the next poll(); see event_loop::poll()
+    ready_queue yielded; // steps that wait for the next frame; see event_loop::poll()
     task_base* current = nullptr; // the task whose step runs now
     task_base* tasks = nullptr;   // all unfinished tasks, newest first
     open_generator* first_generator = nullptr; // those that have begun, oldest first
@@ -1869,6 +1869,7 @@ struct loop_core {
     bool ending_frames = false; // what they hold and never awaited is nobody's oversight
     bool closed = false;
     bool polling = false; // inside poll() or run_for()
+    bool running_on = false; // inside run_forever(): there are no frames
     bool debug = false;
     trace_sink* tracing = nullptr;
     std::uint64_t random_state = 0;
@@ -1890,13 +1891,24 @@ struct loop_core {
         else ready.push(node);
     }
 
-    // The same from any thread; wakes the loop. False: the loop is closed.
+    // Runs `node` in the next frame; without frames, in the next turn.
+    void schedule_frame(ready_node* node) noexcept {
+        if (running_on) ready.push(node);
+        else yielded.push(node);
+    }
+
+    // schedule() from any thread; wakes the loop. False: the loop is closed.
     ASYNCIO_API bool post(ready_node* node) noexcept;
 
     // Wakes the loop out of its sleep; any thread, any signal handler.
     ASYNCIO_API void wake() noexcept;
 
     ASYNCIO_API std::int64_t now_ns() const noexcept;
+
+    // When the present frame began, or the last one if none is running.
+    std::int64_t frame_ns() const noexcept {
+        return running_on || frame_began == no_frame ? now_ns() : frame_began;
+    }
 
     // From 0 to below 1.
     ASYNCIO_API double next_random() noexcept;
@@ -1936,6 +1948,8 @@ struct loop_core {
     std::int64_t scale_start = 0;
     std::int64_t started = 0;      // when run() began
     std::int64_t last_now = 0;     // when timers were looked at last
+    static constexpr std::int64_t no_frame = INT64_MIN;
+    std::int64_t frame_began = no_frame;
     bool ask_soon = false;         // the next turn looks at timers and the system
 
     // Nodes that other threads posted, newest first; inbox_closed ends it.
@@ -2298,8 +2312,8 @@ public:
 
     /// One frame of an embedded loop: fixes the time, takes in I/O and due timers,
     /// and runs turns until nothing is ready, but at most 1000. Never sleeps. What
-    /// yields (sleep(0s)) runs once a poll. Returns how many callbacks and task
-    /// steps ran.
+    /// yields (sleep(0s), next_frame()) runs once a poll. Returns how many callbacks
+    /// and task steps ran.
     ///
     /// Throws: std::runtime_error inside a callback, or when another loop runs on
     /// this thread.
@@ -2383,6 +2397,7 @@ private:
     void run_watched(detail::ready_node* node);
     void move_clock() noexcept;
     bool clock_can_move() noexcept;
+    void begin_frame() noexcept;
     void fix_time() noexcept;
     void require_real_clock(const char* who) const;
     std::int64_t sleep_time(std::int64_t now) const noexcept;
@@ -2992,10 +3007,15 @@ protected:
     void confirm_first() noexcept { task_->set(task_base::must_confirm); }
     void wait_again() noexcept { woken_ = false; }
 
+    // The same, but within poll() in the next one.
+    void wake_next_turn() noexcept {
+        woken_ = true;
+        task_->core->schedule_yield(task_);
+    }
     // The same, but in the next frame of an embedded loop.
     void wake_next_frame() noexcept {
         woken_ = true;
-        task_->core->schedule_yield(task_);
+        task_->core->schedule_frame(task_);
     }
 
     void cancel_here() noexcept {
@@ -3914,7 +3934,7 @@ public:
     void await_suspend(std::coroutine_handle<Promise> h) {
         if (!suspend(h)) return;
         if (delay_.count() > 0) wait_until(deadline_after(core()->now_ns(), delay_));
-        else wake_next_frame();
+        else wake_next_turn();
     }
     T await_resume() {
         if (interrupted()) throw_cancelled();
@@ -3924,6 +3944,29 @@ public:
 private:
     duration delay_;
     [[no_unique_address]] stored<T> result_;
+};
+
+class frame_awaiter : public suspension, public awaitable_base<frame_awaiter, duration> {
+public:
+    frame_awaiter() noexcept = default;
+    frame_awaiter(frame_awaiter&&) noexcept = default;
+
+    bool await_ready() const noexcept { return false; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (!suspend(h)) return;
+        began_ = core()->frame_ns();
+        wake_next_frame();
+    }
+    duration await_resume() {
+        if (interrupted()) throw_cancelled();
+        return std::chrono::nanoseconds(core()->frame_ns() - began_);
+    }
+
+private:
+    bool on_cancel() noexcept override { return false; } // it is on its way
+
+    std::int64_t began_ = 0;
 };
 
 // An awaiter of somebody else's library. It gets a coroutine of its own to resume,
@@ -4147,6 +4190,20 @@ template <class T>
 detail::sleep_awaiter<std::decay_t<T>> sleep(duration delay, T&& result) {
     return detail::sleep_awaiter<std::decay_t<T>>(delay, std::forward<T>(result));
 }
+
+/// Waits for the next frame of an embedded loop: its next poll(), run_for() or
+/// run_once(). Gives the time on the loop's clock from the beginning of the last
+/// frame to that of the new one, so that all who wait get the same.
+///
+///     for (;;) {
+///         const asyncio::duration passed = co_await asyncio::next_frame();
+///         position += speed * passed.total_seconds();
+///     }
+///
+/// advance() is no frame. In a loop that run() drives each turn is one.
+///
+/// Cancellation: is delivered in that frame.
+inline detail::frame_awaiter next_frame() noexcept { return detail::frame_awaiter(); }
 
 /// The running task; empty in a plain callback. Python's asyncio.current_task.
 ///
@@ -11887,6 +11944,9 @@ struct event_loop::running_guard {
         loop.running_ = false;
         loop.core_->current = nullptr;
         detail::this_thread_context = context_before;
+        // Who waits on from this run measures from its end.
+        if (loop.core_->running_on) loop.core_->frame_began = loop.core_->now_ns();
+        loop.core_->running_on = false;
         loop.core_->polling = false;
         loop.core_->time_fixed = false;
         detail::this_thread_core = before;
@@ -11907,6 +11967,8 @@ void event_loop::run_forever() {
         bool& flag;
         ~clear() { flag = false; }
     } stopped{stopping_};
+    core_->running_on = true;
+    core_->ready.append(core_->yielded);
     do turn(!stopping_);
     while (!stopping_);
 }
@@ -12094,8 +12156,8 @@ void event_loop::run_watched(detail::ready_node* node) {
 
 std::size_t event_loop::poll() {
     const running_guard guard(*this, "asyncio::event_loop::poll", true);
-    core_->ready.append(core_->yielded);
     fix_time();
+    begin_frame();
     std::size_t ran = 0;
     for (int i = 0; i < 1000; ++i) {
         core_->ask_soon = core_->ask_soon || i == 0;
@@ -12108,13 +12170,14 @@ std::size_t event_loop::poll() {
 
 std::size_t event_loop::run_once() {
     const running_guard guard(*this, "asyncio::event_loop::run_once", false);
+    begin_frame();
     core_->ask_soon = true;
     return turn(false);
 }
 
 run_result event_loop::run_for(duration budget) {
     const running_guard guard(*this, "asyncio::event_loop::run_for", true);
-    core_->ready.append(core_->yielded);
+    begin_frame();
     const std::int64_t end = detail::deadline_after(detail::system_now_ns(), budget);
     std::size_t ran = 0;
     do {
@@ -12124,6 +12187,11 @@ run_result event_loop::run_for(duration budget) {
         if (now == 0 && core_->ready.empty() && !clock_can_move()) break;
     } while (detail::system_now_ns() < end);
     return {ran, !core_->ready.empty()};
+}
+
+void event_loop::begin_frame() noexcept {
+    core_->ready.append(core_->yielded);
+    core_->frame_began = core_->now_ns();
 }
 
 // One time for a whole frame, so that everything in it agrees.
