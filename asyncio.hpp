@@ -1868,6 +1868,7 @@ struct loop_core {
     bool dropping = false; // queues are emptied: nodes free what they own and call nobody
     bool ending_frames = false; // what they hold and never awaited is nobody's oversight
     bool closed = false;
+    bool apart = false;   // closed, or a host is to be told of what is scheduled
     bool polling = false; // inside poll() or run_for()
     bool running_on = false; // inside run_forever(): there are no frames
     bool debug = false;
@@ -1882,8 +1883,10 @@ struct loop_core {
 
     // Runs `node` in the next turn.
     void schedule(ready_node* node) noexcept {
-        if (!closed) ready.push(node);
+        if (!apart) [[likely]] ready.push(node);
+        else schedule_apart(node);
     }
+    ASYNCIO_API void schedule_apart(ready_node* node) noexcept;
 
     // Runs `node` in the next turn, or in the next frame of an embedded loop.
     void schedule_yield(ready_node* node) noexcept {
@@ -1903,6 +1906,11 @@ struct loop_core {
     // Wakes the loop out of its sleep; any thread, any signal handler.
     ASYNCIO_API void wake() noexcept;
 
+    // Calls the wake handler if the host has not been told yet; any thread.
+    ASYNCIO_API void tell_host() noexcept;
+    // The host knows what there is to do, and is told of what comes from here on.
+    void watch_for_host() noexcept;
+
     ASYNCIO_API std::int64_t now_ns() const noexcept;
 
     // When the present frame began, or the last one if none is running.
@@ -1916,7 +1924,9 @@ struct loop_core {
     void add_timer(timer_node& timer, std::int64_t when) {
         timers.insert(timer, when);
         // A deadline that has passed already is looked at in the next turn.
-        if (when <= last_now) ask_soon = true;
+        if (when > last_now) return;
+        ask_soon = true;
+        if (apart) tell_host();
     }
     void remove_timer(timer_node& timer) noexcept {
         if (timer.is_set()) timers.remove(timer);
@@ -1947,7 +1957,9 @@ struct loop_core {
     std::int64_t scale_origin = 0; // loop time and system time when the scale was set
     std::int64_t scale_start = 0;
     std::int64_t started = 0;      // when run() began
-    std::int64_t last_now = 0;     // when timers were looked at last
+    // When timers were looked at last; while a host is told of timers: the last moment
+    // that is earlier than all of them.
+    std::int64_t last_now = 0;
     static constexpr std::int64_t no_frame = INT64_MIN;
     std::int64_t frame_began = no_frame;
     bool ask_soon = false;         // the next turn looks at timers and the system
@@ -1955,6 +1967,7 @@ struct loop_core {
     // Nodes that other threads posted, newest first; inbox_closed ends it.
     std::atomic<ready_node*> inbox{nullptr};
     std::atomic<int> posting{0};
+    std::atomic<bool> telling{false}; // the next one who has work for the host tells it
     std::atomic<std::uint64_t> pending_signals{0};
 
 private:
@@ -2332,6 +2345,16 @@ public:
     /// A descriptor that is readable when poll() has I/O to take in.
     native_handle_type native_handle() const noexcept;
 
+    /// Calls `fn` when poll() has got work since the last one, from this thread or from
+    /// another, or when next_deadline() has moved earlier: once, until the next poll()
+    /// or next_deadline(). I/O and signals make native_handle() readable instead. An
+    /// empty function takes the handler away, and waits until it does not run any more.
+    ///
+    /// Thread safety: `fn` runs on the thread that brings the work, in the middle of
+    /// what that does. It only tells the host; it does not throw, poll, or wait for
+    /// the loop's thread.
+    void set_wake_handler(detail::function<void()> fn);
+
     /// Moves a manual clock; due timers fire in order, each at its own time.
     ///
     /// Throws: std::runtime_error for another kind of clock.
@@ -2397,6 +2420,9 @@ private:
     void run_watched(detail::ready_node* node);
     void move_clock() noexcept;
     bool clock_can_move() noexcept;
+    void begin_watch() noexcept;
+    void end_watch() noexcept;
+    void call_wake_handler() noexcept;
     void begin_frame() noexcept;
     void fix_time() noexcept;
     void require_real_clock(const char* who) const;
@@ -11355,6 +11381,8 @@ namespace asyncio::inline ASYNCIO_ABI {
 namespace detail {
 
 thread_local constinit loop_core* this_thread_core = nullptr;
+// The loop whose wake handler this thread is in.
+static thread_local constinit const loop_core* telling_host = nullptr;
 thread_local constinit context_slot* this_thread_context = nullptr;
 
 context_slot& thread_context() noexcept {
@@ -11520,11 +11548,18 @@ bool loop_core::post(ready_node* node) noexcept {
     bool accepted = false;
     while (head != &closed_inbox && !accepted) {
         node->next = head;
-        accepted = inbox.compare_exchange_weak(head, node, std::memory_order_acq_rel);
+        accepted = inbox.compare_exchange_weak(head, node); // in one order with `telling`
     }
     if (accepted && !head) loop->backend().wake();
+    if (accepted) tell_host();
     posting.fetch_sub(1);
     return accepted;
+}
+
+void loop_core::schedule_apart(ready_node* node) noexcept {
+    if (closed) return;
+    ready.push(node);
+    tell_host();
 }
 
 void loop_core::wake() noexcept {
@@ -11641,6 +11676,9 @@ struct event_loop::rest {
     std::vector<std::shared_ptr<signal>> signals;
     std::vector<std::shared_ptr<watch_entry>> watches;
     std::vector<detail::ready_node*> shuffled;
+    // Held while the handler runs, which may replace itself.
+    std::recursive_mutex waking;
+    std::shared_ptr<detail::function<void()>> wake_handler;
 };
 
 void event_loop::add_signal_handler(int number, detail::function<void()> fn) {
@@ -11754,6 +11792,7 @@ void event_loop::close() {
         detail::throw_runtime_error("asyncio::event_loop::close: the loop is running; stop() it "
                                     "and close it after run_forever() has returned");
     if (core_->closed) return;
+    set_wake_handler({});
     destroy_pending();
     while (!rest_->signals.empty()) forget_signal(rest_->signals.back().get());
     while (core_->first_generator) core_->first_generator->leave();
@@ -11766,7 +11805,7 @@ void event_loop::close() {
         core_->ready.push(node);
     }
     drop_queues();
-    core_->closed = true;
+    core_->closed = core_->apart = true;
     // Waits for its jobs. One that waits for the loop has been told by now.
     default_executor.reset();
     delete std::exchange(backend_, nullptr);
@@ -11934,6 +11973,10 @@ struct event_loop::running_guard {
         if (before && before != loop.core_.get() && before->loop && before->loop->running_)
             throw std::runtime_error(std::string(who) + ": another loop is running on this "
                                                         "thread; await the work there");
+        if (detail::telling_host == loop.core_.get())
+            throw std::runtime_error(std::string(who) + ": called in the wake handler; let that "
+                                                        "only tell the host to do it");
+        loop.end_watch();
         detail::this_thread_core = loop.core_.get();
         loop.running_ = true;
         if (frame) loop.core_->polling = true;
@@ -11950,6 +11993,7 @@ struct event_loop::running_guard {
         loop.core_->polling = false;
         loop.core_->time_fixed = false;
         detail::this_thread_core = before;
+        if (loop.rest_->wake_handler) loop.begin_watch();
     }
     event_loop& loop;
     detail::loop_core* before = nullptr;
@@ -12214,10 +12258,14 @@ bool event_loop::clock_can_move() noexcept {
 }
 
 std::optional<duration> event_loop::next_deadline() const noexcept {
-    const detail::loop_core& core = *core_;
+    detail::loop_core& core = *core_;
+    const bool told = core.apart && !core.telling.load();
+    if (core.apart && !core.closed) core.watch_for_host();
     if (!core.ready.empty() || !core.yielded.empty() || core.inbox.load() ||
-        core.pending_signals.load())
+        core.pending_signals.load()) {
+        if (told) core.telling.store(false); // it has not polled since
         return duration();
+    }
     if (core.timers.empty() || core.paused) return std::nullopt;
     const std::int64_t left = core.timers.first_when() - core.now_ns();
     if (left <= 0) return duration();
@@ -12228,6 +12276,48 @@ std::optional<duration> event_loop::next_deadline() const noexcept {
 
 event_loop::native_handle_type event_loop::native_handle() const noexcept {
     return backend_ ? backend_->native_handle() : -1;
+}
+
+void detail::loop_core::tell_host() noexcept {
+    if (!telling.load() || !telling.exchange(false)) return;
+    const loop_core* const before = std::exchange(telling_host, this);
+    loop->call_wake_handler();
+    telling_host = before;
+}
+
+void detail::loop_core::watch_for_host() noexcept {
+    last_now = timers.empty() ? INT64_MAX : timers.first_when() - 1;
+    if (paused) last_now = INT64_MIN; // no timer comes before the clock goes on
+    telling.store(true);
+}
+
+void event_loop::begin_watch() noexcept {
+    core_->apart = true;
+    core_->watch_for_host();
+    // It came after the last look at what others post.
+    if (core_->inbox.load()) core_->tell_host();
+}
+
+void event_loop::end_watch() noexcept {
+    if (!core_->apart) return;
+    core_->apart = false;
+    core_->telling.store(false);
+    core_->last_now = core_->now_ns();
+}
+
+void event_loop::set_wake_handler(detail::function<void()> fn) {
+    core_->require_open("asyncio::event_loop::set_wake_handler: the loop is closed");
+    const std::lock_guard lock(rest_->waking);
+    end_watch();
+    rest_->wake_handler.reset();
+    if (!fn) return;
+    rest_->wake_handler = std::make_shared<detail::function<void()>>(std::move(fn));
+    if (!running_) begin_watch();
+}
+
+void event_loop::call_wake_handler() noexcept {
+    const std::lock_guard lock(rest_->waking);
+    if (const auto handler = rest_->wake_handler) (*handler)();
 }
 
 void event_loop::advance(duration by) {
@@ -12274,12 +12364,14 @@ void event_loop::require_real_clock(const char* who) const {
 void event_loop::rescale(double scale, bool paused) noexcept {
     detail::loop_core& core = *core_;
     const std::int64_t now = core.now_ns();
+    const bool faster = !paused && (core.paused || scale > core.scale);
     core.scale_origin = now;
     core.scale_start = detail::system_now_ns();
     core.scale = scale;
     core.stands_at = now;
     core.paused = paused;
     core.ask_soon = true;
+    if (core.apart && faster && !core.timers.empty()) core.tell_host();
 }
 
 loop_metrics event_loop::metrics() const noexcept {
@@ -12593,7 +12685,10 @@ void task_base::start_eagerly(promise_base& promise) {
             this_thread_context = slot;
         }
     } at_end{*core, creator, context};
+    const bool idle = core->ready.empty() && core->yielded.empty();
     step(this);
+    // Between two polls: it may have yielded, which nobody else tells the host.
+    if (core->apart && idle && !(core->ready.empty() && core->yielded.empty())) core->tell_host();
 }
 
 void task_base::leave_loop() noexcept {
