@@ -1726,6 +1726,7 @@ ASYNCIO_API implementation_present define_ASYNCIO_IMPLEMENTATION_in_exactly_one_
 struct backend_state;
 struct task_base;
 struct state_base;
+struct stream_state;
 class open_generator;
 
 // One entry of the ready queue. It is part of what it runs (a task's state, a
@@ -1863,6 +1864,7 @@ struct loop_core {
     open_generator* last_generator = nullptr;
     event_loop* loop = nullptr;   // null once the loop is destroyed
     timer_heap timers;
+    stream_state* streams = nullptr; // all of them
     int clock_holds = 0;  // above 0: the virtual clock stands still
     bool closing = false;  // the pending is being destroyed
     bool dropping = false; // queues are emptied: nodes free what they own and call nobody
@@ -2448,6 +2450,46 @@ private:
     loop_metrics metrics_;
 };
 
+/// A clock of its own for some of a loop's tasks: the world under a running menu, one
+/// slow enemy. Tasks get it by task_options, and those that they start inherit it.
+///
+///     asyncio::time_stream world(loop);
+///     loop.create_task(enemy(), {.clock = &world});
+///     world.set_scale(0.25); // slow motion
+///     world.pause();         // the menu's tasks go on
+///
+/// In such a task sleep(), timeouts and next_frame() go by it, and so do the moments
+/// given to timeout_at(). It follows the loop's clock, whatever that follows.
+///
+/// Lifetime: may go before its tasks. They go on by it as it is then.
+class time_stream {
+public:
+    /// Begins at the loop's time.
+    ///
+    /// Throws: std::runtime_error when the loop is closed.
+    ASYNCIO_API explicit time_stream(event_loop& loop);
+    time_stream(const time_stream&) = delete;
+    time_stream& operator=(const time_stream&) = delete;
+    ASYNCIO_API ~time_stream();
+
+    /// Its seconds per second of the loop's clock from now on; at 0 it stands.
+    ///
+    /// Throws: std::invalid_argument for a negative or infinite scale.
+    ASYNCIO_API void set_scale(double scale);
+
+    /// It stands still until resume(), whatever becomes of its scale.
+    ASYNCIO_API void pause() noexcept;
+    ASYNCIO_API void resume() noexcept;
+
+    ASYNCIO_API time_point now() const noexcept;
+
+    // For the library's own functions.
+    detail::stream_state& state() const noexcept { return *state_; }
+
+private:
+    detail::stream_state* state_;
+};
+
 /// The loop that runs on this thread. Throws: std::runtime_error when none does.
 inline event_loop& get_running_loop() {
     return *detail::require_running("get_running_loop").loop;
@@ -2878,6 +2920,21 @@ struct task_extras {
     std::string cancel_message;
 };
 
+// What a task hands down to those that it starts.
+struct surroundings : frame_allocated {
+    surroundings() = default;
+    surroundings(const surroundings&) = delete;
+    ASYNCIO_API ~surroundings();
+
+    void add_ref() noexcept { ++refs; }
+    void release() noexcept {
+        if (--refs == 0) delete this;
+    }
+
+    std::uint32_t refs = 0;
+    stream_state* clock = nullptr; // counted
+};
+
 // A task: the state of its future, and the coroutine that fills it.
 struct task_base : state_base, ready_node {
     static constexpr std::uint32_t most_nested = 64;
@@ -2906,6 +2963,27 @@ struct task_base : state_base, ready_node {
     ASYNCIO_API std::string name() const;
 
     ASYNCIO_API bool prepare_step();
+
+    // The clock that it goes by.
+    std::int64_t now_ns() const noexcept {
+        return around ? time_around(core->now_ns()) : core->now_ns();
+    }
+    std::int64_t frame_ns() const noexcept {
+        return around ? time_around(core->frame_ns()) : core->frame_ns();
+    }
+    void add_timer(timer_node& timer, std::int64_t when) {
+        if (!around) [[likely]] core->add_timer(timer, when);
+        else add_timer_around(timer, when);
+    }
+    void remove_timer(timer_node& timer) noexcept {
+        if (!around) [[likely]] core->remove_timer(timer);
+        else remove_timer_around(timer);
+    }
+    ASYNCIO_API std::int64_t time_around(std::int64_t loop_time) const noexcept;
+    ASYNCIO_API void add_timer_around(timer_node& timer, std::int64_t when);
+    ASYNCIO_API void remove_timer_around(timer_node& timer) noexcept;
+    // Before it begins: gets what its creator hands down, or this.
+    ASYNCIO_API void settle(time_stream* clock);
 
     // Moves the result out of the coroutine's frame into the state.
     virtual void finish() = 0;
@@ -2949,6 +3027,7 @@ struct task_base : state_base, ready_node {
     static promise_base end;
     box<task_extras> extras;
     context_slot variables;
+    ref_ptr<surroundings> around;
     task_base* previous_task = nullptr;
     task_base* following_task = nullptr;
 };
@@ -3800,6 +3879,7 @@ struct task_options {
     std::string_view name = {};  ///< copied; shown in reports
     bool eager_start = false;    ///< the first step runs at once, inside create_task()
     context* ctx = nullptr;      ///< runs in this one itself; null: in a copy of the creator's
+    time_stream* clock = nullptr; ///< goes by this one; null: by the creator's
 };
 
 /// A coroutine that the loop runs. Copyable handle; dropping it changes nothing,
@@ -3932,17 +4012,18 @@ protected:
     timer_suspension() noexcept = default;
     timer_suspension(timer_suspension&&) noexcept : timer_suspension() {}
     ~timer_suspension() {
-        if (is_set()) core()->remove_timer(*this);
+        if (is_set()) take_back();
     }
-    void wait_until(std::int64_t moment) {
+    void wait_for(duration delay) {
         fire = [](timer_node* node) { static_cast<timer_suspension*>(node)->wake(); };
-        core()->add_timer(*this, moment);
+        task()->add_timer(*this, deadline_after(task()->now_ns(), delay));
     }
+    void take_back() noexcept { task()->remove_timer(*this); }
 
 private:
     bool on_cancel() noexcept override {
         if (woken()) return false;
-        core()->remove_timer(*this);
+        take_back();
         cancel_here();
         return true;
     }
@@ -3959,7 +4040,7 @@ public:
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) {
         if (!suspend(h)) return;
-        if (delay_.count() > 0) wait_until(deadline_after(core()->now_ns(), delay_));
+        if (delay_.count() > 0) wait_for(delay_);
         else wake_next_turn();
     }
     T await_resume() {
@@ -3981,12 +4062,12 @@ public:
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) noexcept {
         if (!suspend(h)) return;
-        began_ = core()->frame_ns();
+        began_ = task()->frame_ns();
         wake_next_frame();
     }
     duration await_resume() {
         if (interrupted()) throw_cancelled();
-        return std::chrono::nanoseconds(core()->frame_ns() - began_);
+        return std::chrono::nanoseconds(task()->frame_ns() - began_);
     }
 
 private:
@@ -4130,6 +4211,8 @@ task<T> spawn(loop_core& core, coro<T> work, const task_options& options) {
     ref_ptr<state_base> state(new task_state<T>(core));
     auto& created = static_cast<task_state<T>&>(*state);
     if (!options.name.empty()) created.name(options.name);
+    if (options.clock || (core.current && core.current->around)) [[unlikely]]
+        created.settle(options.clock);
     auto frame = work.release();
     if (!frame)
         throw_invalid_state("asyncio::create_task: the coroutine was awaited or moved from; "
@@ -4146,6 +4229,11 @@ auto spawn_any(loop_core& core, A&& work, const task_options& options) {
     else
         return spawn<await_result_t<A>>(core, as_coro(std::decay_t<A>(std::forward<A>(work))),
                                         options);
+}
+
+// The time of the clock that the running task goes by, or else of the loop's.
+inline std::int64_t task_now_ns(const loop_core& core) noexcept {
+    return core.current ? core.current->now_ns() : core.now_ns();
 }
 
 // A future of anything awaitable: itself, or a new task.
@@ -5428,7 +5516,7 @@ public:
         : handles_(detail::without_duplicates(std::move(handles))) {
         if (timeout)
             deadline_ns_ = detail::deadline_after(
-                detail::require_running("as_completed").now_ns(), *timeout);
+                detail::task_now_ns(detail::require_running("as_completed")), *timeout);
         for (std::size_t i = 0; i < handles_.size(); ++i) links_.push_back({*this, i});
         for (link& l : links_) {
             detail::state_base& state = handles_[l.place].state();
@@ -5458,8 +5546,8 @@ public:
                 if (l.is_linked()) states.add(handles_[l.place].state());
             std::optional<duration> left;
             if (deadline_ns_ != no_deadline) {
-                left = std::chrono::nanoseconds(deadline_ns_) -
-                       get_running_loop().time().time_since_epoch();
+                left = std::chrono::nanoseconds(
+                    deadline_ns_ - detail::task_now_ns(get_running_loop().core()));
                 if (left->count() <= 0) {
                     ++given_;
                     throw timeout_error("asyncio::as_completed: the time limit passed");
@@ -5478,7 +5566,8 @@ private:
         link(completions& o, std::size_t p) : owner(&o), place(p) {
             completed = [](completion_node* node, detail::state_base& state) noexcept {
                 auto* self = static_cast<link*>(node);
-                if (state.core->now_ns() < self->owner->deadline_ns_) self->owner->finished(*self);
+                if (task_now_ns(*state.core) < self->owner->deadline_ns_)
+                    self->owner->finished(*self);
             };
         }
         completions* owner;
@@ -11584,6 +11673,123 @@ std::int64_t loop_core::now_ns() const noexcept {
            static_cast<std::int64_t>(static_cast<double>(now - scale_start) * scale);
 }
 
+// -- clocks of one's own ---------------------------------------------------------------
+
+// A time_stream's. Its timers have a heap of their own, for which there is one timer in
+// the loop's: to pause costs the same however many sleep.
+struct stream_state : timer_node {
+    explicit stream_state(loop_core& loop) noexcept
+        : core(&loop), origin(loop.now_ns()), start(origin), following(loop.streams) {
+        fire = [](timer_node* node) { static_cast<stream_state*>(node)->fire_due(); };
+        if (following) following->previous = this;
+        loop.streams = this;
+    }
+    stream_state(const stream_state&) = delete;
+    ~stream_state() {
+        core->remove_timer(*this);
+        (previous ? previous->following : core->streams) = following;
+        if (following) following->previous = previous;
+    }
+    void add_ref() noexcept { ++refs; }
+    void release() noexcept {
+        if (--refs == 0) delete this;
+    }
+
+    // What it shows at a moment of the loop's clock since the last change.
+    std::int64_t at(std::int64_t loop_time) const noexcept {
+        if (paused || loop_time <= start) return origin;
+        const std::int64_t passed = loop_time - start;
+        return after(origin, scale == 1.0 ? passed : whole(static_cast<double>(passed) * scale));
+    }
+    std::int64_t now() const noexcept { return at(core->now_ns()); }
+
+    // When the loop's clock will be there, if nothing changes.
+    std::int64_t loop_time_of(std::int64_t moment) const noexcept {
+        if (moment <= origin) return start;
+        const std::int64_t left = moment - origin;
+        if (scale == 1.0) return after(start, left);
+        const double exact = static_cast<double>(left) / scale;
+        const std::int64_t span = whole(exact);
+        return after(start, static_cast<double>(span) < exact ? span + 1 : span);
+    }
+    static std::int64_t whole(double span) noexcept {
+        return span < 9e18 ? static_cast<std::int64_t>(span) : INT64_MAX / 2;
+    }
+    static std::int64_t after(std::int64_t moment, std::int64_t span) noexcept {
+        return deadline_after(moment, std::chrono::nanoseconds(span));
+    }
+
+    void change(double new_scale, bool pause) noexcept {
+        const std::int64_t loop_time = core->now_ns();
+        origin = at(loop_time);
+        start = loop_time;
+        scale = new_scale;
+        paused = pause;
+        set_timer();
+    }
+    void add(timer_node& timer, std::int64_t moment) {
+        timers.insert(timer, moment);
+        if (timer.place == 0) set_timer();
+    }
+    void remove(timer_node& timer) noexcept {
+        if (!timer.is_set()) return;
+        const bool first = timer.place == 0;
+        timers.remove(timer);
+        if (first) set_timer();
+    }
+    void set_timer() noexcept {
+        core->remove_timer(*this);
+        if (timers.empty() || paused || scale == 0) return;
+        const std::int64_t moment = timers.first_when();
+        std::int64_t loop_time = loop_time_of(moment);
+        // Rounding never makes it fire in vain for ever.
+        if (moment > now()) loop_time = std::max(loop_time, core->now_ns() + 1);
+        core->add_timer(*this, loop_time);
+    }
+    void fire_due() noexcept {
+        const std::int64_t time = core->dropping ? INT64_MAX : now();
+        while (!timers.empty() && timers.first_when() <= time) {
+            timer_node& timer = timers.take_first();
+            timer.fire(&timer);
+        }
+        set_timer();
+    }
+
+    std::uint32_t refs = 1;
+    bool paused = false;
+    double scale = 1.0;
+    ref_ptr<loop_core> core;
+    std::int64_t origin; // its time and the loop's when it was changed last
+    std::int64_t start;
+    timer_heap timers;
+    stream_state* previous = nullptr;
+    stream_state* following;
+};
+
+// A callback that a stream's clock calls.
+struct stream_callback final : callback_base {
+    stream_callback(stream_state& stream, function<void()> callable)
+        : clock(&stream), fn(std::move(callable)) {
+        core = stream.core;
+    }
+    void call() override { fn(); }
+    void drop() noexcept override {
+        fn = {};
+        if (!is_set()) return;
+        clock->remove(*this);
+        release();
+    }
+
+    ref_ptr<stream_state> clock;
+    function<void()> fn;
+};
+
+static handle call_at(stream_state& stream, std::int64_t when, function<void()> fn) {
+    box<stream_callback> node(new stream_callback(stream, std::move(fn)));
+    stream.add(*node, when);
+    return handle(ref_ptr<callback_base>(node.release()));
+}
+
 // -- signals -------------------------------------------------------------------------
 //
 // The process has one disposition per signal, but any number of loops may want to
@@ -11845,6 +12051,7 @@ void event_loop::drop_queues() noexcept {
             detail::timer_node& timer = core_->timers.take_first();
             timer.fire(&timer);
         }
+        for (detail::stream_state* s = core_->streams; s; s = s->following) s->fire_due();
     } while (!core_->ready.empty());
     core_->dropping = false;
 }
@@ -12374,6 +12581,24 @@ void event_loop::rescale(double scale, bool paused) noexcept {
     if (core.apart && faster && !core.timers.empty()) core.tell_host();
 }
 
+time_stream::time_stream(event_loop& loop) {
+    loop.core().require_open("asyncio::time_stream: the loop is closed; make another one");
+    state_ = new detail::stream_state(loop.core());
+}
+time_stream::~time_stream() { state_->release(); }
+
+void time_stream::set_scale(double scale) {
+    if (!(scale >= 0) || scale > std::numeric_limits<double>::max())
+        detail::throw_invalid_argument(
+            "asyncio::time_stream::set_scale: the scale must be zero or positive");
+    state_->change(scale, state_->paused);
+}
+void time_stream::pause() noexcept { state_->change(state_->scale, true); }
+void time_stream::resume() noexcept { state_->change(state_->scale, false); }
+time_point time_stream::now() const noexcept {
+    return time_point(std::chrono::nanoseconds(state_->now()));
+}
+
 loop_metrics event_loop::metrics() const noexcept {
     loop_metrics m = metrics_;
     m.tasks = core_->task_count;
@@ -12766,6 +12991,34 @@ void task_base::step(ready_node* node) {
 }
 
 constinit promise_base task_base::end{nullptr};
+
+surroundings::~surroundings() {
+    if (clock) clock->release();
+}
+
+void task_base::settle(time_stream* clock) {
+    if (core->current) around = core->current->around;
+    if (!clock || (around && around->clock == &clock->state())) return;
+    if (clock->state().core != core)
+        throw_runtime_error("asyncio::create_task: the time_stream belongs to another loop; make "
+                            "one for each loop");
+    const ref_ptr<surroundings> own(new surroundings);
+    own->clock = &clock->state();
+    own->clock->add_ref();
+    around = own;
+}
+
+std::int64_t task_base::time_around(std::int64_t loop_time) const noexcept {
+    return around->clock ? around->clock->at(loop_time) : loop_time;
+}
+void task_base::add_timer_around(timer_node& timer, std::int64_t when) {
+    if (around->clock) around->clock->add(timer, when);
+    else core->add_timer(timer, when);
+}
+void task_base::remove_timer_around(timer_node& timer) noexcept {
+    if (around->clock) around->clock->remove(timer);
+    else core->remove_timer(timer);
+}
 
 // What is rare before a step. False: there is none.
 bool task_base::prepare_step() {
@@ -13284,7 +13537,7 @@ detail::ready_awaiter<void> timeout::aenter() {
     cancelling_ = task_.cancelling();
     if (delay_)
         set(time_point(std::chrono::nanoseconds(detail::deadline_after(
-            task_.state().core->now_ns(), *delay_))));
+            static_cast<detail::task_base&>(task_.state()).now_ns(), *delay_))));
     set_timer();
     return detail::ready_awaiter<void>();
 }
@@ -13294,7 +13547,11 @@ void timeout::set_timer() {
     timer_ = handle();
     if (!limited_) return;
     event_loop& loop = task_.get_loop();
-    if (when_ <= loop.time()) timer_ = loop.call_soon([this] { on_timeout(); });
+    const auto& task = static_cast<detail::task_base&>(task_.state());
+    const std::int64_t when = when_.time_since_epoch().count();
+    if (when <= task.now_ns()) timer_ = loop.call_soon([this] { on_timeout(); });
+    else if (task.around && task.around->clock)
+        timer_ = detail::call_at(*task.around->clock, when, [this] { on_timeout(); });
     else timer_ = loop.call_at(when_, [this] { on_timeout(); });
 }
 
@@ -13597,13 +13854,13 @@ void some_done::begin() {
             some_done& self = *static_cast<link*>(node)->owner;
             --self.unfinished_;
             if (self.enough(ended) && !self.woken()) {
-                self.core()->remove_timer(self);
+                self.take_back();
                 self.wake();
             }
         };
         if (!states_[i].done()) states_[i].link(l);
     }
-    if (timeout_) wait_until(deadline_after(core()->now_ns(), *timeout_));
+    if (timeout_) wait_for(*timeout_);
 }
 
 void some_done::show_awaited(awaited_visitor& visitor) {
@@ -13619,7 +13876,7 @@ void some_done::await_resume() {
 bool some_done::on_cancel() noexcept {
     if (woken()) return false;
     leave();
-    core()->remove_timer(*this);
+    take_back();
     cancel_here();
     return true;
 }

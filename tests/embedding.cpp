@@ -2,9 +2,11 @@
 // one's own, and tasks that end with an object.
 #include "support.hpp"
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -436,6 +438,321 @@ TEST_CASE("a host that sleeps until it is told misses nothing") {
         told = false;
     }
     CHECK(t.result() == 4950);
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("time_stream") {
+
+// What one task of a stream does, with the loop's times.
+struct sleeper {
+    asyncio::event_loop& loop;
+    durations& woke;
+    asyncio::coro<> operator()(asyncio::duration delay) const {
+        return sleep(loop, woke, delay);
+    }
+    static asyncio::coro<> sleep(asyncio::event_loop& loop, durations& woke,
+                                 asyncio::duration delay) {
+        co_await asyncio::sleep(delay);
+        woke.push_back(loop.time().time_since_epoch());
+    }
+};
+
+TEST_CASE("sleeps of a stream's tasks follow its scale, others do not") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream slow(loop);
+    asyncio::time_stream fast(loop);
+    slow.set_scale(0.5);
+    fast.set_scale(3);
+    durations woke;
+    const sleeper sleep = {loop, woke};
+    loop.create_task(sleep(1s), {.clock = &slow});
+    loop.create_task(sleep(6s), {.clock = &fast});
+    loop.create_task(sleep(1s));
+    loop.advance(10s);
+    CHECK(woke == durations{1s, 2s, 2s});
+    CHECK(slow.now().time_since_epoch() == asyncio::duration(5s));
+    CHECK(fast.now().time_since_epoch() == asyncio::duration(30s));
+}
+
+TEST_CASE("a change of the scale, a pause and its end move what sleeps") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    durations woke;
+    const sleeper sleep = {loop, woke};
+    for (const auto delay : {10s, 4s, 7s}) loop.create_task(sleep(delay), {.clock = &world});
+    loop.advance(2s);
+    world.set_scale(2);
+    loop.advance(1s); // 4 of its seconds have passed
+    CHECK(woke == durations{3s});
+    world.pause();
+    loop.advance(1h);
+    CHECK(world.now().time_since_epoch() == asyncio::duration(4s));
+    world.set_scale(0.5); // it stands all the same
+    loop.advance(1h);
+    CHECK(woke.size() == 1);
+    world.resume();
+    loop.advance(6s);
+    CHECK(woke == durations{3s, 2h + 3s + 6s});
+    world.set_scale(0);
+    loop.advance(1h);
+    CHECK(woke.size() == 2);
+    world.set_scale(1);
+    loop.advance(3s);
+    CHECK(woke == durations{3s, 2h + 9s, 3h + 12s});
+}
+
+TEST_CASE("a paused world leaves the menu alone") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    durations world_frames;
+    durations menu_frames;
+    loop.create_task(note_frames(world_frames), {.clock = &world});
+    loop.create_task(note_frames(menu_frames));
+    loop.poll();
+    const auto frame = [&] {
+        loop.advance(20ms);
+        loop.poll();
+    };
+    frame();
+    loop.advance(5ms); // between two frames
+    world.pause();
+    frame();
+    frame();
+    world.resume();
+    world.set_scale(0.5);
+    frame();
+    CHECK(world_frames == durations{20ms, 5ms, 0ms, 10ms});
+    CHECK(menu_frames == durations{20ms, 25ms, 20ms, 20ms});
+}
+
+TEST_CASE("tasks inherit the stream of the task that starts them, or get another") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream slow(loop);
+    asyncio::time_stream slower(loop);
+    slow.set_scale(0.5);
+    slower.set_scale(0.25);
+    durations woke;
+    const sleeper sleep = {loop, woke};
+    const auto parent = [&]() -> asyncio::coro<> {
+        const auto child = asyncio::create_task(sleep(1s));
+        const auto other = asyncio::create_task(sleep(1s), {.clock = &slower});
+        co_await asyncio::gather(sleep(2s), sleep(3s));
+        const auto in_group = [&](asyncio::task_group& tg) { tg.create_task(sleep(1s)); };
+        co_await asyncio::with(asyncio::task_group(), in_group);
+        co_await other;
+    };
+    loop.create_task(parent, {.clock = &slow});
+    loop.advance(1min);
+    CHECK(woke == durations{2s, 4s, 4s, 6s, 8s});
+}
+
+TEST_CASE("timeouts and wait_for() of a stream's tasks go by it") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    world.set_scale(0.5);
+    loop.advance(2s); // the stream is at 1 s
+    durations seen;
+    const auto note = [&] { seen.push_back(loop.time().time_since_epoch()); };
+    const auto forever = []() -> asyncio::coro<> { co_await asyncio::sleep(24h); };
+    const auto body = [&]() -> asyncio::coro<> {
+        const asyncio::outcome<void> waited =
+            co_await asyncio::as_outcome(asyncio::wait_for(forever(), 1s));
+        CHECK(waited.error().holds<asyncio::timeout_error>());
+        note();
+        const auto limited = [&](asyncio::timeout& t) -> asyncio::coro<> {
+            CHECK(t.when() == world.now() + 1s);
+            t.reschedule(*t.when() + 1s);
+            co_await forever();
+        };
+        const asyncio::outcome<void> timed =
+            co_await asyncio::as_outcome(asyncio::with(asyncio::timeout(1s), limited));
+        CHECK(timed.error().holds<asyncio::timeout_error>());
+        note();
+        const asyncio::outcome<void> at = co_await asyncio::as_outcome(
+            asyncio::with(asyncio::timeout_at(world.now() + 3s), forever));
+        CHECK(at.error().holds<asyncio::timeout_error>());
+        note();
+        const asyncio::outcome<void> late = co_await asyncio::as_outcome(
+            asyncio::with(asyncio::timeout_at(world.now()), forever));
+        CHECK(late.error().holds<asyncio::timeout_error>());
+        note();
+        co_await asyncio::wait_for(asyncio::sleep(1s), 1h); // takes its limit back
+    };
+    const auto t = loop.create_task(body, {.clock = &world});
+    loop.advance(1h);
+    CHECK(seen == durations{4s, 8s, 14s, 14s});
+    CHECK(t.done());
+    CHECK_FALSE(loop.next_deadline().has_value());
+}
+
+TEST_CASE("wait() and as_completed() of a stream's tasks go by it") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    world.set_scale(0.5);
+    durations seen;
+    const auto note = [&] { seen.push_back(loop.time().time_since_epoch()); };
+    const auto body = [&]() -> asyncio::coro<> {
+        const auto slow = asyncio::create_task(asyncio::sleep(1h));
+        const auto waited = co_await asyncio::wait(slow, {.timeout = 1s});
+        CHECK(waited.pending.size() == 1);
+        note();
+        const std::array<asyncio::task<>, 1> tasks = {slow};
+        auto each = asyncio::as_completed(tasks, {.timeout = 2s});
+        const auto late = co_await asyncio::as_outcome(each.next());
+        CHECK(late.error().holds<asyncio::timeout_error>());
+        note();
+        slow.cancel();
+        co_await asyncio::wait(slow);
+    };
+    const auto t = loop.create_task(body, {.clock = &world});
+    loop.advance(1h);
+    CHECK(seen == durations{2s, 6s});
+    CHECK(t.done());
+}
+
+TEST_CASE("a task that sleeps in a paused stream can be cancelled") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    world.pause();
+    const auto t = loop.create_task(asyncio::sleep(1s), {.clock = &world});
+    const auto limited = loop.create_task(asyncio::wait_for(asyncio::sleep(1s), 2s),
+                                          {.clock = &world});
+    loop.poll();
+    CHECK_FALSE(loop.next_deadline().has_value());
+    const auto waiting_body = [&]() -> asyncio::coro<> {
+        co_await asyncio::wait(t, {.timeout = 3s});
+    };
+    const auto waiting = loop.create_task(waiting_body, {.clock = &world});
+    loop.poll();
+    waiting.cancel();
+    loop.poll();
+    CHECK(waiting.cancelled());
+    t.cancel();
+    limited.cancel();
+    loop.poll();
+    CHECK(t.cancelled());
+    CHECK(limited.cancelled());
+}
+
+TEST_CASE("sleepers of one stream wake in the order of their times, equal ones as they began") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    world.set_scale(0.3); // which no double holds exactly
+    std::vector<int> order;
+    const auto body = [&](int which, asyncio::duration delay) -> asyncio::coro<> {
+        co_await asyncio::sleep(delay);
+        order.push_back(which);
+    };
+    for (int i = 0; i < 100; ++i) {
+        const asyncio::duration delay = std::chrono::milliseconds(i * 37 % 10 + 1);
+        loop.create_task(body(i * 37 % 10 * 100 + i, delay), {.clock = &world});
+    }
+    loop.advance(1s);
+    REQUIRE(order.size() == 100);
+    for (std::size_t i = 1; i < order.size(); ++i) CHECK(order[i - 1] < order[i]);
+}
+
+ASYNC_TEST_CASE("a sleep that is taken back leaves no trace in a virtual clock") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    asyncio::time_stream world(loop);
+    world.set_scale(0.5);
+    const asyncio::time_point begin = loop.time();
+    const auto first = asyncio::create_task(asyncio::sleep(1s), {.clock = &world});
+    const auto second = asyncio::create_task(asyncio::sleep(3s), {.clock = &world});
+    co_await support::turns(2);
+    CHECK(loop.next_deadline() == asyncio::duration(2s));
+    first.cancel();
+    co_await support::turns(2);
+    CHECK(loop.next_deadline() == asyncio::duration(6s));
+    co_await second;
+    CHECK(loop.time() - begin == asyncio::duration(6s));
+}
+
+TEST_CASE("on the real clock, too, a stream has its own pace and wakes nobody too early") {
+    const auto main = []() -> asyncio::coro<> {
+        asyncio::event_loop& loop = asyncio::get_running_loop();
+        asyncio::time_stream fast(loop);
+        fast.set_scale(1e6);
+        const asyncio::time_point begin = fast.now();
+        const auto body = [&]() -> asyncio::coro<> {
+            for (int i = 1; i <= 20; ++i) {
+                co_await asyncio::sleep(7min);
+                CHECK(fast.now() - begin >= asyncio::duration(i * 7min));
+            }
+        };
+        co_await asyncio::create_task(body, {.clock = &fast});
+        fast.pause();
+        const asyncio::time_point stands = fast.now();
+        co_await asyncio::sleep(1ms);
+        CHECK(fast.now() == stands);
+    };
+    asyncio::run(main());
+}
+
+TEST_CASE("a host is told when a stream goes on") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    int told = 0;
+    loop.create_task(asyncio::sleep(10s), {.clock = &world});
+    loop.poll();
+    loop.set_wake_handler([&] { ++told; });
+    world.pause();
+    CHECK_FALSE(loop.next_deadline().has_value());
+    CHECK(told == 0);
+    world.resume();
+    CHECK(told == 1);
+    CHECK(loop.next_deadline() == asyncio::duration(10s));
+    world.set_scale(0.5);
+    CHECK(told == 1);
+    CHECK(loop.next_deadline() == asyncio::duration(20s));
+    world.set_scale(2);
+    CHECK(told == 2);
+    CHECK(loop.next_deadline() == asyncio::duration(5s));
+}
+
+TEST_CASE("a stream may go before its tasks, which go on by it") {
+    asyncio::event_loop loop(manual);
+    durations woke;
+    const sleeper sleep = {loop, woke};
+    {
+        asyncio::time_stream slow(loop);
+        slow.set_scale(0.1);
+        loop.create_task(sleep(1s), {.clock = &slow});
+        asyncio::time_stream unused(loop);
+    }
+    loop.advance(1min);
+    CHECK(woke == durations{10s});
+}
+
+TEST_CASE("a loop may go before its streams, and with what they still hold") {
+    auto loop = std::make_unique<asyncio::event_loop>(manual);
+    asyncio::time_stream world(*loop);
+    asyncio::time_stream other(*loop);
+    asyncio::timeout limit(1h); // has its callback in the stream
+    const auto body = []() -> asyncio::coro<> { co_await asyncio::sleep(2h); };
+    const auto t = loop->create_task(asyncio::with(limit, body), {.clock = &world});
+    loop->advance(1s);
+    world.pause();
+    loop.reset();
+    CHECK(t.cancelled());
+    world.set_scale(2);
+    world.resume();
+    CHECK(world.now().time_since_epoch() == asyncio::duration(1s));
+}
+
+TEST_CASE("a stream is of one loop, and has a scale that makes sense") {
+    asyncio::event_loop loop(manual);
+    asyncio::event_loop other(manual);
+    asyncio::time_stream world(loop);
+    CHECK_THROWS_AS(other.create_task(asyncio::sleep(1s), {.clock = &world}), std::runtime_error);
+    CHECK_THROWS_AS(world.set_scale(-1), std::invalid_argument);
+    CHECK_THROWS_AS(world.set_scale(1e308 * 10), std::invalid_argument);
+    other.close();
+    CHECK_THROWS_AS(asyncio::time_stream{other}, std::runtime_error);
+    world.set_scale(1e300); // far beyond what fits
+    loop.advance(1h);
+    CHECK(world.now() > asyncio::time_point());
 }
 
 } // TEST_SUITE
