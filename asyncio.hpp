@@ -14526,6 +14526,20 @@ static void name_this_thread(const std::string& name) noexcept {
     ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str()); // the system's limit
 }
 
+// -- threads and forks -------------------------------------------------------------
+//
+// Locks that other threads hold at a fork stay locked in the child for ever.
+
+static std::size_t count_threads() noexcept {
+    std::size_t threads = 0;
+    if (DIR* const tasks = ::opendir("/proc/self/task")) {
+        while (const dirent* entry = ::readdir(tasks))
+            if (entry->d_name[0] != '.') ++threads;
+        ::closedir(tasks);
+    }
+    return threads;
+}
+
 // -- threads -----------------------------------------------------------------------
 
 // Threads that take jobs out of one queue.
@@ -15449,6 +15463,14 @@ struct worker_setup {
     ::_exit(code);
 }
 
+// The same for a job that calls exit(): handlers run in reverse order, and this one is
+// the last.
+void leave_at_exit() noexcept {
+#if defined(__GLIBC__)
+    ::on_exit([](int code, void*) { leave_worker(code); }, nullptr);
+#endif
+}
+
 void close_descriptors_from(int first) noexcept {
 #if defined(SYS_close_range)
     if (::syscall(SYS_close_range, static_cast<unsigned>(first), ~0u, 0u) == 0) return;
@@ -15472,7 +15494,7 @@ void limit_memory(std::uint64_t growth) noexcept {
     ::setrlimit(RLIMIT_AS, &limit);
 }
 
-// Kills this process when it has used so much processor time since arm().
+// Kills this process when it has used so much processor time while armed.
 class cpu_alarm {
 public:
     explicit cpu_alarm(std::optional<std::int64_t> limit) noexcept : limit_(limit) {
@@ -15482,8 +15504,17 @@ public:
         event.sigev_signo = SIGXCPU;
         if (::timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timer_) != 0) limit_.reset();
     }
-    void arm() noexcept { set(limit_.value_or(0)); }
-    void disarm() noexcept { set(0); }
+    // While one exists.
+    class armed {
+    public:
+        explicit armed(cpu_alarm& of) noexcept : of_(of) { of_.set(of_.limit_.value_or(0)); }
+        armed(const armed&) = delete;
+        armed& operator=(const armed&) = delete;
+        ~armed() { of_.set(0); }
+
+    private:
+        cpu_alarm& of_;
+    };
 
 private:
     void set(std::int64_t nanoseconds) noexcept {
@@ -15515,9 +15546,32 @@ void send_error(int socket, frame_kind kind, const std::exception_ptr& error) {
     send_frame(socket, kind, plain, 0);
 }
 
+// Runs a job, which puts its result, and sends what came of it.
+template <class Job>
+void answer(int socket, Job job) noexcept {
+    std::exception_ptr error;
+    try {
+        outgoing result;
+        job(result.out);
+        result.seal();
+        std::fflush(nullptr);
+        send_frame(socket, frame_kind::result, result, 0);
+        return;
+    } catch (...) {
+        error = std::current_exception();
+    }
+    std::fflush(nullptr);
+    try {
+        send_error(socket, frame_kind::failure, error);
+    } catch (...) {
+        leave_worker(1); // not even the memory for an error message
+    }
+}
+
 // Runs jobs until the parent closes the socket.
 [[noreturn]] void run_worker(int socket) noexcept {
     ::prctl(PR_SET_NAME, "asyncio-worker");
+    leave_at_exit();
     frame_reader reader;
     if (reader.receive(socket, 0) != frame_reader::outcome::frame ||
         reader.kind() != frame_kind::setup)
@@ -15534,30 +15588,13 @@ void send_error(int socket, frame_kind kind, const std::exception_ptr& error) {
     }
     cpu_alarm alarm(setup.cpu_limit);
     send_frame(socket, frame_kind::ready, outgoing(), 0);
-    while (reader.receive(socket, 0) == frame_reader::outcome::frame) {
-        std::exception_ptr error;
-        try {
-            outgoing result;
+    while (reader.receive(socket, 0) == frame_reader::outcome::frame)
+        answer(socket, [&](encoder& out) {
             decoder in(reader.bytes());
             const auto entry = reinterpret_cast<remote_entry>(get_code(in));
-            alarm.arm();
-            entry(in, result.out);
-            alarm.disarm();
-            result.seal();
-            std::fflush(nullptr);
-            send_frame(socket, frame_kind::result, result, 0);
-            continue;
-        } catch (...) {
-            error = std::current_exception();
-        }
-        alarm.disarm();
-        std::fflush(nullptr);
-        try {
-            send_error(socket, frame_kind::failure, error);
-        } catch (...) {
-            leave_worker(1); // not even the memory for an error message
-        }
-    }
+            const cpu_alarm::armed limited(alarm);
+            entry(in, out);
+        });
     leave_worker(0);
 }
 
@@ -15566,18 +15603,24 @@ void send_error(int socket, frame_kind kind, const std::exception_ptr& error) {
 // A process with one thread and nothing open, which makes the workers and sees them
 // die. Only it knows for sure whether a process number still means a worker.
 //
+// Its parent is a process of the same kind, the keeper, which does nothing but make
+// another server when one is killed. It cannot come from the program itself: there
+// are threads by then, and locks that they hold would stay locked in all workers.
+//
 // Facts about Linux that this depends on:
 //   - A pidfd is readable when its process has died, whoever waits for it or not.
 //   - A dead child that has not been waited for keeps its process and group number:
 //     killing the group before waiting hits nobody else.
 //   - PR_SET_PDEATHSIG acts when the *thread* that forked ends; the server has one.
+//   - With PR_SET_CHILD_SUBREAPER the children of a dead server, and those of dead
+//     workers, are the keeper's before it is told that the server died.
 
-enum class control_kind : std::int32_t { start, kill, dead, failed };
+enum class control_kind : std::int32_t { start, kill, dead, failed, lost };
 
 struct control_message {
     control_kind kind = control_kind::start;
     std::uint32_t worker = 0;
-    std::int32_t first = 0;  // kill: the signal; dead: the signal or 0; failed: errno
+    std::int32_t first = 0;  // kill: the signal; dead, lost: the signal or 0; failed: errno
     std::int32_t second = 0; // dead: the exit code
 };
 
@@ -15616,6 +15659,8 @@ control_outcome receive_control(int socket, control_message& what, owned_fd& fd)
 int open_pidfd(pid_t pid) noexcept {
     return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u));
 }
+
+constexpr auto id_is_pidfd = static_cast<idtype_t>(3); // P_PIDFD, which older headers lack
 
 // Keeps all signals away from this thread, and from those that it starts meanwhile: the
 // program's signals are for its own threads.
@@ -15674,11 +15719,9 @@ int start_program(pid_t& pid, int socket, char role) {
 
 class fork_server {
 public:
-    fork_server(int control, pid_t parent, bool spawns) noexcept
-        : control_(control), spawns_(spawns), parent_(open_pidfd(parent)) {
-        // The parent may have died before its pidfd was there.
-        if (::getppid() != parent) ::_exit(0);
-    }
+    // `parent` is the pidfd of the program. `started` counts workers.
+    fork_server(int control, int parent, bool spawns, std::atomic<unsigned>& started) noexcept
+        : control_(control), spawns_(spawns), parent_(parent), started_(started) {}
 
     [[noreturn]] void run() noexcept {
         std::vector<pollfd> polled;
@@ -15743,6 +15786,7 @@ private:
             return;
         }
         children_.push_back({worker, pid, pidfd});
+        started_.fetch_add(1, std::memory_order_relaxed);
     }
 
     [[noreturn]] void become_worker(int socket) noexcept {
@@ -15788,15 +15832,71 @@ private:
     int control_;
     bool spawns_;
     int parent_;
+    std::atomic<unsigned>& started_;
     std::vector<child> children_;
 };
 
-// Makes this process, which has its control socket at worker_socket, a fork server.
-[[noreturn]] void run_server(pid_t parent, bool spawns) noexcept {
-    ::prctl(PR_SET_NAME, "asyncio-forks");
+// Kills what a dead server has left behind, also what jobs have started in groups of its
+// own. Bounded: what hangs in the kernel holds up nobody.
+void kill_children() noexcept {
+    for (int round = 0; round < 1000; ++round) {
+        if (std::FILE* const list = std::fopen("/proc/thread-self/children", "re")) {
+            int pid = 0;
+            while (std::fscanf(list, "%d", &pid) == 1) {
+                ::kill(-pid, SIGKILL);
+                ::kill(pid, SIGKILL);
+            }
+            std::fclose(list);
+        }
+        pid_t ended = 0;
+        do ended = ::waitpid(-1, nullptr, WNOHANG);
+        while (ended > 0);
+        if (ended < 0) return;
+        const timespec moment = {0, 1000000};
+        ::nanosleep(&moment, nullptr);
+    }
+}
+
+// Makes this process, which has its control socket at worker_socket, the keeper of a
+// fork server.
+[[noreturn]] void keep_server(pid_t parent, bool spawns) noexcept {
+    // Servers that die before they have started a worker, before this gives up.
+    constexpr int most_failures = 10;
+
+    ::prctl(PR_SET_NAME, "asyncio-keeper");
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
     ::fcntl(worker_socket, F_SETFD, FD_CLOEXEC);
     close_descriptors_from(worker_socket + 1);
-    fork_server(worker_socket, parent, spawns).run();
+    pollfd program = {open_pidfd(parent), POLLIN, 0};
+    // It may have died before its pidfd was there.
+    if (::getppid() != parent) ::_exit(0);
+    void* const page = ::mmap(nullptr, sizeof(std::atomic<unsigned>), PROT_READ | PROT_WRITE,
+                              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) leave_worker(1);
+    auto& started = *::new (page) std::atomic<unsigned>(0); // shared with the server
+    for (int failures = 0; failures < most_failures;) {
+        const unsigned before = started.load();
+        const pid_t server = ::fork();
+        if (server == 0) {
+            ::prctl(PR_SET_NAME, "asyncio-forks");
+            fork_server(worker_socket, program.fd, spawns, started).run();
+        }
+        if (server > 0) {
+            int status = 0;
+            pid_t ended = 0;
+            do ended = ::waitpid(-1, &status, 0);
+            while (ended != server && (ended >= 0 || errno == EINTR));
+            kill_children();
+            if (ended == server && WIFEXITED(status)) leave_worker(0); // nobody needs it
+            if (!send_control(worker_socket, {control_kind::lost, 0, WTERMSIG(status), 0}, -1))
+                leave_worker(0);
+        }
+        failures = started.load() != before ? 1 : failures + 1;
+        // 0, 20, 40 ... milliseconds; nothing is lost, as orders wait in the socket.
+        const int pause = failures == 1 ? 0 : std::min(5 << failures, 1000);
+        if (::poll(&program, 1, pause) > 0) leave_worker(0);
+    }
+    leave_worker(1);
 }
 
 // Whether worker_main() has been called in this program.
@@ -15843,7 +15943,7 @@ void worker_main() {
         detail::close_descriptors_from(detail::worker_socket + 1);
         detail::run_worker(detail::worker_socket);
     }
-    detail::run_server(parent, role == 's');
+    detail::keep_server(parent, role == 's');
 }
 
 namespace detail {
@@ -15906,6 +16006,7 @@ private:
     using endings = std::vector<ending>;
 
     void start_server();
+    void reap_server() noexcept;
     void supervise() noexcept;
     void settle(endings& ends);
     bool start_worker(endings& ends);
@@ -15913,10 +16014,11 @@ private:
     void set_timer();
     void wake() noexcept;
     void listen(worker& from, bool to_the_end);
-    void take_frame(worker& from, frame_reader& reader);
+    bool take_frame(worker& from, frame_reader& reader);
     void take_notes();
-    void bury(std::uint32_t id, int signal, int code);
+    void bury(std::uint32_t id, int signal, int code, bool by_itself = true);
     void expire(clock::time_point now);
+    void server_lost(int signal);
     void server_died();
     void break_pool(const std::string& why, endings& ends);
     void cancel_queue(endings& ends);
@@ -15930,8 +16032,7 @@ private:
 
     const settings how_;
     owned_fd control_;
-    owned_fd server_; // its pidfd
-    pid_t server_pid_ = -1;
+    owned_fd server_; // the keeper's pidfd
     owned_fd wake_;
     owned_fd timer_;
 
@@ -15970,6 +16071,33 @@ static std::pair<owned_fd, owned_fd> socket_pair() {
     return pair;
 }
 
+// Forks a child that runs `body`, which does not return. The child has a process group
+// of its own: Ctrl-C at the terminal is not for it.
+template <class Body>
+static pid_t fork_child(Body body) {
+    // No handler of the parent's may run in the child: it would write to pipes that
+    // both have.
+    const signals_held quiet;
+    std::fflush(nullptr);
+    const pid_t pid = ::fork();
+    if (pid < 0) throw_last_error("fork");
+    if (pid > 0) {
+        // Both sides do this, so that it is done before either goes on.
+        ::setpgid(pid, pid);
+        return pid;
+    }
+    this_thread_core = nullptr;
+    ::setpgid(0, 0);
+    for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
+    const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null >= 0) ::dup2(null, STDIN_FILENO);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
+    body();
+    leave_worker(0);
+}
+
 process_core::process_core(settings how)
     : executor_core(true), how_(std::move(how)),
       wake_(made_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
@@ -15981,19 +16109,22 @@ process_core::process_core(settings how)
 process_core::~process_core() {
     // Only when begin() failed: else the supervisor has done it.
     control_.reset();
-    if (server_pid_ > 0)
-        while (::waitpid(server_pid_, nullptr, 0) < 0 && errno == EINTR) {}
+    reap_server();
 }
 
-// Locks that other threads hold at the fork stay locked in the workers for ever.
+// Only by its pidfd: somebody else's waitpid(-1) may have been first, and its number may
+// be another process's by now.
+void process_core::reap_server() noexcept {
+    siginfo_t about = {};
+    if (server_)
+        while (::waitid(id_is_pidfd, static_cast<id_t>(server_.get()), &about, WEXITED) < 0 &&
+               errno == EINTR) {}
+    server_.reset();
+}
+
 static void warn_of_threads(const std::string& who) {
     if (!(this_thread_core ? this_thread_core->debug : ASYNCIO_DEBUG != 0)) return;
-    std::size_t threads = 0;
-    if (DIR* const tasks = ::opendir("/proc/self/task")) {
-        while (const dirent* entry = ::readdir(tasks))
-            if (entry->d_name[0] != '.') ++threads;
-        ::closedir(tasks);
-    }
+    const std::size_t threads = count_threads();
     if (threads > 1)
         std::fprintf(stderr,
                      "%s: %zu threads run while the workers' process is forked; make the executor "
@@ -16004,39 +16135,20 @@ static void warn_of_threads(const std::string& who) {
 void process_core::start_server() {
     auto [ours, theirs] = socket_pair();
     const bool again = worker_main_ran.load() && how_.start != start_method::fork;
+    pid_t pid = 0;
     if (again) {
         const int error =
-            start_program(server_pid_, theirs.get(), how_.start == start_method::spawn ? 's' : 'f');
+            start_program(pid, theirs.get(), how_.start == start_method::spawn ? 's' : 'f');
         if (error != 0) throw_system_error(error, "posix_spawn");
     } else {
-        // No handler of the parent's may run in the child: it would write to pipes
-        // that both have.
-        sigset_t all, before;
-        ::sigfillset(&all);
-        ::pthread_sigmask(SIG_SETMASK, &all, &before);
-        const pid_t parent = ::getpid();
         warn_of_threads(how_.who);
-        std::fflush(nullptr);
-        const pid_t pid = ::fork();
-        if (pid == 0) {
-            this_thread_core = nullptr;
-            for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
-            sigset_t none;
-            ::sigemptyset(&none);
-            ::setpgid(0, 0);
-            const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-            if (null >= 0) ::dup2(null, STDIN_FILENO);
+        const pid_t parent = ::getpid();
+        pid = fork_child([&] {
             ::dup2(theirs.get(), worker_socket);
-            ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
-            run_server(parent, false);
-        }
-        const int error = errno;
-        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        if (pid < 0) throw_system_error(error, "fork");
-        ::setpgid(pid, pid);
-        server_pid_ = pid;
+            keep_server(parent, false);
+        });
     }
-    server_ = owned_fd(open_pidfd(server_pid_));
+    server_ = owned_fd(open_pidfd(pid));
     control_ = std::move(ours);
 }
 
@@ -16202,9 +16314,8 @@ void process_core::supervise() noexcept {
         if (gone.revents == 0)
             ::syscall(SYS_pidfd_send_signal, server_.get(), SIGKILL, nullptr, 0u);
     }
-    while (::waitpid(server_pid_, nullptr, 0) < 0 && errno == EINTR) {}
+    reap_server();
     const std::lock_guard guard(mutex_);
-    server_pid_ = -1;
     over_ = true;
     changed_.notify_all();
 }
@@ -16268,13 +16379,15 @@ void process_core::listen(worker& from, bool to_the_end) {
         }
         const frame_reader::outcome got = reader_.receive(from.socket.get(), MSG_DONTWAIT);
         if (got == frame_reader::outcome::nothing) return;
-        if (got == frame_reader::outcome::frame) {
-            take_frame(from, reader_);
+        const bool expected = got == frame_reader::outcome::frame && take_frame(from, reader_);
+        if (expected) {
             // A worker sends one frame per job: asking for more costs a system call
             // that finds nothing.
             if (to_the_end) continue;
             return;
         }
+        const bool noise =
+            got == frame_reader::outcome::frame || got == frame_reader::outcome::broken;
         endings ends;
         {
             const std::lock_guard guard(mutex_);
@@ -16283,7 +16396,7 @@ void process_core::listen(worker& from, bool to_the_end) {
             // Usually it is dead; one that has only closed its socket is of no use.
             from.kill_with = SIGKILL;
             forget_idle(from);
-            if (got == frame_reader::outcome::broken && from.now == phase::busy)
+            if (noise && from.now == phase::busy)
                 ends.push_back({std::exchange(from.job, {}),
                                 std::make_exception_ptr(codec_error(
                                     how_.who + ": what the worker sent is no message; a job must "
@@ -16295,19 +16408,34 @@ void process_core::listen(worker& from, bool to_the_end) {
     }
 }
 
-void process_core::take_frame(worker& from, frame_reader& reader) {
+// Ends a job with what its worker sent.
+static void finish_remote(concurrent_base& state, remote_job& job, const frame_reader& reader) {
+    if (!state.claim()) return;
+    try {
+        decoder in(reader.bytes());
+        if (reader.kind() == frame_kind::result) job.decode_result(in);
+        else state.error = in.get<std::exception_ptr>();
+    } catch (...) {
+        state.error = std::current_exception();
+    }
+    state.publish(concurrent_base::status::finished);
+}
+
+// False: it has no business to send that now.
+bool process_core::take_frame(worker& from, frame_reader& reader) {
     endings ends;
     item job;
     {
         const std::lock_guard guard(mutex_);
         switch (reader.kind()) {
         case frame_kind::ready:
-            if (from.now != phase::starting) return;
+            if (from.now != phase::starting) return false;
             --starting_;
             unfit_in_a_row_ = 0;
             make_idle(from);
             break;
         case frame_kind::unfit: {
+            if (from.now != phase::starting) return false;
             std::string why = "unknown";
             try {
                 decoder in(reader.bytes());
@@ -16326,27 +16454,21 @@ void process_core::take_frame(worker& from, frame_reader& reader) {
         case frame_kind::result:
         case frame_kind::failure:
             // A job that was cancelled or timed out has left the worker already.
-            if (from.now != phase::busy) return;
+            if (from.now == phase::leaving) return true;
+            if (from.now != phase::busy) return false;
             job = std::exchange(from.job, {});
             deaths_in_a_row_ = 0;
             ++from.jobs;
             if (how_.max_tasks && from.jobs == *how_.max_tasks) dismiss(from);
             else make_idle(from);
             break;
-        default: return;
+        default: return false;
         }
         hand_out(ends);
     }
     finish(ends);
-    if (!job.state || !job.state->claim()) return;
-    try {
-        decoder in(reader.bytes());
-        if (reader.kind() == frame_kind::result) job.job->decode_result(in);
-        else job.state->error = in.get<std::exception_ptr>();
-    } catch (...) {
-        job.state->error = std::current_exception();
-    }
-    job.state->publish(concurrent_base::status::finished);
+    if (job.state) finish_remote(*job.state, *job.job, reader);
+    return true;
 }
 
 void process_core::take_notes() {
@@ -16360,6 +16482,7 @@ void process_core::take_notes() {
         }
         if (note.kind == control_kind::dead) bury(note.worker, note.first, note.second);
         else if (note.kind == control_kind::failed) bury(note.worker, 0, -note.first);
+        else if (note.kind == control_kind::lost) server_lost(note.first);
     }
 }
 
@@ -16376,7 +16499,7 @@ static std::string how_it_died(int signal, int code) {
     return text;
 }
 
-void process_core::bury(std::uint32_t id, int signal, int code) {
+void process_core::bury(std::uint32_t id, int signal, int code, bool by_itself) {
     worker* const dead = find(id);
     if (!dead) return;
     listen(*dead, true); // what it still managed to say
@@ -16401,7 +16524,7 @@ void process_core::bury(std::uint32_t id, int signal, int code) {
                                 signal, code))});
         }
         std::erase_if(workers_, [&](const auto& w) { return w.get() == dead; });
-        if (early && ++deaths_in_a_row_ >= 3)
+        if (early && by_itself && ++deaths_in_a_row_ >= 3)
             break_pool(how_.who + ": three workers in a row died before they took a job, the last "
                                   "by " +
                            how_it_died(signal, code) +
@@ -16441,23 +16564,22 @@ void process_core::expire(clock::time_point now) {
     finish(ends);
 }
 
-// All workers die with the server.
+// The server was killed, and its workers with it; the next one is on its way. It finds
+// the orders that nobody has read, also for workers of which nothing is left here: they
+// leave at once.
+void process_core::server_lost(int signal) {
+    while (!workers_.empty()) bury(workers_.back()->id, signal, 0, false);
+}
+
+// The server and its keeper are gone, and all workers with them.
 void process_core::server_died() {
-    for (const auto& w : workers_)
-        if (!w->silent) listen(*w, true);
+    server_lost(SIGKILL);
     endings ends;
     {
         const std::lock_guard guard(mutex_);
-        const std::string why = how_.who + ": the process that makes the workers has died; make "
-                                           "another executor";
-        for (const auto& w : workers_)
-            if (w->job.state)
-                ends.push_back({std::move(w->job),
-                                std::make_exception_ptr(worker_crashed(why, SIGKILL, 0))});
-        idle_.clear();
-        workers_.clear();
-        starting_ = 0;
-        break_pool(why, ends);
+        break_pool(how_.who + ": the processes that make the workers have died; make another "
+                              "executor",
+                   ends);
         control_.reset(); // poll() passes over it
     }
     finish(ends);

@@ -7,8 +7,12 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstdio>
+#include <cstring>
 #include <deque>
 #include <fcntl.h>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <latch>
@@ -17,6 +21,8 @@
 #include <numeric>
 #include <random>
 #include <set>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <thread>
@@ -102,12 +108,43 @@ void never_ends(std::string path) {
 }
 std::thread::id thread_number() { return std::this_thread::get_id(); }
 
+constexpr asyncio::start_method all_start_methods[] = {asyncio::start_method::forkserver,
+                                                      asyncio::start_method::fork,
+                                                      asyncio::start_method::spawn};
+
+// A worker's number, and that of the process that made it.
+std::pair<pid_t, pid_t> process_and_parent() { return {::getpid(), ::getppid()}; }
+
 bool is_gone(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; }
 
 // True when this process has no child, dead or alive.
 bool has_no_children() {
     int status = 0;
     return ::waitpid(-1, &status, WNOHANG) == -1 && errno == ECHILD;
+}
+
+void wait_until_gone(pid_t pid) {
+    while (!is_gone(pid)) std::this_thread::yield();
+}
+
+// Orphans become children of this process while one exists: nothing that a worker leaves behind
+// can hide, and wait() returns when the last one has ended.
+class adopted_orphans {
+public:
+    adopted_orphans() { ::prctl(PR_SET_CHILD_SUBREAPER, 1); }
+    adopted_orphans(const adopted_orphans&) = delete;
+    ~adopted_orphans() { ::prctl(PR_SET_CHILD_SUBREAPER, 0); }
+    void wait() {
+        while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}
+    }
+};
+
+// A number in a line "name: number" of a file in /proc; what does not exist has none.
+long status_of(const std::string& process, const std::string& name) {
+    std::ifstream file("/proc/" + process + "/status");
+    for (std::string line; std::getline(file, line);)
+        if (line.starts_with(name + ":")) return std::stol(line.substr(name.size() + 1));
+    return -1;
 }
 
 template <class T>
@@ -1408,6 +1445,453 @@ ASYNC_TEST_CASE("with(pool, body) ends the pool without blocking the loop") {
                            });
     CHECK(three == 3);
     CHECK(has_no_children());
+}
+} // TEST_SUITE
+
+// ---- processes that die -------------------------------------------------------------------------
+
+TEST_SUITE("isolated_executor: the fork server") {
+TEST_CASE("when it is killed, the running job is lost and nothing else; another one takes over") {
+    for (const auto start : all_start_methods) {
+        CAPTURE(static_cast<int>(start));
+        meeting_point meeting;
+        {
+            asyncio::isolated_executor pool(2, {.start = start});
+            auto running = pool.submit(never_ends, meeting.path());
+            const pid_t worker = meeting.arrived();
+            const auto [idle, server] = pool.submit(process_and_parent).result();
+            ::kill(server, SIGKILL);
+            CHECK_THROWS_AS(running.result(), asyncio::worker_crashed);
+            CHECK(is_gone(worker));
+            CHECK(is_gone(idle));
+            const auto [next, next_server] = pool.submit(process_and_parent).result();
+            CHECK(next != idle);
+            CHECK(next_server != server);
+        }
+        CHECK(has_no_children());
+    }
+}
+
+TEST_CASE("it may be killed again and again; queued jobs all come back") {
+    asyncio::isolated_executor pool(1);
+    for (int round = 0; round < 15; ++round) {
+        meeting_point meeting;
+        const pid_t server = pool.submit(process_and_parent).result().second;
+        auto running = pool.submit(never_ends, meeting.path());
+        std::vector<asyncio::concurrent_future<int>> queued;
+        for (int i = 0; i < 3; ++i) queued.push_back(pool.submit(add, round, i));
+        meeting.arrived();
+        ::kill(server, SIGKILL);
+        CHECK_THROWS_AS(running.result(), asyncio::worker_crashed);
+        for (int i = 0; i < 3; ++i)
+            CHECK(queued[static_cast<std::size_t>(i)].result() == round + i);
+    }
+}
+
+TEST_CASE("when it is killed while all workers are idle, no job is lost") {
+    asyncio::isolated_executor pool(1);
+    for (int round = 0; round < 5; ++round) {
+        const auto [worker, server] = pool.submit(process_and_parent).result();
+        ::kill(server, SIGKILL);
+        wait_until_gone(worker);
+        CHECK(pool.submit(add, 1, 2).result() == 3);
+    }
+}
+
+TEST_CASE("when it is killed, what a job has started dies as well, in whatever group it is") {
+    meeting_point meeting;
+    asyncio::isolated_executor pool(1);
+    const pid_t server = pool.submit(process_and_parent).result().second;
+    auto job = pool.submit(
+        [](std::string path) {
+            if (::fork() == 0) {
+                ::setsid();
+                never_ends(path);
+            }
+            for (;;) ::pause();
+        },
+        meeting.path());
+    const pid_t grandchild = meeting.arrived();
+    ::kill(server, SIGKILL);
+    CHECK_THROWS_AS(job.result(), asyncio::worker_crashed);
+    wait_until_gone(grandchild);
+    CHECK(pool.submit(add, 1, 2).result() == 3);
+}
+
+TEST_CASE("shutdown() just after it was killed returns, and the queued job has run") {
+    for (int round = 0; round < 5; ++round) {
+        asyncio::isolated_executor pool(1);
+        const auto [worker, server] = pool.submit(process_and_parent).result();
+        ::kill(server, SIGKILL);
+        wait_until_gone(worker);
+        auto queued = pool.submit(add, 1, 2);
+        pool.shutdown();
+        CHECK(queued.result() == 3);
+        CHECK(has_no_children());
+    }
+}
+
+TEST_CASE("when its keeper is killed, too, the pool is broken and says so") {
+    adopted_orphans orphans;
+    {
+        asyncio::isolated_executor pool(1);
+        const auto [worker, server] = pool.submit(process_and_parent).result();
+        const auto keeper = static_cast<pid_t>(status_of(std::to_string(server), "PPid"));
+        REQUIRE(keeper > 1);
+        REQUIRE(keeper != ::getpid());
+        ::kill(keeper, SIGKILL);
+        CHECK(pool.submit(add, 1, 2).result() == 3); // the server goes on
+        ::kill(server, SIGKILL);
+        // Broken as soon as the executor has noticed.
+        try {
+            for (;;) static_cast<void>(pool.submit(add, 1, 2).result());
+        } catch (const asyncio::worker_crashed&) {
+        } catch (const asyncio::broken_executor& error) {
+            CHECK(std::string(error.what()).find("make another") != std::string::npos);
+        }
+        pool.shutdown();
+        CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2)), asyncio::broken_executor);
+    }
+    orphans.wait();
+}
+} // TEST_SUITE
+
+// The frame in which a worker sends the result 42, as bytes.
+constexpr std::size_t header_size = 16;
+std::string result_frame() {
+    struct {
+        std::uint32_t magic = 0x4f494141;
+        std::uint16_t version = 1;
+        std::uint16_t kind = 4;
+        std::uint64_t size = 0;
+    } header;
+    asyncio::encoder payload;
+    payload.put(42);
+    header.size = payload.bytes().size();
+    static_assert(sizeof header == header_size);
+    std::string frame(header_size, '\0');
+    std::memcpy(frame.data(), &header, header_size);
+    return frame + payload.bytes();
+}
+
+constexpr int worker_socket = 3;
+
+// A job that sends `frame` itself, then dies.
+int sends_and_dies(std::string frame) {
+    if (!frame.empty() && ::send(worker_socket, frame.data(), frame.size(), MSG_NOSIGNAL) < 0)
+        std::abort();
+    std::raise(SIGKILL);
+    return 0;
+}
+
+// A job that sends `frame` itself, then hangs.
+int sends_and_hangs(std::string frame) {
+    if (::send(worker_socket, frame.data(), frame.size(), MSG_NOSIGNAL) < 0) std::abort();
+    for (;;) ::pause();
+}
+
+// Jobs that do what they can to stay, each after it has said that it runs.
+struct evil {
+    const char* what;
+    void (*job)(std::string path);
+};
+constexpr evil evils[] = {
+    {"waits for ever", never_ends},
+    {"computes for ever",
+     [](std::string path) {
+         arrive(path);
+         volatile bool on = true;
+         while (on) {}
+     }},
+    {"ignores all signals",
+     [](std::string path) {
+         for (int signal = 1; signal < NSIG; ++signal) std::signal(signal, SIG_IGN);
+         never_ends(path);
+     }},
+    {"blocks all signals",
+     [](std::string path) {
+         sigset_t all;
+         ::sigfillset(&all);
+         ::sigprocmask(SIG_SETMASK, &all, nullptr);
+         never_ends(path);
+     }},
+    {"forks and forks",
+     [](std::string path) {
+         arrive(path);
+         for (int i = 0; i < 5; ++i) static_cast<void>(!::fork());
+         for (;;) ::pause();
+     }},
+    {"starts a child that holds its descriptors",
+     [](std::string path) {
+         if (::fork() == 0) {
+             ::setpgid(0, 0);
+             for (;;) ::pause();
+         }
+         never_ends(path);
+     }},
+};
+
+TEST_SUITE("isolated_executor: faults") {
+TEST_CASE("a worker that dies after any byte of its answer costs that job only") {
+    asyncio::isolated_executor pool(1);
+    const std::string frame = result_frame();
+    for (std::size_t length = 0; length <= frame.size(); ++length) {
+        CAPTURE(length);
+        auto job = pool.submit(sends_and_dies, frame.substr(0, length));
+        if (length == 0) CHECK_THROWS_AS(static_cast<void>(job.result()), asyncio::worker_crashed);
+        else if (length < frame.size())
+            CHECK_THROWS_AS(static_cast<void>(job.result()), asyncio::codec_error);
+        else CHECK(job.result() == 42);
+        CHECK(pool.submit(add, 1, 2).result() == 3);
+    }
+}
+
+TEST_CASE("a wrong byte anywhere in an answer's header ends that job, and its worker is replaced") {
+    asyncio::isolated_executor pool(1);
+    const std::string frame = result_frame();
+    for (std::size_t place = 0; place < header_size; ++place) {
+        CAPTURE(place);
+        std::string wrong = frame;
+        wrong[place] = static_cast<char>(~wrong[place]);
+        CHECK_THROWS_AS(static_cast<void>(pool.submit(sends_and_hangs, wrong).result()),
+                        asyncio::codec_error);
+        CHECK(pool.submit(add, 1, 2).result() == 3);
+    }
+    // What is no answer at all: that it is ready, that it is unfit, a job.
+    for (const char kind : {'\0', '\1', '\2', '\3'}) {
+        std::string wrong = frame;
+        wrong[6] = kind;
+        CHECK_THROWS_AS(static_cast<void>(pool.submit(sends_and_hangs, wrong).result()),
+                        asyncio::codec_error);
+    }
+}
+
+TEST_CASE("exit(), abort() and a null pointer cost that job only; no exit handler runs twice") {
+    const auto result = support::in_child([] {
+        std::atexit([] { std::fputs("an exit handler\n", stderr); });
+        for (const auto start : all_start_methods) {
+            asyncio::isolated_executor pool(1, {.start = start});
+            try {
+                pool.submit([] { std::exit(4); }).result();
+            } catch (const asyncio::worker_crashed& error) {
+                if (error.exit_code() != 4) return 1;
+            }
+            try {
+                pool.submit([] { std::abort(); }).result();
+            } catch (const asyncio::worker_crashed& error) {
+                if (error.signal() != SIGABRT) return 2;
+            }
+            try {
+                pool.submit([] {
+                    int* volatile nothing = nullptr;
+                    *nothing = 1;
+                }).result();
+            } catch (const asyncio::worker_crashed& error) {
+                if (error.signal() == 0 && error.exit_code() == 0) return 3;
+            }
+            if (pool.submit(add, 1, 2).result() != 3) return 4;
+        }
+        return 0; // by _exit()
+    });
+    CHECK(result.exit_code == 0);
+    CHECK(result.err.find("an exit handler") == std::string::npos);
+}
+
+TEST_CASE("no job, however evil, outlives kill_workers(), its task or its pool") {
+    adopted_orphans orphans;
+    for (const evil& one : evils) {
+        CAPTURE(one.what);
+        {
+            meeting_point meeting;
+            asyncio::isolated_executor pool(1);
+            auto job = pool.submit(one.job, meeting.path());
+            meeting.arrived();
+            pool.shutdown({.wait = false});
+            pool.kill_workers();
+            CHECK_THROWS_AS(job.result(), asyncio::worker_crashed);
+        }
+        CHECK(has_no_children());
+        {
+            meeting_point meeting;
+            asyncio::isolated_executor pool(1);
+            const auto program = [&]() -> asyncio::coro<> {
+                auto job = asyncio::run_in_executor(pool, one.job, meeting.path());
+                meeting.arrived();
+                job.cancel();
+                const int three = co_await asyncio::run_in_executor(pool, add, 1, 2);
+                CHECK(three == 3);
+            };
+            asyncio::run(program());
+        }
+        CHECK(has_no_children());
+    }
+    {
+        meeting_point meeting;
+        asyncio::isolated_executor pool(1);
+        auto job = pool.submit(evils[2].job, meeting.path());
+        meeting.arrived();
+        pool.terminate_workers(); // which it ignores, so that the destructor has to end it
+    }
+    CHECK(has_no_children());
+}
+
+TEST_CASE("a job that closes all descriptors is lost, with its worker") {
+    asyncio::isolated_executor pool(1);
+    CHECK_THROWS_AS(pool.submit([] {
+                            for (int fd = 0; fd < 1000; ++fd) ::close(fd);
+                            for (;;) ::pause();
+                        }).result(),
+                    asyncio::worker_crashed);
+    // Also when it then returns.
+    CHECK_THROWS_AS(pool.submit([] {
+                            for (int fd = 0; fd < 1000; ++fd) ::close(fd);
+                        }).result(),
+                    asyncio::worker_crashed);
+    CHECK(pool.submit(add, 1, 2).result() == 3);
+}
+
+TEST_CASE("what a job prints appears once, and nothing of the parent's appears twice") {
+    const auto result = support::in_child([] {
+        std::fputs("parent ", stdout); // stays in the buffer until the first fork
+        for (const auto start : all_start_methods) {
+            asyncio::isolated_executor pool(1, {.start = start});
+            pool.submit([] { std::fputs("job ", stdout); }).result();
+        }
+        return 0;
+    });
+    CHECK(result.exit_code == 0);
+    CHECK(result.out == "job parent job job ");
+}
+
+TEST_CASE("when the program is killed, its workers and what they have started are gone") {
+    for (const auto start : all_start_methods) {
+        CAPTURE(static_cast<int>(start));
+        adopted_orphans orphans;
+        meeting_point first, second;
+        const auto result = support::in_child([&] {
+            asyncio::isolated_executor pool(2, {.start = start});
+            pool.submit(never_ends, first.path());
+            pool.submit(
+                [](std::string path) {
+                    if (::fork() == 0) {
+                        ::setsid();
+                        never_ends(path);
+                    }
+                    for (;;) ::pause();
+                },
+                second.path());
+            const pid_t worker = first.arrived();
+            std::printf("%d %d", static_cast<int>(worker), static_cast<int>(second.arrived()));
+            std::fflush(stdout);
+            std::raise(SIGKILL);
+            return 0;
+        });
+        CHECK(result.signal_number == SIGKILL);
+        int worker = 0;
+        int grandchild = 0;
+        REQUIRE(std::sscanf(result.out.c_str(), "%d %d", &worker, &grandchild) == 2);
+        orphans.wait();
+        CHECK(is_gone(worker));
+        CHECK(is_gone(grandchild));
+    }
+}
+
+TEST_CASE("a program that waits for all children, or ignores their end, is told the truth") {
+    for (const bool ignores : {false, true}) {
+        CAPTURE(ignores);
+        const auto result = support::in_child([ignores] {
+            struct sigaction action = {};
+            action.sa_handler = SIG_IGN;
+            if (!ignores)
+                action.sa_handler = [](int) {
+                    const int before = errno;
+                    while (::waitpid(-1, nullptr, WNOHANG) > 0) {}
+                    errno = before;
+                };
+            ::sigaction(SIGCHLD, &action, nullptr);
+            std::atomic<bool> stop{false};
+            std::thread greedy([&] {
+                while (!stop) {
+                    ::waitpid(-1, nullptr, WNOHANG);
+                    std::this_thread::yield();
+                }
+            });
+            int wrong = 0;
+            for (const auto start : all_start_methods) {
+                asyncio::isolated_executor pool(1, {.start = start});
+                try {
+                    pool.submit([] { std::_Exit(3); }).result();
+                    ++wrong;
+                } catch (const asyncio::worker_crashed& error) {
+                    if (error.exit_code() != 3) ++wrong;
+                }
+                if (pool.submit(add, 1, 2).result() != 3) ++wrong;
+            }
+            stop = true;
+            greedy.join();
+            return wrong;
+        });
+        CHECK(result.exit_code == 0);
+    }
+}
+
+// With ASYNCIO_TEST_SLOW=1 in the environment there are more of everything.
+int many(int usually, int slow) { return std::getenv("ASYNCIO_TEST_SLOW") ? slow : usually; }
+
+ASYNC_TEST_CASE("thousands of small jobs all come back, in order") {
+    asyncio::isolated_executor pool(2);
+    const int count = many(5'000, 100'000);
+    std::vector<asyncio::future<int>> jobs;
+    for (int i = 0; i < count; ++i) jobs.push_back(asyncio::run_in_executor(pool, add, i, 1));
+    int right = 0;
+    for (int i = 0; i < count; ++i) {
+        const int sum = co_await jobs[static_cast<std::size_t>(i)];
+        right += sum == i + 1 ? 1 : 0;
+    }
+    CHECK(right == count);
+}
+
+TEST_CASE("executors come and go, and leave neither processes nor descriptors") {
+    const auto open_descriptors = [] {
+        int count = 0;
+        for (int fd = 0; fd < 1000; ++fd) count += ::fcntl(fd, F_GETFD) >= 0 ? 1 : 0;
+        return count;
+    };
+    const int before = open_descriptors();
+    for (int i = 0; i < many(20, 1000); ++i) {
+        asyncio::isolated_executor pool(1, {.start = all_start_methods[i % 3]});
+        if (i % 2 == 0) REQUIRE(pool.submit(add, i, 1).result() == i + 1);
+    }
+    CHECK(has_no_children());
+    CHECK(open_descriptors() == before);
+}
+
+TEST_CASE("an idle pool wakes nobody") {
+    asyncio::isolated_executor pool(1);
+    const auto [worker, server] = pool.submit(process_and_parent).result();
+    std::vector<std::string> sleepers{std::to_string(worker), std::to_string(server),
+                                      std::to_string(status_of(std::to_string(server), "PPid"))};
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+        const std::string id = entry.path().filename().string();
+        if (std::stoi(id) != support::thread_id()) sleepers.push_back("self/task/" + id);
+    }
+    CHECK(sleepers.size() >= 4);
+    const auto wakes = [&] {
+        long sum = 0;
+        for (const std::string& one : sleepers) sum += status_of(one, "voluntary_ctxt_switches");
+        return sum;
+    };
+    // Until all of them have gone back to sleep, which they do within these times.
+    long before = -1;
+    for (int same = 0; same < 3;) {
+        std::this_thread::sleep_for(20ms);
+        const long now = wakes();
+        same = now == before ? same + 1 : 0;
+        before = now;
+    }
+    std::this_thread::sleep_for(300ms);
+    CHECK(wakes() == before);
+    CHECK(pool.submit(add, 1, 2).result() == 3);
 }
 } // TEST_SUITE
 
