@@ -7,7 +7,7 @@
 // Batches of ten hold ten, but they fit eight workers badly: the last two of a batch are processed
 // while six workers have nothing to do. The last way finds a good size by itself: it doubles the
 // batch while that gives over 5 % more items per second, and then goes back by one.
-// Look at: the last four lines, and the timeline of one batch of ten. The workers are simulated with
+// Look at: the last four lines, and the timeline of one batch of ten. The workers are simulated by
 // sleep(), and the virtual clock jumps over the waiting; --real waits for all of it (1 hour).
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
