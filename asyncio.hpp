@@ -5585,7 +5585,7 @@ private:
     link* first_finished_ = nullptr; // and not given yet
     link* last_finished_ = nullptr;
     std::size_t given_ = 0;
-    static constexpr std::int64_t no_deadline = std::numeric_limits<std::int64_t>::max();
+    static constexpr std::int64_t no_deadline = (std::numeric_limits<std::int64_t>::max)();
     std::int64_t deadline_ns_ = no_deadline;
 };
 
@@ -6775,7 +6775,7 @@ namespace detail {
 
 // When a thread has waited long enough. std::optional is much dearer to compile.
 using steady_time = std::chrono::steady_clock::time_point;
-inline constexpr steady_time no_steady_time = steady_time::max();
+inline constexpr steady_time no_steady_time = (steady_time::max)();
 ASYNCIO_API steady_time steady_deadline(std::optional<duration> timeout) noexcept;
 ASYNCIO_API duration left_until(steady_time deadline) noexcept;
 

@@ -5,9 +5,9 @@
 // What it teaches: each attempt has a limit (2 s), each service has three attempts with growing
 // gaps (1 and 2 s), and the whole has a limit, too. A task group within the limit makes sure that
 // no fetch goes on when it is over; what was done before stays in the report.
-// Look at: the slow service uses up its three attempts in 9 s; a limit of 6 s cuts in after two, and
-// costs only that service. The flaky ones fail half of the time: try --seed N. --virtual skips the
-// waiting; --trace FILE is for ui.perfetto.dev.
+// Look at: the slow service uses up its three attempts in 9 s; a limit of 6 s cuts in after two,
+// and costs only that service. The flaky ones fail half of the time: try --seed N. --virtual skips
+// the waiting; --trace FILE is for ui.perfetto.dev.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <cstdio>

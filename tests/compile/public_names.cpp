@@ -39,7 +39,9 @@ asyncio::coro<int> number() { co_return 1; }
 asyncio::coro<std::string> text() { co_return "text"; }
 asyncio::coro<> nothing() { co_return; }
 int plain(int n) { return n + 1; }
-asyncio::coro<int> with_arguments(int a, std::string b) { co_return a + static_cast<int>(b.size()); }
+asyncio::coro<std::string> with_arguments(int n, std::string text) {
+    co_return text + std::to_string(n);
+}
 
 // -- words --------------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ asyncio::coro<> tasks() {
     is<asyncio::task<int>>(asyncio::create_task(number()));
     is<asyncio::task<int>>(asyncio::create_task(
         number(), {.name = "worker", .eager_start = true, .ctx = &variables}));
-    is<asyncio::task<int>>(asyncio::create_task(with_arguments, 1, "text"));
+    is<asyncio::task<std::string>>(asyncio::create_task(with_arguments, 1, "text"));
 #if WRONG == 1
     asyncio::create_task(number(), {.eager_start = true, .name = "worker"});
 #endif
