@@ -48,6 +48,7 @@
 //     [SECTION] backend
 //     [SECTION] backend: readiness operations
 //     [SECTION] backend: epoll
+//     [SECTION] backend: poll
 //     [SECTION] implementation: exceptions and support
 //     [SECTION] implementation: events
 //     [SECTION] implementation: futures and tasks
@@ -91,7 +92,8 @@
 //     ASYNCIO_IMPLEMENTATION   defined in exactly one .cpp before including
 //     ASYNCIO_API              what stands before each exported function
 //                              (visibility or dllexport; default: nothing)
-//     ASYNCIO_BACKEND_EPOLL    the system interface to use; picked by platform
+//     ASYNCIO_BACKEND_EPOLL    the system interface to use: Linux's epoll, which is
+//     ASYNCIO_BACKEND_POLL     picked by itself, or poll(), as other systems have it
 //     ASYNCIO_ALLOC(size)      where coroutine frames and task states come from
 //     ASYNCIO_FREE(p, size)    (default: operator new and delete)
 //     ASYNCIO_DEBUG            1: debug mode is on unless run_options say otherwise
@@ -112,12 +114,14 @@
 #define ASYNCIO_API
 #endif
 
-#if !defined(ASYNCIO_BACKEND_EPOLL)
-#if defined(__linux__)
-#define ASYNCIO_BACKEND_EPOLL 1
-#else
-#error "asyncio.hpp: this version runs on Linux (epoll) only"
+#if !defined(__linux__)
+#error "asyncio.hpp: this version runs on Linux only"
 #endif
+#if defined(ASYNCIO_BACKEND_EPOLL) && defined(ASYNCIO_BACKEND_POLL)
+#error "asyncio.hpp: define one of ASYNCIO_BACKEND_EPOLL and ASYNCIO_BACKEND_POLL"
+#endif
+#if !defined(ASYNCIO_BACKEND_EPOLL) && !defined(ASYNCIO_BACKEND_POLL)
+#define ASYNCIO_BACKEND_EPOLL 1
 #endif
 
 #if defined(ASYNCIO_ALLOC) != defined(ASYNCIO_FREE)
@@ -2344,7 +2348,8 @@ public:
     /// when no timer is set.
     std::optional<duration> next_deadline() const noexcept;
 
-    /// A descriptor that is readable when poll() has I/O to take in.
+    /// A descriptor that is readable when poll() has I/O to take in; -1 when there is
+    /// none, with ASYNCIO_BACKEND_POLL.
     native_handle_type native_handle() const noexcept;
 
     /// Calls `fn` when poll() has got work since the last one, from this thread or from
@@ -10430,7 +10435,9 @@ private:
 #include <pthread.h>
 #include <sched.h>
 #include <spawn.h>
+#if defined(ASYNCIO_BACKEND_EPOLL)
 #include <sys/epoll.h>
+#endif
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -10598,7 +10605,7 @@ struct io_watch {
 //     watch       one callback per descriptor and direction; a second one replaces
 //                 the first. `call` is named in errors. Throws std::system_error.
 //     unwatch     false when there was none.
-//     native_handle  becomes readable when wait() has something to do.
+//     native_handle  becomes readable when wait() has something to do; or -1.
 template <class B>
 concept backend_like = requires(B b, const B constant, io_descriptor& d, io_operation& op,
                                 io_watch& w, int fd, bool write, std::int64_t ns) {
@@ -10704,9 +10711,22 @@ protected:
     void link(io_descriptor& d) noexcept;
     void unlink(io_descriptor& d) noexcept;
 
+    // The loop is gone: whoever still waits learns it, and closes what is its own.
+    template <class Backend>
+    static void abandon_all(Backend& backend) noexcept;
+
+    [[noreturn]] static void refuse_watch(int error, int fd, const char* call);
+
+    // Whether a fork has made this process since note_process().
+    void note_process();
+    bool inherited() const noexcept { return forks_ != fork_count; }
+
     io_descriptor* attached_ = nullptr;
 
 private:
+    static inline unsigned fork_count = 0; // of this process and those that it came from
+    unsigned forks_ = 0;
+
     static bool reads(const io_operation& op) noexcept {
         return op.kind == io_kind::receive || op.kind == io_kind::accept ||
                op.kind == io_kind::receive_from;
@@ -10769,6 +10789,34 @@ void readiness_operations::unlink(io_descriptor& d) noexcept {
     if (d.next != nullptr) d.next->previous = d.previous;
     (d.previous != nullptr ? d.previous->next : attached_) = d.next;
     d.attached = false;
+}
+
+template <class Backend>
+void readiness_operations::abandon_all(Backend& backend) noexcept {
+    while (io_descriptor* const d = backend.attached_) {
+        io_operation*& waiting = d->reading != nullptr ? d->reading : d->writing;
+        io_operation* const op = std::exchange(waiting, nullptr);
+        if (op == nullptr) {
+            backend.detach(*d);
+            continue;
+        }
+        op->pending = false;
+        op->error = ECANCELED;
+        op->done(*op); // may take back the other one, or free the descriptor
+    }
+}
+
+void readiness_operations::refuse_watch(int error, int fd, const char* call) {
+    std::string text = std::string(call) + " of descriptor " + std::to_string(fd);
+    if (error == EPERM) text += " (a regular file is always ready; there is nothing to wait for)";
+    if (error == EEXIST) text += " (a stream or socket of this loop uses it)";
+    throw_system_error(error, text.c_str());
+}
+
+void readiness_operations::note_process() {
+    static const int counting = ::pthread_atfork(nullptr, nullptr, [] { ++fork_count; });
+    if (counting != 0) throw_system_error(counting, "pthread_atfork");
+    forks_ = fork_count;
 }
 
 bool readiness_operations::attempt(io_operation& op) noexcept {
@@ -10972,6 +11020,8 @@ bool readiness_operations::send_file(io_file& op, io_descriptor& d) noexcept {
 //     changes anything.
 // =============================================================================
 
+#if defined(ASYNCIO_BACKEND_EPOLL)
+
 namespace asyncio::inline ASYNCIO_ABI::detail {
 
 class epoll_backend : public readiness_operations {
@@ -10979,7 +11029,7 @@ public:
     explicit epoll_backend(loop_core&) { open(); }
     epoll_backend(const epoll_backend&) = delete;
     epoll_backend& operator=(const epoll_backend&) = delete;
-    ~epoll_backend();
+    ~epoll_backend() { abandon_all(*this); }
 
     void attach(io_descriptor& d);
     void detach(io_descriptor& d) noexcept;
@@ -10997,18 +11047,16 @@ private:
     static constexpr std::uint32_t attached_events =
         EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET;
 
+    friend readiness_operations;
+
     void open();
-    bool inherited() const noexcept { return forks_ != fork_count; }
     int control(int what, int fd, std::uint32_t events, io_descriptor* d) noexcept;
     int sleep(epoll_event* events, std::int64_t ns) noexcept;
     void dispatch(const epoll_event& event) noexcept;
     static std::uint32_t watched_events(const watched_descriptor& d) noexcept;
 
-    static inline unsigned fork_count = 0; // of this process and those that it came from
-
     owned_fd epoll_;
     owned_fd wake_;
-    unsigned forks_ = 0;
     std::atomic<bool> awake_{false}; // a wake-up is on its way
     bool has_pwait2_ = true;
     // What wait() is working through, so that detach() can strike out the rest of
@@ -11026,30 +11074,13 @@ struct backend_state final : epoll_backend {
 };
 
 void epoll_backend::open() {
-    static const int counting = ::pthread_atfork(nullptr, nullptr, [] { ++fork_count; });
-    if (counting != 0) throw_system_error(counting, "pthread_atfork");
-    forks_ = fork_count;
+    note_process();
     epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
     if (!epoll_) throw_last_error("epoll_create1");
     wake_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
     if (!wake_) throw_last_error("eventfd");
     if (control(EPOLL_CTL_ADD, wake_.get(), EPOLLIN | EPOLLET, nullptr) != 0)
         throw_last_error("epoll_ctl");
-}
-
-// The loop is gone: whoever still waits learns it, and closes what is its own.
-epoll_backend::~epoll_backend() {
-    while (io_descriptor* const d = attached_) {
-        io_operation*& waiting = d->reading != nullptr ? d->reading : d->writing;
-        io_operation* const op = std::exchange(waiting, nullptr);
-        if (op == nullptr) {
-            detach(*d);
-            continue;
-        }
-        op->pending = false;
-        op->error = ECANCELED;
-        op->done(*op); // may take back the other one, or free the descriptor
-    }
 }
 
 void epoll_backend::attach(io_descriptor& d) {
@@ -11164,10 +11195,7 @@ void epoll_backend::watch(int fd, bool write, io_watch& w, const char* call) {
     if (error == 0) return;
     (write ? d.writer : d.reader) = before;
     if (d.reader == nullptr && d.writer == nullptr) watched_.erase(place);
-    std::string text = std::string(call) + " of descriptor " + std::to_string(fd);
-    if (error == EPERM) text += " (a regular file is always ready; there is nothing to wait for)";
-    if (error == EEXIST) text += " (a stream or socket of this loop uses it)";
-    throw_system_error(error, text.c_str());
+    refuse_watch(error, fd, call);
 }
 
 bool epoll_backend::unwatch(int fd, bool write) noexcept {
@@ -11201,6 +11229,212 @@ int epoll_backend::control(int what, int fd, std::uint32_t events, io_descriptor
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
+
+#endif // ASYNCIO_BACKEND_EPOLL
+
+// =============================================================================
+// [SECTION] backend: poll
+// uses: os, events, backend, backend: readiness operations
+//
+// For systems that have nothing better, and to compare others with. poll() tells
+// what is, not what is new: it is asked only for what is not known to be ready, and
+// then not again before an operation has found that it would block. Each wait costs
+// time for each descriptor, so this is for a few hundred of them.
+// =============================================================================
+
+#if defined(ASYNCIO_BACKEND_POLL)
+
+namespace asyncio::inline ASYNCIO_ABI::detail {
+
+class poll_backend : public readiness_operations {
+public:
+    explicit poll_backend(loop_core&) { open(); }
+    poll_backend(const poll_backend&) = delete;
+    poll_backend& operator=(const poll_backend&) = delete;
+    ~poll_backend() { abandon_all(*this); }
+
+    void attach(io_descriptor& d);
+    void detach(io_descriptor& d) noexcept;
+    void wait(std::int64_t ns);
+    void wake() noexcept;
+    void after_fork();
+    void watch(int fd, bool write, io_watch& w, const char* call);
+    bool unwatch(int fd, bool write) noexcept;
+    int native_handle() const noexcept { return -1; }
+
+private:
+    friend readiness_operations;
+
+    void open();
+    void make_room();
+    void ask(io_descriptor& d, bool read, bool write) noexcept;
+    void dispatch(std::size_t place) noexcept;
+    void strike_out(const io_descriptor& d) noexcept;
+
+    owned_fd wake_reader_;
+    owned_fd wake_writer_;
+    std::atomic<bool> awake_{false}; // a wake-up is on its way
+    std::unordered_map<int, watched_descriptor> watched_;
+    std::size_t known_ = 0; // descriptors, attached and watched
+    // What poll() was asked, and about whom: null for wake_reader_, and for what has been
+    // detached since. Both have room for all, so that waiting allocates nothing.
+    std::vector<pollfd> polled_;
+    std::vector<io_descriptor*> asked_;
+};
+
+static_assert(backend_like<poll_backend>);
+
+// What event_loop holds a pointer to.
+struct backend_state final : poll_backend {
+    using poll_backend::poll_backend;
+};
+
+void poll_backend::open() {
+    note_process();
+    int fds[2];
+    if (::pipe2(fds, O_NONBLOCK | O_CLOEXEC) != 0) throw_last_error("pipe");
+    owned_fd reader(fds[0]);
+    owned_fd writer(fds[1]);
+    // Never 0, 1 or 2, which somebody may take for a standard stream.
+    wake_reader_.reset(::fcntl(reader.get(), F_DUPFD_CLOEXEC, 3));
+    wake_writer_.reset(::fcntl(writer.get(), F_DUPFD_CLOEXEC, 3));
+    if (!wake_reader_ || !wake_writer_) throw_last_error("fcntl");
+    make_room();
+}
+
+void poll_backend::make_room() {
+    const std::size_t needed = known_ + 2; // one more, and wake_reader_
+    if (polled_.capacity() < needed) polled_.reserve(2 * needed);
+    if (asked_.capacity() < needed) asked_.reserve(2 * needed);
+}
+
+void poll_backend::attach(io_descriptor& d) {
+    if (::fcntl(d.fd, F_GETFL) < 0) throw_last_error("fcntl");
+    if (watched_.count(d.fd) != 0) throw_system_error(EEXIST, "poll");
+    make_room();
+    d.readable = d.writable = true; // not known yet: the first operation finds out
+    d.hung_up = false;
+    link(d);
+    ++known_;
+}
+
+void poll_backend::detach(io_descriptor& d) noexcept {
+    if (!d.attached) return;
+    unlink(d);
+    --known_;
+    strike_out(d);
+}
+
+void poll_backend::strike_out(const io_descriptor& d) noexcept {
+    for (std::size_t i = 1; i < asked_.size(); ++i)
+        if (asked_[i] == &d) asked_[i] = nullptr;
+}
+
+void poll_backend::ask(io_descriptor& d, bool read, bool write) noexcept {
+    if (!read && !write) return;
+    const int events = (read ? POLLIN : 0) | (write ? POLLOUT : 0);
+    polled_.push_back({d.fd, static_cast<short>(events), 0});
+    asked_.push_back(&d);
+}
+
+void poll_backend::wait(std::int64_t ns) {
+    if (inherited()) after_fork();
+    polled_.assign(1, {wake_reader_.get(), POLLIN, 0});
+    asked_.assign(1, nullptr);
+    for (io_descriptor* d = attached_; d != nullptr; d = d->next)
+        ask(*d, !d->readable, !d->writable);
+    for (auto& [fd, d] : watched_)
+        if (d.readable) ask(d, d.reader != nullptr, d.writer != nullptr);
+    int milliseconds = ns < 0 ? -1 : 0;
+    if (ns > 0) {
+        const std::int64_t up = (ns - 1) / 1'000'000 + 1; // never early
+        milliseconds = static_cast<int>(std::min<std::int64_t>(up, 1'000'000'000));
+    }
+    const int n = ::poll(polled_.data(), static_cast<nfds_t>(polled_.size()), milliseconds);
+    if (n < 0 && errno != EINTR) {
+        const int error = errno;
+        asked_.clear();
+        throw_system_error(error, "poll");
+    }
+    // By place: who is told may attach others, and the lists may move.
+    if (n > 0)
+        for (std::size_t i = 0; i < asked_.size(); ++i) dispatch(i);
+    asked_.clear();
+}
+
+void poll_backend::dispatch(std::size_t place) noexcept {
+    const int events = polled_[place].revents;
+    if (events == 0) return;
+    if (place == 0) {
+        char drained[64];
+        while (::read(wake_reader_.get(), drained, sizeof drained) > 0 || errno == EINTR) {}
+        // Before the loop looks at what was posted: a later wake() writes again.
+        // An exchange, to see everything that the last waker had done.
+        awake_.exchange(false);
+        return;
+    }
+    io_descriptor* const d = asked_[place];
+    if (d == nullptr) return; // struck out
+    const bool ends = (events & (POLLERR | POLLHUP | POLLNVAL)) != 0;
+    const bool readable = (events & POLLIN) != 0 || ends;
+    const bool writable = (events & POLLOUT) != 0 || ends;
+    if (d->watched) {
+        auto& user = static_cast<watched_descriptor&>(*d);
+        // Closed by the user, who has not unwatched it.
+        if ((events & POLLNVAL) != 0) user.readable = false;
+        else if (readable && user.reader != nullptr) user.reader->ready(*user.reader);
+        if (asked_[place] != d || (events & POLLNVAL) != 0) return;
+        if (writable && user.writer != nullptr) user.writer->ready(*user.writer);
+        return;
+    }
+    if (readable) report_readable(*d);
+    if (writable && asked_[place] == d) report_writable(*d);
+}
+
+void poll_backend::wake() noexcept {
+    if (awake_.exchange(true)) return;
+    while (::write(wake_writer_.get(), "", 1) < 0 && errno == EINTR) {}
+}
+
+// Nothing is registered anywhere, but the pipe is the parent's, too.
+void poll_backend::after_fork() {
+    open();
+    if (awake_.exchange(false)) wake(); // it went to the parent
+}
+
+void poll_backend::watch(int fd, bool write, io_watch& w, const char* call) {
+    struct stat status;
+    if (::fstat(fd, &status) != 0) refuse_watch(errno, fd, call);
+    if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) refuse_watch(EPERM, fd, call);
+    for (const io_descriptor* d = attached_; d != nullptr; d = d->next)
+        if (d->fd == fd) refuse_watch(EEXIST, fd, call);
+    make_room();
+    const auto [place, fresh] = watched_.try_emplace(fd);
+    watched_descriptor& d = place->second;
+    if (fresh) {
+        d.fd = fd;
+        d.watched = true;
+        ++known_;
+    }
+    d.readable = true; // asked about
+    (write ? d.writer : d.reader) = &w;
+}
+
+bool poll_backend::unwatch(int fd, bool write) noexcept {
+    const auto place = watched_.find(fd);
+    if (place == watched_.end()) return false;
+    watched_descriptor& d = place->second;
+    if (std::exchange(write ? d.writer : d.reader, nullptr) == nullptr) return false;
+    if (d.reader != nullptr || d.writer != nullptr) return true;
+    strike_out(d);
+    watched_.erase(place);
+    --known_;
+    return true;
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+
+#endif // ASYNCIO_BACKEND_POLL
 
 // =============================================================================
 // [SECTION] implementation: exceptions and support

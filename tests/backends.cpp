@@ -34,6 +34,13 @@ extern "C" ssize_t send(int fd, const void* data, std::size_t size, int flags) {
     return ::syscall(SYS_sendto, fd, data, size, flags, nullptr, 0);
 }
 
+extern "C" int poll(pollfd* descriptors, nfds_t count, int milliseconds) {
+    ++calls.waits;
+    const timespec limit = {milliseconds / 1000, milliseconds % 1000 * 1'000'000L};
+    return static_cast<int>(::syscall(SYS_ppoll, descriptors, count,
+                                      milliseconds < 0 ? nullptr : &limit, nullptr, 0));
+}
+
 extern "C" int epoll_wait(int fd, epoll_event* events, int most, int milliseconds) {
     ++calls.waits;
     return static_cast<int>(::syscall(SYS_epoll_pwait, fd, events, most, milliseconds, nullptr, 0));
@@ -80,7 +87,7 @@ asyncio::coro<> echo(asyncio::stream_reader reader, asyncio::stream_writer write
 
 } // namespace
 
-TEST_SUITE("epoll") {
+TEST_SUITE("backend") {
 
 ASYNC_TEST_CASE_REAL("a request and its answer cost one wait, one recv and one send a side") {
     asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
