@@ -1895,4 +1895,191 @@ TEST_CASE("an idle pool wakes nobody") {
 }
 } // TEST_SUITE
 
+// ---- fork_job -----------------------------------------------------------------------------------
+
+TEST_SUITE("fork_job") {
+ASYNC_TEST_CASE("any capture works, and only the result comes back") {
+    struct local {
+        std::string text;
+        std::unique_ptr<int> owned;
+        local* self = nullptr;
+    } data{"a text", std::make_unique<int>(7), nullptr};
+    data.self = &data;
+    const auto work = [&data] {
+        *data.owned += 1;
+        data.text += " and more";
+        return std::pair(data.self->text, *data.owned);
+    };
+    const auto [text, number] = co_await asyncio::fork_job(work);
+    CHECK(text == "a text and more");
+    CHECK(number == 8);
+    CHECK(data.text == "a text");
+    CHECK(*data.owned == 7);
+
+    const auto owning = [moved = std::make_unique<int>(9)] { return std::make_unique<int>(*moved); };
+    const std::unique_ptr<int> nine = co_await asyncio::fork_job(owning);
+    CHECK(*nine == 9);
+    const auto nothing = [] {};
+    co_await asyncio::fork_job(nothing);
+    const auto process = co_await asyncio::fork_job(process_and_parent);
+    CHECK(process.first != ::getpid());
+    CHECK(process.second == ::getpid());
+}
+
+ASYNC_TEST_CASE("an exception comes back as what it was") {
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::fork_job([] { throw std::out_of_range("far"); }), "far",
+                               std::out_of_range);
+    CHECK_AWAIT_THROWS_AS(asyncio::fork_job([] { throw asyncio::cancelled_error("x"); }),
+                          asyncio::cancelled_error);
+    CHECK_AWAIT_THROWS_AS(asyncio::fork_job([] { throw 42; }), asyncio::remote_error);
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::fork_job([] { return opaque(-1); }), "opaque: negative",
+                               asyncio::codec_error);
+}
+
+ASYNC_TEST_CASE("a large result comes back whole") {
+    const std::vector<int> numbers(3'000'000, 5);
+    const auto copy = [&numbers] { return numbers; };
+    const std::vector<int> back = co_await asyncio::fork_job(copy);
+    CHECK(back == numbers);
+}
+
+ASYNC_TEST_CASE("however the process ends, the job is over and its awaiter is told") {
+    const auto died = [](auto fn) -> asyncio::coro<std::pair<int, int>> {
+        try {
+            co_await asyncio::fork_job(fn);
+        } catch (const asyncio::worker_crashed& error) {
+            co_return std::pair(error.signal(), error.exit_code());
+        }
+        co_return std::pair(-1, -1);
+    };
+    const auto aborted = co_await died([] { std::abort(); });
+    CHECK(aborted == std::pair(SIGABRT, 0));
+    const auto left = co_await died([] { std::exit(4); });
+    CHECK(left == std::pair(0, 4));
+    const auto killed = co_await died([] { std::raise(SIGKILL); });
+    CHECK(killed == std::pair(SIGKILL, 0));
+    const auto closed = co_await died([] {
+        for (int fd = 0; fd < 1000; ++fd) ::close(fd);
+        for (;;) ::pause();
+    });
+    CHECK(closed == std::pair(SIGKILL, 0));
+    while (!has_no_children()) co_await asyncio::sleep(0s);
+}
+
+ASYNC_TEST_CASE("cancelling kills the process, and what it has started") {
+    adopted_orphans orphans;
+    meeting_point child, grandchild;
+    const auto endless = [&] {
+        if (::fork() == 0) never_ends(grandchild.path());
+        never_ends(child.path());
+    };
+    auto wait = [&]() -> asyncio::coro<> { co_await asyncio::fork_job(endless); };
+    auto task = asyncio::create_task(wait);
+    co_await support::turns(2);
+    const pid_t pids[] = {child.arrived(), grandchild.arrived()};
+    task.cancel();
+    CHECK_AWAIT_THROWS_AS(task, asyncio::cancelled_error);
+    while (!is_gone(pids[0])) co_await asyncio::sleep(0s);
+    orphans.wait();
+    CHECK(is_gone(pids[1]));
+}
+
+TEST_CASE("a loop that ends takes its forked jobs along") {
+    meeting_point meeting;
+    pid_t child = 0;
+    const auto endless = [&] { never_ends(meeting.path()); };
+    {
+        asyncio::event_loop loop;
+        const auto program = [&]() -> asyncio::coro<> {
+            auto job = asyncio::fork_job(endless);
+            child = meeting.arrived();
+            co_return;
+        };
+        loop.run_until_complete(program());
+        CHECK_FALSE(is_gone(child));
+    }
+    CHECK(is_gone(child));
+    CHECK(has_no_children());
+}
+
+ASYNC_TEST_CASE("twenty at once, each with its own result") {
+    std::vector<asyncio::future<int>> jobs;
+    for (int i = 0; i < 20; ++i) {
+        const auto square = [i] { return i * i; };
+        jobs.push_back(asyncio::fork_job(square));
+    }
+    const auto results = co_await asyncio::gather(jobs);
+    for (int i = 0; i < 20; ++i) CHECK(results[static_cast<std::size_t>(i)] == i * i);
+}
+
+ASYNC_TEST_CASE("it refuses to fork while another thread is at work; idle ones of pools may be") {
+    gate closed;
+    std::thread other(closed.waiting());
+    CHECK_THROWS_WITH_AS(static_cast<void>(asyncio::fork_job(process_number)),
+                         doctest::Contains("1 other threads are at work"), std::runtime_error);
+    closed.open();
+    other.join();
+
+    asyncio::thread_pool_executor pool(1);
+    asyncio::isolated_executor processes(1);
+    const int three = co_await asyncio::run_in_executor(pool, add, 1, 2);
+    const int seven = co_await asyncio::run_in_executor(processes, add, 3, 4);
+    CHECK(three == 3);
+    CHECK(seven == 7);
+    const pid_t fine = co_await asyncio::fork_job(process_number);
+    CHECK(fine != ::getpid());
+
+    gate inside;
+    std::promise<void> begun;
+    auto busy = pool.submit([&, wait = inside.waiting()] {
+        begun.set_value();
+        wait();
+    });
+    begun.get_future().wait();
+    CHECK_THROWS_AS(static_cast<void>(asyncio::fork_job(process_number)), std::runtime_error);
+    inside.open();
+    co_await busy;
+    const pid_t again = co_await asyncio::fork_job(process_number);
+    CHECK(again != ::getpid());
+}
+
+TEST_CASE("it needs a running loop") {
+    CHECK_THROWS_AS(static_cast<void>(asyncio::fork_job(process_number)), std::runtime_error);
+}
+
+ASYNC_TEST_CASE("the process has the descriptors that exec() would keep, and no other") {
+    int kept[2];
+    int closed[2];
+    REQUIRE(::pipe(kept) == 0);
+    REQUIRE(::pipe2(closed, O_CLOEXEC) == 0);
+    const auto look = [&] {
+        return std::pair(::fcntl(kept[1], F_GETFD) >= 0, ::fcntl(closed[1], F_GETFD) >= 0);
+    };
+    const auto seen = co_await asyncio::fork_job(look);
+    CHECK(seen == std::pair(true, false));
+    for (const int fd : {kept[0], kept[1], closed[0], closed[1]}) ::close(fd);
+}
+
+TEST_CASE("somebody else's wait() takes the cause of a death away, not the death or a result") {
+    const auto result = support::in_child([] {
+        std::signal(SIGCHLD, SIG_IGN);
+        const auto program = []() -> asyncio::coro<int> {
+            const pid_t child = co_await asyncio::fork_job(process_number);
+            int wrong = child == ::getpid() ? 1 : 0;
+            const auto dies = [] { std::_Exit(3); };
+            try {
+                co_await asyncio::fork_job(dies);
+                ++wrong;
+            } catch (const asyncio::worker_crashed& error) {
+                if (std::string(error.what()).find("somebody else's wait()") == std::string::npos)
+                    ++wrong;
+            }
+            co_return wrong;
+        };
+        return asyncio::run(program());
+    });
+    CHECK(result.exit_code == 0);
+}
+} // TEST_SUITE
+
 } // namespace

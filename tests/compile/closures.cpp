@@ -7,6 +7,7 @@
 // WRONG=5 on g++ 12 says: name the lambda first
 // WRONG=6 on g++ 12 says: name the lambda first
 // WRONG=7 on g++ 12 says: name the lambda first
+// WRONG=8 on g++ 12 says: name the lambda first
 #include "asyncio.hpp"
 
 using namespace std::chrono_literals;
@@ -86,6 +87,13 @@ asyncio::coro<> async_main() {
     asyncio::server server = co_await asyncio::start_server(client, "127.0.0.1", 0);
 #endif
     server.close();
+
+#if WRONG == 8
+    co_await asyncio::fork_job([text] { return text.size(); });
+#else
+    co_await asyncio::fork_job(plain);
+    co_await asyncio::fork_job([&text] { return text.size(); });
+#endif
 }
 
 int main() { return asyncio::run_main(async_main()); }

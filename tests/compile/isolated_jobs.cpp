@@ -5,6 +5,7 @@
 // WRONG=4 says: std::ref
 // WRONG=5 says: argument cannot travel
 // WRONG=6 says: result cannot come back
+// WRONG=7 says: asyncio::fork_job: the result cannot come back
 #include "asyncio.hpp"
 
 #include <functional>
@@ -63,6 +64,12 @@ static asyncio::coro<> async_main() {
 #endif
 #if WRONG == 6
     pool.submit([] { return handle(); });
+#endif
+
+    // A forked process has everything; only the result has to travel.
+    co_await asyncio::fork_job([&place, factor] { return scale{factor}(place); });
+#if WRONG == 7
+    asyncio::fork_job([] { return handle(); });
 #endif
 }
 
