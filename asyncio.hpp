@@ -8193,6 +8193,18 @@ auto submit_to(Executor& where, Fn&& fn, Args&&... args) {
     else return submit_any(where.core(), std::forward<Fn>(fn), std::forward<Args>(args)...);
 }
 
+// The loop for which this thread submits a job that nobody else can wait for: it may
+// listen to the worker itself. Null: there is none.
+extern thread_local constinit loop_core* submitting_loop;
+
+class submitting_for {
+public:
+    explicit submitting_for(loop_core& loop) noexcept { submitting_loop = &loop; }
+    submitting_for(const submitting_for&) = delete;
+    submitting_for& operator=(const submitting_for&) = delete;
+    ~submitting_for() { submitting_loop = nullptr; }
+};
+
 template <class Fn>
 constexpr void require_named_closure() {
     static_assert(closure_survives<Fn>(),
@@ -8213,6 +8225,7 @@ template <detail::executor_type Executor, class Fn, class... Args>
 auto run_in_executor(Executor& where, Fn&& fn, Args&&... args) {
     detail::require_named_closure<Fn>();
     detail::loop_core& loop = detail::require_running("run_in_executor");
+    const detail::submitting_for alone(loop);
     return detail::future_of_job(
         loop, detail::submit_to(where, std::forward<Fn>(fn), std::forward<Args>(args)...));
 }
@@ -14507,6 +14520,8 @@ namespace asyncio::inline ASYNCIO_ABI {
 
 namespace detail {
 
+thread_local constinit loop_core* submitting_loop = nullptr;
+
 inline void job_lock::lock() noexcept {
     int seen = free;
     if (state_.compare_exchange_strong(seen, held, std::memory_order_acquire)) return;
@@ -14695,7 +14710,9 @@ struct loop_relay final : callback_base, done_node {
         posted_to = &loop;
     }
     void done(concurrent_base&) noexcept override {
-        if (!owner->post(this)) release();
+        // On the loop's own thread it need not be woken.
+        if (this_thread_core == owner.get() && !owner->closed) owner->schedule(this);
+        else if (!owner->post(this)) release();
     }
     void dropped() noexcept override { release(); }
     void call() override {
@@ -16298,6 +16315,12 @@ namespace detail {
 // One thread per executor, the supervisor, reads what workers send and hears of
 // their deaths. Whoever submits a job writes it to an idle worker itself, so that
 // the supervisor sleeps whenever nothing has happened.
+//
+// A loop that alone waits for a job listens to its worker itself, which saves the way
+// through the supervisor's thread and half of the time. It keeps listening there, so
+// that the next job costs nothing more, until somebody else's job goes to that worker,
+// jobs have to queue, or the executor ends: a loop may be busy or gone, and then others
+// must not wait for it. Whoever receives an answer first deals with it.
 
 class process_core final : public executor_core {
 public:
@@ -16339,6 +16362,8 @@ private:
         item job; // while busy
         std::size_t jobs = 0;
         std::optional<clock::time_point> deadline;
+        loop_core* listener = nullptr;      // null: the supervisor
+        std::vector<loop_core*> watched_by; // loops that have its socket among their readers
         int kill_with = 0;    // a signal that the supervisor is to have sent
         bool silent = false;  // nothing more comes from its socket
         bool untaken = false; // it has died, and its job was not read
@@ -16349,17 +16374,24 @@ private:
         std::exception_ptr error; // null: cancelled
     };
     using endings = std::vector<ending>;
+    struct loop_link;
 
     void start_server();
     void reap_server() noexcept;
     void supervise() noexcept;
     void settle(endings& ends);
     bool start_worker(endings& ends);
-    void hand_out(endings& ends);
+    void hand_out(endings& ends, loop_core* alone = nullptr);
+    void set_listener(worker& w, loop_core* loop);
+    void listen_alone() noexcept;
     void set_timer();
     void wake() noexcept;
     void listen(worker& from, bool to_the_end);
-    bool take_frame(worker& from, frame_reader& reader);
+    bool hear(std::uint32_t id, loop_core* loop, frame_reader& reader);
+    void unlink(std::uint32_t id, loop_core* loop) noexcept;
+    bool take(worker& from, frame_reader::outcome got, const frame_reader& reader, item& job,
+              endings& ends);
+    bool take_frame(worker& from, const frame_reader& reader, item& job, endings& ends);
     void take_notes();
     void bury(std::uint32_t id, int signal, int code, bool by_itself = true);
     void expire(clock::time_point now);
@@ -16537,15 +16569,17 @@ void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job,
             throw std::runtime_error(how_.who + "::submit: the executor was shut down; submit "
                                                 "before shutdown(), or make another one");
         queue_.push_back({std::move(state), &job, std::move(call), false});
-        hand_out(ends);
+        hand_out(ends, queue_.size() == 1 ? submitting_loop : nullptr);
+        if (!queue_.empty()) listen_alone();
         if (how_.job_timeout) set_timer();
         if (starting_ < queue_.size() && workers_.size() < how_.most) wake();
     }
     finish(ends);
 }
 
-// Gives jobs to idle workers.
-void process_core::hand_out(endings& ends) {
+// Gives jobs to idle workers. `alone`: the loop, on this thread, that alone waits for the
+// only job.
+void process_core::hand_out(endings& ends, loop_core* alone) {
     while (!queue_.empty() && !idle_.empty()) {
         item& next = queue_.front();
         if (!next.started && !next.state->start()) {
@@ -16554,6 +16588,7 @@ void process_core::hand_out(endings& ends) {
         }
         next.started = true;
         worker& w = *idle_.back();
+        set_listener(w, alone);
         const int error = send_frame(w.socket.get(), frame_kind::job, *next.call, MSG_DONTWAIT);
         if (error == EPIPE || error == ECONNRESET) {
             // It has died idle; its death note is on the way.
@@ -16573,6 +16608,99 @@ void process_core::hand_out(endings& ends) {
         if (how_.job_timeout) w.deadline = steady_deadline(how_.job_timeout);
         queue_.pop_front();
     }
+}
+
+// Ends a job with what its worker sent.
+static void finish_remote(concurrent_base& state, remote_job& job, const frame_reader& reader) {
+    if (!state.claim()) return;
+    try {
+        decoder in(reader.bytes());
+        if (reader.kind() == frame_kind::result) job.decode_result(in);
+        else state.error = in.get<std::exception_ptr>();
+    } catch (...) {
+        state.error = std::current_exception();
+    }
+    state.publish(concurrent_base::status::finished);
+}
+
+// A worker's socket among the readers of a loop. It has a descriptor of its own for the
+// socket: the other one may be closed by then.
+struct process_core::loop_link {
+    std::weak_ptr<process_core> pool;
+    std::uint32_t worker;
+    loop_core* loop;
+    owned_fd socket;
+    bool registered = false;
+    frame_reader reader = {};
+
+    ~loop_link() {
+        const auto core = pool.lock();
+        if (core && registered) core->unlink(worker, loop);
+    }
+    void ready() {
+        const auto core = pool.lock();
+        if (!core || !core->hear(worker, loop, reader)) loop->loop->remove_reader(socket.get());
+    }
+};
+
+// Says who listens to a worker from now on; a loop's thread only says so of its own loop.
+void process_core::set_listener(worker& w, loop_core* loop) {
+    if (w.listener == loop) return;
+    w.listener = loop;
+    if (!loop) {
+        wake();
+        return;
+    }
+    if (std::find(w.watched_by.begin(), w.watched_by.end(), loop) != w.watched_by.end()) return;
+    try {
+        owned_fd socket = made_fd(::fcntl(w.socket.get(), F_DUPFD_CLOEXEC, 0), "fcntl");
+        const int fd = socket.get();
+        w.watched_by.push_back(loop);
+        auto link = std::shared_ptr<loop_link>(new loop_link{
+            std::static_pointer_cast<process_core>(shared_from_this()), w.id, loop,
+            std::move(socket)});
+        loop->loop->add_reader(fd, [link] { link->ready(); });
+        link->registered = true;
+    } catch (...) {
+        std::erase(w.watched_by, loop);
+        w.listener = nullptr; // the supervisor, which has not stopped to
+    }
+}
+
+// Leaves no worker to a loop.
+void process_core::listen_alone() noexcept {
+    bool changed = false;
+    for (const auto& w : workers_) changed |= std::exchange(w->listener, nullptr) != nullptr;
+    if (changed) wake();
+}
+
+void process_core::unlink(std::uint32_t id, loop_core* loop) noexcept {
+    const std::lock_guard guard(mutex_);
+    worker* const w = find(id);
+    if (!w) return;
+    std::erase(w->watched_by, loop);
+    if (w->listener != loop) return;
+    w->listener = nullptr;
+    wake();
+}
+
+// A loop has found a worker's socket readable. False: it is not to listen there.
+bool process_core::hear(std::uint32_t id, loop_core* loop, frame_reader& reader) {
+    endings ends;
+    item job;
+    bool listens = false;
+    {
+        const std::lock_guard guard(mutex_);
+        worker* const w = find(id);
+        if (!w || w->silent) return false;
+        const auto got = reader.receive(w->socket.get(), MSG_DONTWAIT);
+        if (got != frame_reader::outcome::nothing) take(*w, got, reader, job, ends);
+        listens = w->listener == loop && !w->silent;
+        if (w->silent || shut_down_ || !queue_.empty()) wake();
+    }
+    finish(ends);
+    if (job.state) finish_remote(*job.state, *job.job, reader);
+    return listens;
 }
 
 void process_core::set_timer() {
@@ -16619,6 +16747,7 @@ void process_core::dismiss(worker& w) noexcept {
     if (w.now == phase::starting) --starting_;
     w.now = phase::leaving;
     w.silent = true;
+    ::shutdown(w.socket.get(), SHUT_RDWR); // loops may have it open, too
     w.socket.reset();
 }
 
@@ -16638,7 +16767,7 @@ void process_core::supervise() noexcept {
             polled.push_back({timer_.get(), POLLIN, 0});
             polled.push_back({control_.get(), POLLIN, 0});
             for (const auto& w : workers_)
-                if (!w->silent) {
+                if (!w->silent && !w->listener) {
                     polled.push_back({w->socket.get(), POLLIN, 0});
                     heard.push_back(w.get());
                 }
@@ -16725,6 +16854,7 @@ void process_core::break_pool(const std::string& why, endings& ends) {
     queue_.clear();
 }
 
+// On the supervisor, which alone removes workers.
 void process_core::listen(worker& from, bool to_the_end) {
     for (;;) {
         {
@@ -16733,96 +16863,83 @@ void process_core::listen(worker& from, bool to_the_end) {
         }
         const frame_reader::outcome got = reader_.receive(from.socket.get(), MSG_DONTWAIT);
         if (got == frame_reader::outcome::nothing) return;
-        const bool expected = got == frame_reader::outcome::frame && take_frame(from, reader_);
-        if (expected) {
-            // A worker sends one frame per job: asking for more costs a system call
-            // that finds nothing.
-            if (to_the_end) continue;
-            return;
-        }
-        const bool noise =
-            got == frame_reader::outcome::frame || got == frame_reader::outcome::broken;
         endings ends;
+        item job;
+        bool more = false;
         {
             const std::lock_guard guard(mutex_);
-            from.silent = true;
-            from.untaken = got == frame_reader::outcome::unread;
-            // Usually it is dead; one that has only closed its socket is of no use.
-            from.kill_with = SIGKILL;
-            forget_idle(from);
-            if (noise && from.now == phase::busy)
-                ends.push_back({std::exchange(from.job, {}),
-                                std::make_exception_ptr(codec_error(
-                                    how_.who + ": what the worker sent is no message; a job must "
-                                               "not write to descriptors it did not open"))});
-            if (from.now == phase::idle) from.now = phase::leaving;
+            more = take(from, got, reader_, job, ends);
         }
         finish(ends);
-        return;
+        if (job.state) finish_remote(*job.state, *job.job, reader_);
+        // A worker sends one frame per job: asking for more costs a system call that
+        // finds nothing.
+        if (!more || !to_the_end) return;
     }
 }
 
-// Ends a job with what its worker sent.
-static void finish_remote(concurrent_base& state, remote_job& job, const frame_reader& reader) {
-    if (!state.claim()) return;
-    try {
-        decoder in(reader.bytes());
-        if (reader.kind() == frame_kind::result) job.decode_result(in);
-        else state.error = in.get<std::exception_ptr>();
-    } catch (...) {
-        state.error = std::current_exception();
+// Deals with what came from a worker. False: nothing more will come.
+bool process_core::take(worker& from, frame_reader::outcome got, const frame_reader& reader,
+                        item& job, endings& ends) {
+    if (got == frame_reader::outcome::frame && take_frame(from, reader, job, ends)) {
+        hand_out(ends);
+        return true;
     }
-    state.publish(concurrent_base::status::finished);
+    from.silent = true;
+    from.untaken = got == frame_reader::outcome::unread;
+    // Usually it is dead; one that has only closed its socket is of no use.
+    from.kill_with = SIGKILL;
+    forget_idle(from);
+    const bool noise = got == frame_reader::outcome::frame || got == frame_reader::outcome::broken;
+    if (noise && from.now == phase::busy)
+        ends.push_back({std::exchange(from.job, {}),
+                        std::make_exception_ptr(codec_error(
+                            how_.who + ": what the worker sent is no message; a job must not "
+                                       "write to descriptors it did not open"))});
+    if (from.now == phase::idle) from.now = phase::leaving;
+    return false;
 }
 
 // False: it has no business to send that now.
-bool process_core::take_frame(worker& from, frame_reader& reader) {
-    endings ends;
-    item job;
-    {
-        const std::lock_guard guard(mutex_);
-        switch (reader.kind()) {
-        case frame_kind::ready:
-            if (from.now != phase::starting) return false;
-            --starting_;
-            unfit_in_a_row_ = 0;
-            make_idle(from);
-            break;
-        case frame_kind::unfit: {
-            if (from.now != phase::starting) return false;
-            std::string why = "unknown";
-            try {
-                decoder in(reader.bytes());
-                why = describe(in.get<std::exception_ptr>());
-            } catch (const std::exception&) {
-                // It is unfit all the same.
-            }
-            dismiss(from);
-            ++unfit_in_a_row_;
-            if (unfit_in_a_row_ >= how_.most && !any_fit())
-                break_pool(how_.who + ": the initializer threw " + why +
-                               " in every worker; none can run jobs",
-                           ends);
-            break;
+bool process_core::take_frame(worker& from, const frame_reader& reader, item& job,
+                              endings& ends) {
+    switch (reader.kind()) {
+    case frame_kind::ready:
+        if (from.now != phase::starting) return false;
+        --starting_;
+        unfit_in_a_row_ = 0;
+        make_idle(from);
+        return true;
+    case frame_kind::unfit: {
+        if (from.now != phase::starting) return false;
+        std::string why = "unknown";
+        try {
+            decoder in(reader.bytes());
+            why = describe(in.get<std::exception_ptr>());
+        } catch (const std::exception&) {
+            // It is unfit all the same.
         }
-        case frame_kind::result:
-        case frame_kind::failure:
-            // A job that was cancelled or timed out has left the worker already.
-            if (from.now == phase::leaving) return true;
-            if (from.now != phase::busy) return false;
-            job = std::exchange(from.job, {});
-            deaths_in_a_row_ = 0;
-            ++from.jobs;
-            if (how_.max_tasks && from.jobs == *how_.max_tasks) dismiss(from);
-            else make_idle(from);
-            break;
-        default: return false;
-        }
-        hand_out(ends);
+        dismiss(from);
+        ++unfit_in_a_row_;
+        if (unfit_in_a_row_ >= how_.most && !any_fit())
+            break_pool(how_.who + ": the initializer threw " + why +
+                           " in every worker; none can run jobs",
+                       ends);
+        return true;
     }
-    finish(ends);
-    if (job.state) finish_remote(*job.state, *job.job, reader);
-    return true;
+    case frame_kind::result:
+    case frame_kind::failure:
+        // A job that was cancelled or timed out has left the worker already.
+        if (from.now == phase::leaving) return true;
+        if (from.now != phase::busy) return false;
+        job = std::exchange(from.job, {});
+        deaths_in_a_row_ = 0;
+        ++from.jobs;
+        if (how_.max_tasks && from.jobs == *how_.max_tasks) dismiss(from);
+        else make_idle(from);
+        return true;
+    default: return false;
+    }
 }
 
 void process_core::take_notes() {
@@ -16889,6 +17006,17 @@ void process_core::bury(std::uint32_t id, int signal, int code, bool by_itself) 
 }
 
 void process_core::expire(clock::time_point now) {
+    // A job that is late only because its loop has no time to listen is not late.
+    std::vector<worker*> unheard;
+    {
+        const std::lock_guard guard(mutex_);
+        for (const auto& w : workers_)
+            if (w->now == phase::busy && w->listener && w->deadline && *w->deadline <= now) {
+                w->listener = nullptr;
+                unheard.push_back(w.get());
+            }
+    }
+    for (worker* const w : unheard) listen(*w, false);
     endings ends;
     {
         const std::lock_guard guard(mutex_);
@@ -16987,6 +17115,7 @@ void process_core::shutdown(bool wait, bool cancel_futures) {
     {
         const std::lock_guard guard(mutex_);
         shut_down_ = true;
+        listen_alone();
         if (cancel_futures) cancel_queue(ends);
     }
     finish(ends);
@@ -16999,6 +17128,7 @@ void process_core::close() noexcept {
     {
         const std::lock_guard guard(mutex_);
         shut_down_ = true;
+        listen_alone();
         cancel_queue(ends);
         kill_at_ = clock::now() + std::chrono::seconds(1);
     }
@@ -17012,6 +17142,7 @@ void process_core::kill(int signal) {
     {
         const std::lock_guard guard(mutex_);
         shut_down_ = true;
+        listen_alone();
         cancel_queue(ends);
         for (const auto& w : workers_) w->kill_with = signal;
     }

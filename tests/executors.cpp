@@ -1895,6 +1895,131 @@ TEST_CASE("an idle pool wakes nobody") {
 }
 } // TEST_SUITE
 
+// ---- workers and the loop -----------------------------------------------------------------------
+//
+// A loop listens to the worker of its own job itself. Nobody else may depend on that.
+
+TEST_SUITE("isolated_executor: workers heard by the loop") {
+ASYNC_TEST_CASE("a loop that is busy keeps no worker from the jobs of others") {
+    asyncio::isolated_executor pool(1);
+    const int warm = co_await asyncio::run_in_executor(pool, add, 0, 1);
+    CHECK(warm == 1);
+    auto mine = asyncio::run_in_executor(pool, add, 1, 2);
+    std::thread other([&] { CHECK(pool.submit(add, 3, 4).result() == 7); });
+    other.join(); // the loop waits for it, and hears nothing
+    const int three = co_await mine;
+    CHECK(three == 3);
+    // And in this thread itself, twice: another job went to the worker before.
+    for (int i = 0; i < 2; ++i) CHECK(pool.submit(add, i, 1).result() == i + 1);
+    const int seven = co_await asyncio::run_in_executor(pool, add, 3, 4);
+    CHECK(seven == 7);
+}
+
+ASYNC_TEST_CASE("shutdown() in the loop's own thread does not wait for the loop") {
+    asyncio::isolated_executor pool(1);
+    co_await asyncio::run_in_executor(pool, add, 0, 1);
+    auto job = asyncio::run_in_executor(pool, add, 1, 2);
+    pool.shutdown();
+    const int three = co_await job;
+    CHECK(three == 3);
+    CHECK(has_no_children());
+}
+
+ASYNC_TEST_CASE("a pool that is destroyed in the loop's thread ends a running job there") {
+    meeting_point meeting;
+    std::optional<asyncio::future<void>> job;
+    {
+        asyncio::isolated_executor pool(1);
+        co_await asyncio::run_in_executor(pool, add, 0, 1);
+        job = asyncio::run_in_executor(pool, never_ends, meeting.path());
+        meeting.arrived();
+    }
+    CHECK_AWAIT_THROWS_AS(*job, asyncio::broken_executor);
+    CHECK(has_no_children());
+}
+
+TEST_CASE("a loop that stops, or is gone, leaves its workers to the others") {
+    asyncio::isolated_executor pool(1);
+    {
+        asyncio::event_loop loop;
+        std::optional<asyncio::future<int>> left;
+        const auto program = [&]() -> asyncio::coro<> {
+            co_await asyncio::run_in_executor(pool, add, 0, 1);
+            left = asyncio::run_in_executor(pool, add, 1, 2);
+        };
+        loop.run_until_complete(program());
+        CHECK(pool.submit(add, 3, 4).result() == 7);
+        CHECK(loop.run_until_complete(*left) == 3);
+        loop.run_until_complete(program());
+    }
+    CHECK(pool.submit(add, 3, 4).result() == 7);
+    for (int i = 0; i < 3; ++i) {
+        const auto program = [&]() -> asyncio::coro<> {
+            const int sum = co_await asyncio::run_in_executor(pool, add, i, 1);
+            CHECK(sum == i + 1);
+        };
+        asyncio::run(program());
+    }
+}
+
+TEST_CASE("two loops on two threads share the workers of a pool") {
+    asyncio::isolated_executor pool(2);
+    std::atomic<int> right{0};
+    const auto program = [&](int from) -> asyncio::coro<> {
+        for (int i = from; i < from + 300; ++i) {
+            const int sum = co_await asyncio::run_in_executor(pool, add, i, 1);
+            right += sum == i + 1 ? 1 : 0;
+        }
+    };
+    std::thread other([&] { asyncio::run(program(1000)); });
+    asyncio::run(program(0));
+    other.join();
+    CHECK(right == 600);
+}
+
+ASYNC_TEST_CASE("a job that is done in time is not late because the loop is") {
+    asyncio::isolated_executor pool(1, {.job_timeout = 500ms});
+    meeting_point meeting;
+    co_await asyncio::run_in_executor(pool, add, 0, 1);
+    auto job = asyncio::run_in_executor(pool, arrive, meeting.path());
+    meeting.arrived();
+    std::this_thread::sleep_for(800ms); // the time passes while nobody listens
+    co_await job;
+}
+
+ASYNC_TEST_CASE("a worker that dies is replaced, idle or not, also when a loop listens to it") {
+    asyncio::isolated_executor pool(1);
+    for (int round = 0; round < 5; ++round) {
+        meeting_point meeting;
+        const pid_t idle = co_await asyncio::run_in_executor(pool, process_number);
+        ::kill(idle, SIGKILL);
+        wait_until_gone(idle);
+        auto running = asyncio::run_in_executor(pool, never_ends, meeting.path());
+        ::kill(meeting.arrived(), SIGKILL);
+        CHECK_AWAIT_THROWS_AS(running, asyncio::worker_crashed);
+        auto noise = asyncio::run_in_executor(pool, sends_and_hangs, std::string("noise"));
+        CHECK_AWAIT_THROWS_AS(noise, asyncio::codec_error);
+        auto server = co_await asyncio::run_in_executor(pool, process_and_parent);
+        ::kill(server.second, SIGKILL);
+        wait_until_gone(server.first);
+    }
+}
+
+ASYNC_TEST_CASE("what a loop had open for a pool is closed when the pool is gone") {
+    const auto open_descriptors = [] {
+        int count = 0;
+        for (int fd = 0; fd < 1000; ++fd) count += ::fcntl(fd, F_GETFD) >= 0 ? 1 : 0;
+        return count;
+    };
+    const int before = open_descriptors();
+    {
+        asyncio::isolated_executor pool(2, {.max_tasks_per_child = 2});
+        for (int i = 0; i < 7; ++i) co_await asyncio::run_in_executor(pool, add, i, 1);
+    }
+    while (open_descriptors() > before) co_await asyncio::sleep(0s);
+}
+} // TEST_SUITE
+
 // ---- fork_job -----------------------------------------------------------------------------------
 
 TEST_SUITE("fork_job") {
