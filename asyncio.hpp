@@ -12628,14 +12628,13 @@ std::int64_t event_loop::sleep_time(std::int64_t now) const noexcept {
                : static_cast<std::int64_t>(static_cast<double>(left) / core.scale) + 1;
 }
 
-// Nothing is ready: a virtual clock jumps to the next timer, a manual one as far
-// as it was told to.
+// Nothing is ready, and nothing holds the clock: a virtual one jumps to the next
+// timer, a manual one as far as it was told to.
 void event_loop::move_clock() noexcept {
     detail::loop_core& core = *core_;
     const bool any = !core.timers.empty();
     if (core.clock == clock_kind::virtual_time) {
-        if (any && core.clock_holds == 0)
-            core.stands_at = std::max(core.stands_at, core.timers.first_when());
+        if (any) core.stands_at = std::max(core.stands_at, core.timers.first_when());
     } else if (any && core.timers.first_when() <= manual_target_) {
         core.stands_at = std::max(core.stands_at, core.timers.first_when());
     } else {

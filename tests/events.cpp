@@ -951,12 +951,18 @@ ASYNC_TEST_CASE("the virtual clock waits for what other threads compute") {
     bool jumped = false;
     const auto timer = loop.call_later(1s, [&] { jumped = true; });
     const auto job = asyncio::concurrent_future<int>::create();
-    std::thread worker([job] {
-        for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+    // Signals wake the loop although nothing is ready.
+    const auto before = std::signal(SIGUSR2, [](int) {});
+    std::thread worker([job, sleeper = ::pthread_self()] {
+        for (int i = 0; i < 1000; ++i) {
+            ::pthread_kill(sleeper, SIGUSR2);
+            std::this_thread::yield();
+        }
         job.set_result(1);
     });
     co_await job;
     worker.join();
+    std::signal(SIGUSR2, before);
     CHECK(loop.time() == begin);
     CHECK_FALSE(jumped);
     co_await asyncio::sleep(2s);
