@@ -115,6 +115,8 @@ def http_server():
         (root / "index.html").write_bytes(page)
         (root / "large").write_bytes(large)
         (root / ".hidden").write_bytes(b"secret")
+        (root / "folder").mkdir()
+        os.mkfifo(root / "pipe")
         with server(folder) as (process, port):
             url = f"http://127.0.0.1:{port}/"
             if has("nc"):
@@ -157,9 +159,12 @@ def with_curl(url, own, page, large):
     check("a download goes on where it had ended", (own / "part").read_bytes() == large)
     got = status("-r", "4000000-", url + "large")
     check("no such range: 416", got == b"416 0", got)
-    for path in "no/such/file", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", ".hidden", "a%00b":
+    for path in ("no/such/file", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", ".hidden", "a%00b",
+                 "pipe", "folder/", "/folder"):
         got = status("--path-as-is", url + path)
         check(f"/{path}: 404", got == b"404 0", got)
+    got = curl(*null, "-w", "%{http_code} %{redirect_url}", url + "folder?a=b").decode()
+    check("a folder without its slash is elsewhere", got == f"301 {url}folder/", got)
     (own / "up").write_bytes(large)
     got = status("-T", own / "up", url + "new")
     check("an upload that asks first is refused before it begins", got == b"405 0", got)

@@ -64,15 +64,19 @@ std::optional<std::uint64_t> number(string_view text, int base = 10) { // with n
 
 request parse(string_view head) {
     request r;
+    const auto check = [](string_view text) {
+        require(text.find_first_of(string_view("\r\n\0", 3)) == string::npos);
+    };
     string_view line = cut(head, "\r\n");
+    check(line);
     r.method = cut(line, " ");
     r.target = cut(line, " ");
     require(!r.method.empty() && !r.target.empty() && line.starts_with("HTTP/"));
     const bool modern = line == "HTTP/1.1";
     require(modern || line == "HTTP/1.0", "505 HTTP Version Not Supported");
     while (!(line = cut(head, "\r\n")).empty()) {
-        require(line.find(':') != string::npos &&
-                line.find_first_of(string_view("\r\n\0", 3)) == string::npos);
+        check(line);
+        require(line.find(':') != string::npos);
         const string name = lower(cut(line, ":"));
         require(!name.empty() && name.find_first_of(" \t") == string::npos);
         line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
@@ -97,9 +101,9 @@ string path_of(const site& s, string_view target) { // where "/a%20b?c" is
     }
     std::error_code wrong;
     const string real = std::filesystem::weakly_canonical(s.root + path, wrong).string();
-    const bool below = path.starts_with('/') && path.find("/.") == string::npos &&
-                       path.find('\0') == string::npos && (real + "/").starts_with(s.root + "/");
-    require(below && !wrong, "404 Not Found");
+    const bool plain = path.starts_with('/') && path.find("/.") == string::npos &&
+                       path.find("//") == string::npos && path.find('\0') == string::npos;
+    require(plain && !wrong && (real + "/").starts_with(s.root + "/"), "404 Not Found");
     return path.ends_with('/') ? real + "/index.html" : real;
 }
 
@@ -135,7 +139,8 @@ string type_of(string_view path) {
 
 struct opened_file {
     const int fd;
-    explicit opened_file(const string& path) : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+    explicit opened_file(const string& path) // O_NONBLOCK: it could be a pipe, and nobody there
+        : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
     opened_file(const opened_file&) = delete;
     ~opened_file() { if (fd >= 0) ::close(fd); }
 };
@@ -146,8 +151,9 @@ asyncio::coro<> send_file(const site& s, const request& r, asyncio::stream_write
     struct stat info{};
     require(file.fd >= 0 || errno != EMFILE, "503 Service Unavailable");
     require(file.fd >= 0 && ::fstat(file.fd, &info) == 0, "404 Not Found");
+    const string there = r.target.substr(0, r.target.find('?')) + "/";
     if (S_ISDIR(info.st_mode)) // only below "folder/" are the names on a page relative to it
-        throw refusal{"301 Moved Permanently", "Location: " + r.target + "/\r\n"};
+        throw refusal{"301 Moved Permanently", "Location: " + there + "\r\n"};
     require(S_ISREG(info.st_mode), "404 Not Found");
     const auto size = static_cast<std::uint64_t>(info.st_size);
     const bool whole = r.method == "HEAD" || r.has("if-range");

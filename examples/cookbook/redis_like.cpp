@@ -242,8 +242,7 @@ asyncio::coro<asyncio::server> start(store& s, int port) {
     return asyncio::start_server(on_client, "127.0.0.1", port, {.backlog = 1000});
 }
 
-asyncio::coro<int> serve(int port) {
-    store s;
+asyncio::coro<int> serve(store& s, int port) {
     asyncio::server server = co_await start(s, port);
     auto told_to_stop = asyncio::create_task(asyncio::wait_signal(SIGTERM, SIGINT));
     co_await asyncio::sleep(0s); // from here on, signals are waited for
@@ -251,7 +250,7 @@ asyncio::coro<int> serve(int port) {
     std::fflush(stdout);
     co_await told_to_stop;
     server.close_clients();
-    server.close();
+    co_await server.drain(1s); // what is to be sent to them has that long
     co_return 0;
 }
 
@@ -274,8 +273,7 @@ asyncio::coro<string> talk(int port, string requests, bool slowly = false) { // 
     co_return co_await reader.read();
 }
 
-asyncio::coro<int> try_it(int count) {
-    store s;
+asyncio::coro<int> try_it(store& s, int count) {
     asyncio::server server = co_await start(s, 0);
     const int port = server.port();
     const string set = "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\n1\r\n*2\r\n"; // a value of two lines
@@ -330,7 +328,8 @@ int main(int argc, char** argv) {
             return word == "--help" ? 0 : 2;
         }
     }
-    return asyncio::run_main(port < 0 ? try_it(count) : serve(static_cast<int>(port)));
+    store s; // longer than the loop, whose tasks use it
+    return asyncio::run_main(port < 0 ? try_it(s, count) : serve(s, static_cast<int>(port)));
 }
 // Output:
 //  0.00 s  holds:  typed by hand
