@@ -33,7 +33,7 @@ here = pathlib.Path(__file__).resolve().parent
 root = here.parent.parent
 header = (root / "asyncio.hpp").read_text()
 
-# What stands behind this is compiled in implementation.cpp alone.
+# What stands behind this is compiled in library.cpp alone.
 implementation = re.search(r"(?m)^#if defined\(ASYNCIO_IMPLEMENTATION\)", header).start()
 
 
@@ -96,7 +96,7 @@ class Workshop:
         if part == "library":
             command += ["-DASYNCIO_IMPLEMENTATION", "-x", "c++", f"{include}/asyncio.hpp"]
         elif part == "helpers":
-            command += ["-DASYNCIO_IMPLEMENTATION_DONE", f"{root}/tests/implementation.cpp"]
+            command += [f"{root}/tests/implementation.cpp"]
         else:
             command += [f"{root}/tests/{part}.cpp"]
         done = subprocess.run(command + ["-c", "-o", str(place)], stdout=subprocess.PIPE,
