@@ -6,8 +6,7 @@
 // do not need each other. Under gather() the pieces still run one after the other, on the loop's
 // thread; a thread pool runs them side by side. Threads see the same memory, so that the matrices
 // are not copied, and each piece writes rows that no other piece touches.
-// Look at: the two ratios. "What the machine gives" comes from bare threads without any executor.
-// --quick multiplies smaller matrices.
+// Look at: the two ratios, and what bare threads give instead. --quick takes smaller matrices.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <algorithm>
@@ -115,6 +114,8 @@ asyncio::coro<int> async_main(double wanted_seconds) {
 
     // All take turns, and the best of some rounds counts: whoever else uses the machine can only
     // make a run slower. It is busy when bare threads do not get the cores that they could use.
+    const int pieces = static_cast<int>(p.size / piece);
+    const double usable = 1.0 * pieces / ((pieces + cores - 1) / cores); // some have none at last
     double alone = 1e9, coroutines = 1e9, threads = 1e9, bare = 1e9, cpu = 0, wall = 0;
     bool good = false, busy = false;
     for (int round = 1; round <= 3 || (round <= 15 && !good && !busy); ++round) {
@@ -126,10 +127,9 @@ asyncio::coro<int> async_main(double wanted_seconds) {
         cpu += cpu_seconds() - cpu_began;
         wall += took;
         bare = std::min(bare, took);
-        busy = cpu / wall < 0.9 * cores;
+        busy = cpu / wall < 0.9 * usable;
         good = coroutines >= 0.9 * alone && bare >= 0.9 * threads;
-        say("round " + std::to_string(round) + ": in turn " + num(alone) + " s, gather " +
-            num(coroutines) + " s, thread pool " + num(threads) + " s");
+        say("in turn " + num(alone) + ", gather " + num(coroutines) + ", pool " + num(threads));
     }
     say("what the machine gives: " + num(alone / bare) + "x, on " + num(cpu / wall) + " cores" +
         (busy ? "; machine busy" : ""));
@@ -149,10 +149,10 @@ int main(int argc, char** argv) {
     return option == "--help" ? 0 : 2;
 }
 // Output:
-//  1.77 s  744 rows and columns, 2 cores
-//  5.64 s  round 1: in turn 0.85 s, gather 1.13 s, thread pool 0.92 s
-//  8.25 s  round 2: in turn 0.85 s, gather 0.60 s, thread pool 0.49 s
-//  9.96 s  round 3: in turn 0.54 s, gather 0.47 s, thread pool 0.32 s
-//  9.96 s  what the machine gives: 1.53x, on 0.94 cores; machine busy
-// BUSY:   gather 1.15x: no gain
-// holds:  thread pool 1.66x (at least 1.37x)
+// 22.35 s  744 rows and columns, 2 cores
+// 49.51 s  in turn 7.46, gather 13.25, pool 3.45
+// 117.59 s  in turn 7.46, gather 13.25, pool 3.45
+// 208.53 s  in turn 7.46, gather 13.25, pool 3.45
+// 208.53 s  what the machine gives: 2.54x, on 0.02 cores; machine busy
+// holds:  gather 0.56x: no gain
+// BUSY:   thread pool 2.16x (at least 2.29x)
