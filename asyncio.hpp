@@ -1730,6 +1730,7 @@ ASYNCIO_API implementation_present define_ASYNCIO_IMPLEMENTATION_in_exactly_one_
 struct backend_state;
 struct task_base;
 struct state_base;
+struct scope_state;
 struct stream_state;
 class open_generator;
 
@@ -1877,6 +1878,7 @@ struct loop_core {
     bool apart = false;   // closed, or a host is to be told of what is scheduled
     bool polling = false; // inside poll() or run_for()
     bool running_on = false; // inside run_forever(): there are no frames
+    bool stopped_task = false; // since then awaits of what is done look for such a task
     bool debug = false;
     trace_sink* tracing = nullptr;
     std::uint64_t random_state = 0;
@@ -2937,7 +2939,8 @@ struct surroundings : frame_allocated {
     }
 
     std::uint32_t refs = 0;
-    stream_state* clock = nullptr; // counted
+    stream_state* clock = nullptr; // both counted
+    scope_state* scope = nullptr;
 };
 
 // A task: the state of its future, and the coroutine that fills it.
@@ -2987,8 +2990,8 @@ struct task_base : state_base, ready_node {
     ASYNCIO_API std::int64_t time_around(std::int64_t loop_time) const noexcept;
     ASYNCIO_API void add_timer_around(timer_node& timer, std::int64_t when);
     ASYNCIO_API void remove_timer_around(timer_node& timer) noexcept;
-    // Before it begins: gets what its creator hands down, or this.
-    ASYNCIO_API void settle(time_stream* clock);
+    // Before it begins: gets what its creator hands down, or these.
+    ASYNCIO_API void settle(time_stream* clock, scope_state* scope);
 
     // Moves the result out of the coroutine's frame into the state.
     virtual void finish() = 0;
@@ -2996,6 +2999,11 @@ struct task_base : state_base, ready_node {
     ASYNCIO_API void end_with(std::exception_ptr error);
     // Destroys the frames, innermost first, however deep they are nested.
     ASYNCIO_API void destroy_frames() noexcept;
+    // Ends it where it stands, as cancelled; it must not be running.
+    void end_at_once() noexcept;
+    // It is running, and never gets past its next co_await.
+    void stop_at_await() noexcept;
+    bool is_running() const noexcept { return core->current == this || has(beneath); }
     ASYNCIO_API void leave_loop() noexcept;
     // Takes it from the loop's list of tasks.
     void unlist() noexcept {
@@ -3013,13 +3021,18 @@ struct task_base : state_base, ready_node {
     std::uint32_t nested = 0;
     int cancel_requests = 0;
     std::uint32_t id = 0;
-    bool more = false;        // the running step resumes `at` next
+    // What the running step does when what it resumed has returned.
+    enum class then : std::uint8_t { waits, goes_on, stops };
+    then next_thing = then::waits;
     // What the next step has to see to before it resumes anything; mostly nothing.
     enum : std::uint8_t {
         must_cancel = 1,  // it delivers a cancellation
         must_confirm = 2, // it asks `waiting` whether to go on
         gone = 4,         // the frames are destroyed
-        asking = 8        // a cancellation is on its way to what it waits for
+        asking = 8,       // a cancellation is on its way to what it waits for
+        beneath = 16,     // it runs, and another one that it started eagerly does on top
+        stopping = 32,    // it runs, and goes no further than its next co_await
+        counted = 64      // a queue holds it, and a count: its step gives that back
     };
     std::uint8_t attention = 0;
     // A task that has begun runs, or waits somewhere.
@@ -3069,6 +3082,9 @@ public:
     // After wake_and_confirm(), when the step has come: false, after wait_again(),
     // if the task has to wait on.
     virtual bool confirm() noexcept { return true; }
+
+    // Whether its task is in a queue, or will be put there.
+    virtual bool on_its_way() const noexcept { return woken_; }
 
     // Shows the futures that the task waits for here.
     virtual void show_awaited(awaited_visitor&) {}
@@ -3250,15 +3266,15 @@ bool start_child(promise_base& parent, promise_base& child, std::coroutine_handl
                  Ended ended) noexcept {
     task_base& task = *parent.owner;
     child.owner = &task;
-    const std::uint32_t depth = task.nested;
-    if (depth < task_base::most_nested) {
-        task.nested = depth + 1;
+    if (task.nested < task_base::most_nested) { // never in one that is to stop
+        ++task.nested;
         child.self().resume();
-        task.nested = depth;
+        --task.nested;
         if (ended()) return false;
     } else {
         task.at = &child;
-        task.more = true;
+        task.next_thing = task.has(task_base::stopping) ? task_base::then::stops
+                                                        : task_base::then::goes_on;
     }
     child.parent = &parent;
     child.held_by = &held;
@@ -3313,7 +3329,7 @@ struct final_awaiter {
         promise_base& ended = h.promise();
         if (ended.parent) {
             ended.owner->at = ended.parent;
-            ended.owner->more = true;
+            ended.owner->next_thing = task_base::then::goes_on;
         }
     }
     void await_resume() const noexcept {}
@@ -3322,20 +3338,34 @@ struct final_awaiter {
 template <class A>
 class foreign_awaiter;
 
+// A task that is to stop suspends here for ever.
+inline bool stop_at(promise_base& promise) noexcept {
+    promise.owner->at = &promise;
+    return true;
+}
+
 // Awaits an awaiter where it stands. g++ would copy one that await_transform
 // returns by reference.
 template <class Awaiter, class Promise>
 class in_place {
 public:
     in_place(Awaiter& awaiter, Promise& promise) noexcept : awaiter_(awaiter), promise_(promise) {}
-    bool await_ready() const { return awaiter_.await_ready(); }
+    bool await_ready() const {
+        if (stops()) [[unlikely]] return false;
+        return awaiter_.await_ready();
+    }
     // By the promise's own address; the handle would have to be loaded from the frame.
     auto await_suspend(std::coroutine_handle<>) const {
-        return awaiter_.await_suspend(std::coroutine_handle<Promise>::from_promise(promise_));
+        const auto self = std::coroutine_handle<Promise>::from_promise(promise_);
+        if constexpr (std::is_same_v<decltype(awaiter_.await_suspend(self)), bool>)
+            if (stops()) [[unlikely]] return stop_at(promise_);
+        return awaiter_.await_suspend(self);
     }
     decltype(auto) await_resume() const { return awaiter_.await_resume(); }
 
 private:
+    bool stops() const noexcept { return promise_.owner->has(task_base::stopping); }
+
     Awaiter& awaiter_;
     Promise& promise_;
 };
@@ -3720,7 +3750,7 @@ private:
             promise_.running = false;
             if (detail::promise_base* const waiting = detail::take(promise_.parent)) {
                 promise_.owner->at = waiting;
-                promise_.owner->more = true;
+                promise_.owner->next_thing = detail::task_base::then::goes_on;
             }
         }
         void await_resume() const noexcept {}
@@ -3950,6 +3980,11 @@ private:
 
 namespace detail {
 
+// The running task goes no further than the await that asks.
+inline bool stops_here(const loop_core& core) noexcept {
+    return core.stopped_task && core.current && core.current->has(task_base::stopping);
+}
+
 // Throws std::runtime_error for a task that awaits itself, or another loop's future.
 ASYNCIO_API void require_awaitable(const task_base& waiter, const state_base& awaited);
 
@@ -3963,14 +3998,16 @@ public:
     future_awaiter(const future_awaiter&) = delete;
     future_awaiter& operator=(const future_awaiter&) = delete;
     ~future_awaiter() {
-        if (is_linked()) state_->unlink(*this);
+        if (!is_linked()) return;
+        state_->unlink(*this); // the frame goes
+        state_->reported = true;
     }
 
     bool await_ready() const {
         if (!state_)
             throw_invalid_state("asyncio::future: an empty handle cannot be awaited; make one "
                                 "with create_future() or create_task()");
-        return state_->done();
+        return state_->done() && !stops_here(*state_->core);
     }
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) {
@@ -4106,9 +4143,14 @@ public:
         if (hook_ && !resumed_.load()) hook_.destroy();
     }
 
-    bool await_ready() { return static_cast<bool>(awaiter_.await_ready()); }
+    bool await_ready() {
+        const loop_core* const core = running_core();
+        if (core && stops_here(*core)) return false;
+        return static_cast<bool>(awaiter_.await_ready());
+    }
     template <class Promise>
     bool await_suspend(std::coroutine_handle<Promise> h) {
+        if (stops_here(*h.promise().owner->core)) return stop_at(h.promise());
         enter(h.promise());
         core_ = share(*core());
         hook_ = put_back(*this).handle;
@@ -4131,10 +4173,14 @@ public:
 
 private:
     static foreign_hook put_back(foreign_awaiter& self) {
+        // As soon as that is known, its loop may destroy the awaiter, but not the task.
+        const shared_core loop = std::move(self.core_);
+        task_base* const task = self.task();
         self.resumed_.store(true);
-        self.core_->post(self.task());
+        loop->post(task);
         co_return;
     }
+    bool on_its_way() const noexcept override { return woken() || resumed_.load(); }
     // Nobody but its own library can stop a foreign operation: the cancellation is
     // delivered when it has ended.
     bool on_cancel() noexcept override { return false; }
@@ -4211,13 +4257,14 @@ inline constexpr bool is_future<future<T>> = true;
 ASYNCIO_API void require_open_for_tasks(loop_core& core);
 
 template <class T>
-task<T> spawn(loop_core& core, coro<T> work, const task_options& options) {
+task<T> spawn(loop_core& core, coro<T> work, const task_options& options,
+              scope_state* scope = nullptr) {
     require_open_for_tasks(core);
     ref_ptr<state_base> state(new task_state<T>(core));
     auto& created = static_cast<task_state<T>&>(*state);
     if (!options.name.empty()) created.name(options.name);
-    if (options.clock || (core.current && core.current->around)) [[unlikely]]
-        created.settle(options.clock);
+    if (options.clock || scope || (core.current && core.current->around)) [[unlikely]]
+        created.settle(options.clock, scope);
     auto frame = work.release();
     if (!frame)
         throw_invalid_state("asyncio::create_task: the coroutine was awaited or moved from; "
@@ -4229,11 +4276,12 @@ task<T> spawn(loop_core& core, coro<T> work, const task_options& options) {
 }
 
 template <class A>
-auto spawn_any(loop_core& core, A&& work, const task_options& options) {
+auto spawn_any(loop_core& core, A&& work, const task_options& options,
+               scope_state* scope = nullptr) {
     if constexpr (is_task<std::decay_t<A>>) return std::decay_t<A>(std::forward<A>(work));
     else
         return spawn<await_result_t<A>>(core, as_coro(std::decay_t<A>(std::forward<A>(work))),
-                                        options);
+                                        options, scope);
 }
 
 // The time of the clock that the running task goes by, or else of the loop's.
@@ -4298,6 +4346,58 @@ auto create_task(F&& fn, Args&&... args) {
     return get_running_loop().create_task(std::forward<F>(fn), std::forward<Args>(args)...);
 }
 
+/// Tasks that end with an object: a game's entity, a window, a connection.
+///
+///     class enemy {
+///     public:
+///         explicit enemy(asyncio::event_loop& loop) : tasks_(loop) {
+///             tasks_.create_task(patrol());
+///         }
+///     private:
+///         asyncio::coro<> patrol();   // uses the members
+///         double health_ = 100;
+///         asyncio::task_scope tasks_; // the last member: it goes first
+///     };
+///
+/// Its destructor destroys the coroutines of these tasks, and of all that they have
+/// started, where they stand: the newest task first, in each the innermost frame
+/// first, and without a turn of the loop. Whoever awaits one of them gets a
+/// cancelled_error. cancel() is the way that lets them clean up with awaits.
+///
+/// A task may destroy its own scope. It runs on to its next co_await, which never
+/// returns; the older tasks of the scope end then, too.
+///
+/// Lifetime: may outlive the loop, which ends the tasks when it goes.
+class task_scope {
+public:
+    /// Throws: std::runtime_error when the loop is closed.
+    ASYNCIO_API explicit task_scope(event_loop& loop);
+    task_scope(const task_scope&) = delete;
+    task_scope& operator=(const task_scope&) = delete;
+    ASYNCIO_API ~task_scope();
+
+    /// As the free create_task(), on the scope's loop. A task that is there already
+    /// belongs to the scope from here on, too.
+    template <awaitable A>
+    auto create_task(A&& work, const task_options& options = {}) {
+        auto created = detail::spawn_any(core(), std::forward<A>(work), options, state_);
+        if constexpr (detail::is_task<std::decay_t<A>>) adopt(created.state());
+        return created;
+    }
+
+    /// Cancels the tasks, the oldest first; they end in their own time.
+    ASYNCIO_API void cancel();
+
+    /// The number of unfinished tasks.
+    ASYNCIO_API std::size_t size() const noexcept;
+
+private:
+    ASYNCIO_API detail::loop_core& core() const noexcept;
+    ASYNCIO_API void adopt(detail::state_base& task);
+
+    detail::scope_state* state_;
+};
+
 /// Waits for `delay` on the loop's clock, at least. Zero or less gives up the loop
 /// for one turn. Python's asyncio.sleep.
 ///
@@ -4342,7 +4442,9 @@ public:
     fail_awaiter(std::error_code code, std::string what) : code_(code), what_(std::move(what)) {}
     bool await_ready() const noexcept { return true; }
     template <class Promise>
-    void await_suspend(std::coroutine_handle<Promise>) const noexcept {}
+    void await_suspend(std::coroutine_handle<Promise> h) const noexcept {
+        stop_at(h.promise());
+    }
     [[noreturn]] void await_resume() const { throw std::system_error(code_, what_); }
 
 private:
@@ -4598,7 +4700,9 @@ public:
     explicit ready_awaiter(stored<T> value = {}) : value_(std::move(value)) {}
     bool await_ready() const noexcept { return true; }
     template <class Promise>
-    void await_suspend(std::coroutine_handle<Promise>) const noexcept {}
+    void await_suspend(std::coroutine_handle<Promise> h) const noexcept {
+        stop_at(h.promise());
+    }
     T await_resume() {
         if constexpr (!std::is_void_v<T>) return std::move(value_);
     }
@@ -6975,7 +7079,10 @@ public:
         : future_(std::move(future)) {}
     concurrent_awaiter(const concurrent_awaiter&) = delete;
 
-    bool await_ready() const { return future_.state().done(); }
+    bool await_ready() const {
+        const loop_core* const core = running_core();
+        return future_.state().done() && !(core && stops_here(*core));
+    }
     template <class Promise>
     bool await_suspend(std::coroutine_handle<Promise> h) {
         if (!suspend(h)) {
@@ -13089,6 +13196,76 @@ void require_awaitable(const task_base& waiter, const state_base& awaited) {
     }
 }
 
+// The tasks of a task_scope. It lives on while one of them has to be waited for.
+struct scope_state : frame_allocated {
+    struct member : frame_allocated, completion_node {
+        explicit member(task_base& t) noexcept : task(t) {
+            completed = [](completion_node* node, state_base&) noexcept {
+                box<member> self(static_cast<member*>(node));
+                const ref_ptr<scope_state> owner = std::move(self->scope);
+                owner->remove(*self);
+                self.reset();
+                if (owner->ended && !owner->ending) owner->end();
+            };
+        }
+        task_base& task;
+        ref_ptr<scope_state> scope;
+        member* newer = nullptr;
+        member* older = nullptr;
+    };
+
+    explicit scope_state(loop_core& loop) noexcept : core(&loop) {}
+    scope_state(const scope_state&) = delete;
+    void add_ref() noexcept { ++refs; }
+    void release() noexcept {
+        if (--refs == 0) delete this;
+    }
+
+    void add(task_base& task) {
+        auto* const m = new member(task);
+        m->scope = ref_ptr<scope_state>(this);
+        m->older = newest;
+        if (newest) newest->newer = m;
+        newest = m;
+        ++count;
+        task.link(*m);
+    }
+    void remove(member& m) noexcept {
+        (m.newer ? m.newer->older : newest) = m.older;
+        if (m.older) m.older->newer = m.newer;
+        --count;
+    }
+
+    // Ends the tasks, the newest first: an older one may have started it and hold what it
+    // uses. One that runs ends when it suspends, and those that are older after it.
+    void end() noexcept {
+        const ref_ptr<scope_state> kept(this);
+        ended = ending = true;
+        member* next = newest;
+        while (next) {
+            task_base& task = next->task;
+            if (task.is_running()) {
+                task.stop_at_await();
+                break;
+            }
+            if (task.has(task_base::gone) || !task.root) { // its own frames hold the scope
+                next = next->older;
+                continue;
+            }
+            task.end_at_once();
+            next = newest;
+        }
+        ending = false;
+    }
+
+    ref_ptr<loop_core> core;
+    std::uint32_t refs = 1;
+    bool ended = false;
+    bool ending = false;
+    std::size_t count = 0;
+    member* newest = nullptr;
+};
+
 void task_base::start(promise_base& promise) noexcept {
     enlist(promise);
     core->schedule(this);
@@ -13105,6 +13282,7 @@ void task_base::enlist(promise_base& promise) noexcept {
     if (following_task) following_task->previous_task = this;
     core->tasks = this;
     add_ref(); // the loop's
+    if (around && around->scope) around->scope->add(*this);
     if (core->tracing) core->tracing->task_started(*this);
     if (references && core->debug)
         report_references(static_cast<const reference_mark&>(*references));
@@ -13212,10 +13390,12 @@ void task_base::start_eagerly(promise_base& promise) {
         task_base* current;
         context_slot* slot;
         ~restore() {
+            if (current) current->unset(beneath);
             loop.current = current;
             this_thread_context = slot;
         }
     } at_end{*core, creator, context};
+    if (creator) creator->set(beneath);
     const bool idle = core->ready.empty() && core->yielded.empty();
     step(this);
     // Between two polls: it may have yielded, which nobody else tells the host.
@@ -13287,30 +13467,37 @@ void task_base::step(ready_node* node) {
     loop_core& loop = *self.core;
     loop.current = &self;
     this_thread_context = &self.variables;
-    do {
-        self.more = false;
+    self.next_thing = then::waits;
+    self.at->self().resume();
+    while (self.next_thing == then::goes_on && self.at != &end) {
+        self.next_thing = self.has(stopping) ? then::stops : then::waits;
         self.at->self().resume();
-    } while (self.more && self.at != &end);
+    }
     loop.current = nullptr;
     this_thread_context = nullptr;
-    if (self.more) self.finish();
+    if (self.next_thing == then::waits) [[likely]] return;
+    if (self.next_thing == then::goes_on) self.finish();
+    else self.end_at_once(); // its scope is gone
 }
 
 constinit promise_base task_base::end{nullptr};
 
 surroundings::~surroundings() {
     if (clock) clock->release();
+    if (scope) scope->release();
 }
 
-void task_base::settle(time_stream* clock) {
-    if (core->current) around = core->current->around;
-    if (!clock || (around && around->clock == &clock->state())) return;
-    if (clock->state().core != core)
+void task_base::settle(time_stream* clock, scope_state* scope) {
+    if (clock && clock->state().core != core)
         throw_runtime_error("asyncio::create_task: the time_stream belongs to another loop; make "
                             "one for each loop");
+    if (core->current) around = core->current->around;
+    stream_state* const own_clock = clock ? &clock->state() : around ? around->clock : nullptr;
+    scope_state* const own_scope = scope ? scope : around ? around->scope : nullptr;
+    if (around && around->clock == own_clock && around->scope == own_scope) return;
     const ref_ptr<surroundings> own(new surroundings);
-    own->clock = &clock->state();
-    own->clock->add_ref();
+    if ((own->clock = own_clock)) own_clock->add_ref();
+    if ((own->scope = own_scope)) own_scope->add_ref();
     around = own;
 }
 
@@ -13328,7 +13515,10 @@ void task_base::remove_timer_around(timer_node& timer) noexcept {
 
 // What is rare before a step. False: there is none.
 bool task_base::prepare_step() {
-    if (has(gone)) return false;
+    if (has(gone)) {
+        if (has(counted)) release();
+        return false;
+    }
     if (has(must_confirm)) {
         unset(must_confirm);
         if (!waiting->confirm() && !has(must_cancel)) return false;
@@ -13371,6 +13561,31 @@ void task_base::end_with(std::exception_ptr error) {
     }
 }
 
+void task_base::end_at_once() noexcept {
+    const ref_ptr<state_base> kept(this);
+    loop_core* const before = std::exchange(this_thread_core, core.get());
+    // One that has not begun stands in the queue, too.
+    if (waiting ? waiting->on_its_way() : !has(stopping)) {
+        set(counted);
+        add_ref();
+    }
+    destroy_frames();
+    reported = true;
+    complete_cancelled(std::make_exception_ptr(
+        cancelled_error("asyncio::task_scope: the scope of the task is gone")));
+    leave_loop();
+    this_thread_core = before;
+}
+
+void task_base::stop_at_await() noexcept {
+    if (has(stopping)) return;
+    set(stopping);
+    unset(must_cancel);
+    core->stopped_task = true;
+    nested += 1 << 20; // no child begins
+    next_thing = then::stops;
+}
+
 void task_base::destroy_frames() noexcept {
     if (!root) return;
     promise_base* const first = root;
@@ -13388,6 +13603,36 @@ void task_base::destroy_frames() noexcept {
 }
 
 } // namespace detail
+
+task_scope::task_scope(event_loop& loop) {
+    loop.core().require_open("asyncio::task_scope: the loop is closed; make another one");
+    state_ = new detail::scope_state(loop.core());
+}
+
+task_scope::~task_scope() {
+    state_->end();
+    state_->release();
+}
+
+void task_scope::cancel() {
+    std::vector<any_task> tasks;
+    tasks.reserve(state_->count);
+    for (detail::scope_state::member* m = state_->newest; m; m = m->older)
+        tasks.emplace_back(detail::ref_ptr<detail::state_base>(&m->task));
+    for (auto task = tasks.rbegin(); task != tasks.rend(); ++task) task->cancel();
+}
+
+std::size_t task_scope::size() const noexcept { return state_->count; }
+detail::loop_core& task_scope::core() const noexcept { return *state_->core; }
+
+void task_scope::adopt(detail::state_base& task) {
+    auto& created = static_cast<detail::task_base&>(task);
+    if (created.core != state_->core)
+        detail::throw_runtime_error("asyncio::task_scope::create_task: the task belongs to another "
+                                    "loop");
+    const bool present = created.around && created.around->scope == state_;
+    if (!task.done() && !present) state_->add(created);
+}
 
 any_task current_task() {
     detail::loop_core& core = detail::require_running("current_task");

@@ -2,15 +2,18 @@
 // one's own, and tasks that end with an object.
 #include "support.hpp"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <coroutine>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -753,6 +756,710 @@ TEST_CASE("a stream is of one loop, and has a scale that makes sense") {
     world.set_scale(1e300); // far beyond what fits
     loop.advance(1h);
     CHECK(world.now() > asyncio::time_point());
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("task_scope") {
+
+using words = std::vector<std::string>;
+
+// Says when it goes.
+struct farewell {
+    farewell(words& l, std::string w) : log(l), word(std::move(w)) {}
+    farewell(const farewell&) = delete;
+    farewell& operator=(const farewell&) = delete;
+    ~farewell() { log.push_back(word); }
+    words& log;
+    std::string word;
+};
+
+asyncio::coro<> inner(words& log) {
+    const farewell gone(log, "inner");
+    co_await asyncio::sleep(1h);
+    log.push_back("never");
+}
+asyncio::coro<> outer(words& log) {
+    const farewell gone(log, "outer");
+    co_await inner(log);
+    log.push_back("never");
+}
+
+TEST_CASE("a scope's end destroys the frames at once, the innermost first") {
+    asyncio::event_loop loop(manual);
+    words log;
+    asyncio::task<> t;
+    {
+        asyncio::task_scope scope(loop);
+        CHECK(scope.size() == 0);
+        t = scope.create_task(outer(log));
+        CHECK(scope.size() == 1);
+        loop.poll();
+        CHECK(log.empty());
+    }
+    CHECK(log == words{"inner", "outer"});
+    CHECK(t.cancelled());
+    CHECK_THROWS_AS(t.result(), asyncio::cancelled_error);
+    CHECK(loop.metrics().tasks == 0);
+    CHECK_FALSE(loop.next_deadline().has_value());
+    CHECK(loop.poll() == 0);
+}
+
+TEST_CASE("tasks that have ended have left their scope") {
+    asyncio::event_loop loop(manual);
+    asyncio::task_scope scope(loop);
+    const auto first = scope.create_task(support::turns(1));
+    const auto second = scope.create_task(support::turns(3));
+    const auto third = scope.create_task(asyncio::sleep(1h));
+    loop.run_until_complete(second);
+    CHECK(scope.size() == 1);
+    CHECK(first.done());
+    scope.cancel();
+    CHECK_FALSE(third.done()); // in its own time
+    loop.poll();
+    CHECK(third.cancelled());
+    CHECK(scope.size() == 0);
+    scope.create_task(asyncio::sleep(1h));
+    CHECK(scope.size() == 1);
+}
+
+TEST_CASE("whoever awaits a task of the scope gets a cancelled_error") {
+    asyncio::event_loop loop(manual);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    const auto forever = []() -> asyncio::coro<int> {
+        co_await asyncio::sleep(1h);
+        co_return 1;
+    };
+    const asyncio::task<int> t = scope->create_task(forever);
+    const auto await_it = [&]() -> asyncio::coro<int> { co_return co_await t; };
+    const auto gather_it = [&]() -> asyncio::coro<> { co_await asyncio::gather(t, forever()); };
+    const auto wait_for_it = [&]() -> asyncio::coro<std::size_t> {
+        const auto waited = co_await asyncio::wait(t);
+        co_return waited.done.size();
+    };
+    int called = 0;
+    t.add_done_callback([&] { ++called; });
+    const auto direct = loop.create_task(await_it);
+    const auto gathered = loop.create_task(gather_it);
+    const auto waited = loop.create_task(wait_for_it);
+    loop.poll();
+    scope.reset();
+    CHECK_FALSE(direct.done()); // they go on in the next turn
+    CHECK(called == 0);
+    loop.poll();
+    CHECK(direct.cancelled());
+    CHECK(gathered.cancelled());
+    CHECK(waited.result() == 1);
+    CHECK(called == 1);
+}
+
+TEST_CASE("a task may be ended before it began, when it yielded, or when it was woken") {
+    asyncio::event_loop loop(manual);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    words log;
+    const asyncio::future<int> result = loop.create_future<int>();
+    asyncio::event flag;
+    const auto awaits = [&]() -> asyncio::coro<> {
+        co_await result;
+        log.push_back("never");
+    };
+    const auto waits = [&]() -> asyncio::coro<> {
+        co_await flag.wait();
+        log.push_back("never");
+    };
+    const auto yields = []() -> asyncio::coro<> {
+        for (;;) co_await asyncio::sleep(0s);
+    };
+    const auto frames = []() -> asyncio::coro<> {
+        for (;;) co_await asyncio::next_frame();
+    };
+    const auto sleeps = [&]() -> asyncio::coro<> {
+        co_await asyncio::sleep(1s);
+        log.push_back("never");
+    };
+    for (int i = 0; i < 2; ++i) {
+        scope->create_task(awaits);
+        scope->create_task(waits);
+        scope->create_task(yields);
+        scope->create_task(frames);
+        scope->create_task(sleeps);
+        if (i == 0) loop.poll();
+    }
+    SUBCASE("between two polls") {
+        result.set_result(1);
+        flag.set();
+        scope.reset();
+    }
+    SUBCASE("in the turn that would go on with them") {
+        loop.poll();
+        loop.call_soon([&] { scope.reset(); });
+        result.set_result(1);
+        flag.set();
+    }
+    SUBCASE("by a callback that is due with their sleeps") {
+        loop.call_later(1s, [&] { scope.reset(); });
+        loop.advance(500ms);
+        scope->create_task(sleeps);
+        loop.advance(500ms);
+        log.clear(); // one woke at the same time, and its timer had been set before
+    }
+    loop.poll();
+    loop.advance(2s);
+    CHECK_FALSE(scope);
+    CHECK(log == words());
+    CHECK(loop.metrics().tasks == 0);
+}
+
+ASYNC_TEST_CASE("a task that ends gives back what it holds and what it was about to get") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    asyncio::lock lock;
+    asyncio::semaphore slots(1);
+    asyncio::queue<int> items;
+    words log;
+    const auto holds = [&]() -> asyncio::coro<> {
+        const auto held = co_await lock.scoped();
+        const auto slot = co_await slots.scoped();
+        co_await asyncio::sleep(1h);
+    };
+    const auto locks = [&](std::string who) -> asyncio::coro<> {
+        const auto held = co_await lock.scoped();
+        log.push_back(who + " has the lock");
+    };
+    const auto takes_slot = [&](std::string who) -> asyncio::coro<> {
+        const auto slot = co_await slots.scoped();
+        log.push_back(who + " has the slot");
+    };
+    const auto gets = [&](std::string who) -> asyncio::coro<> {
+        const int item = co_await items.get();
+        log.push_back(who + " has item " + std::to_string(item));
+    };
+    auto holder = std::make_unique<asyncio::task_scope>(loop);
+    holder->create_task(holds);
+    co_await support::turns(2);
+    scope->create_task(locks("the scope"));
+    scope->create_task(takes_slot("the scope"));
+    scope->create_task(gets("the scope"));
+    co_await support::turns(2);
+    const auto a = asyncio::create_task(locks("the next"));
+    const auto b = asyncio::create_task(takes_slot("the next"));
+    const auto c = asyncio::create_task(gets("the next"));
+    co_await support::turns(2);
+    holder.reset(); // wakes the scope's tasks
+    items.put_nowait(7);
+    scope.reset(); // before they could take it
+    co_await asyncio::gather(a, b, c);
+    std::sort(log.begin(), log.end());
+    CHECK(log == words{"the next has item 7", "the next has the lock", "the next has the slot"});
+    CHECK_FALSE(lock.locked());
+    CHECK_FALSE(slots.locked());
+}
+
+TEST_CASE("what a scope's tasks start belongs to the scope, and ends before them") {
+    asyncio::event_loop loop(manual);
+    words log;
+    const auto reports = support::collect_reports(loop);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    const auto child = [&](const std::string& of_parent) -> asyncio::coro<> {
+        const farewell gone(log, of_parent); // copies what the parent owns
+        struct last_look {
+            const std::string& text;
+            ~last_look() { CHECK(text.size() == 60); }
+        } look{of_parent};
+        co_await asyncio::sleep(1h);
+    };
+    const auto parent = [&]() -> asyncio::coro<> {
+        const farewell gone(log, "parent");
+        const std::string own(60, 'x');
+        const auto made = asyncio::create_task(child(own));
+        const auto in_group = [&](asyncio::task_group& tg) -> asyncio::coro<> {
+            tg.create_task(child(own));
+            co_await asyncio::gather(child(own), child(own));
+        };
+        co_await asyncio::with(asyncio::task_group(), in_group);
+    };
+    scope->create_task(parent);
+    loop.poll();
+    CHECK(scope->size() == 5);
+    scope.reset();
+    REQUIRE(log.size() == 5);
+    CHECK(log.back() == "parent");
+    CHECK(loop.metrics().tasks == 0);
+    loop.poll();
+    CHECK(reports->empty());
+}
+
+// -- a task that ends its own scope ----------------------------------------------------
+
+struct self_ending {
+    asyncio::event_loop loop{manual};
+    std::unique_ptr<asyncio::task_scope> scope = std::make_unique<asyncio::task_scope>(loop);
+    words log;
+
+    // Ends the scope in a task that then awaits what `then` gives, and looks what it did.
+    template <class Then>
+    void run(Then then) {
+        const auto body = [this, &then]() -> asyncio::coro<> {
+            const farewell gone(log, "frame");
+            co_await asyncio::sleep(0s);
+            scope.reset();
+            log.push_back("on");
+            static_cast<void>(co_await then());
+            log.push_back("never");
+        };
+        const auto t = scope->create_task(body);
+        const auto waits = [&]() -> asyncio::coro<> { co_await t; };
+        const auto waiting = loop.create_task(waits);
+        for (int i = 0; i < 5; ++i) loop.poll();
+        CHECK(log == words{"on", "frame"});
+        CHECK(t.cancelled());
+        CHECK(waiting.cancelled());
+        CHECK(loop.metrics().tasks == 0);
+    }
+};
+
+asyncio::coro<int> at_once() { co_return 1; }
+
+asyncio::async_generator<int> numbers() {
+    for (int i = 0;; ++i) co_yield i;
+}
+
+struct foreign_ready {
+    bool await_ready() const noexcept { return true; }
+    void await_suspend(std::coroutine_handle<>) const noexcept {}
+    void await_resume() const noexcept {}
+};
+
+TEST_CASE_FIXTURE(self_ending, "a task that ends its scope never returns from its next await") {
+    asyncio::lock lock;
+    asyncio::semaphore slots(1);
+    asyncio::event flag;
+    asyncio::queue<int> items;
+    flag.set();
+    items.put_nowait(1);
+    SUBCASE("of a sleep") {
+        run([] { return asyncio::sleep(1s); });
+        loop.advance(1h);
+    }
+    SUBCASE("of a yield") {
+        run([] { return asyncio::sleep(0s); });
+    }
+    SUBCASE("of a frame") {
+        run([] { return asyncio::next_frame(); });
+    }
+    SUBCASE("of a coroutine that would end at once") {
+        run([] { return at_once(); });
+    }
+    SUBCASE("of a free lock") {
+        run([&] { return lock.acquire(); });
+        CHECK_FALSE(lock.locked());
+    }
+    SUBCASE("of a free slot") {
+        run([&] { return slots.scoped(); });
+        CHECK_FALSE(slots.locked());
+    }
+    SUBCASE("of an event that is set") {
+        run([&] { return flag.wait(); });
+    }
+    SUBCASE("of an item that is there") {
+        run([&] { return items.get(); });
+        CHECK(items.qsize() == 1);
+    }
+    SUBCASE("of room in a queue") {
+        run([&] { return items.put(2); });
+        CHECK(items.qsize() == 1);
+    }
+    SUBCASE("of a future that is done") {
+        const asyncio::future<int> done = loop.create_future<int>();
+        done.set_result(1);
+        run([&] { return done; });
+    }
+    SUBCASE("of a future that is not done") {
+        const asyncio::future<int> pending = loop.create_future<int>();
+        run([&] { return pending; });
+        CHECK_FALSE(pending.done());
+    }
+    SUBCASE("of another thread's result that is there") {
+        const auto done = asyncio::concurrent_future<int>::create();
+        done.set_result(1);
+        run([&] { return done; });
+    }
+    SUBCASE("of a generator's value") {
+        auto values = numbers();
+        run([&] { return values.next(); });
+    }
+    SUBCASE("of somebody else's awaiter that is ready") {
+        run([] { return foreign_ready(); });
+    }
+    SUBCASE("of a failure") {
+        run([] { return asyncio::fail(std::make_error_code(std::errc::io_error), "x"); });
+    }
+    SUBCASE("of a group") {
+        run([] { return asyncio::gather(at_once(), at_once()); });
+    }
+    SUBCASE("of a limit") {
+        run([] { return asyncio::wait_for(at_once(), 1s); });
+    }
+}
+
+TEST_CASE_FIXTURE(self_ending, "a scope may be ended deep inside a task, or where another begins") {
+    const auto ends_scope = [&]() -> asyncio::coro<> {
+        const farewell gone(log, "inner");
+        scope.reset();
+        co_return;
+    };
+    const auto body = [&](int how) -> asyncio::coro<> {
+        const farewell gone(log, "outer");
+        co_await asyncio::sleep(0s);
+        if (how == 0) {
+            co_await ends_scope(); // which returns, for it was awaited before
+        } else {
+            asyncio::get_running_loop().create_task(ends_scope, {.eager_start = true});
+        }
+        log.push_back("on");
+        co_await at_once();
+        log.push_back("never");
+    };
+    int how = 0;
+    SUBCASE("deep inside") { how = 0; }
+    SUBCASE("in a task that it starts eagerly, and that ends") { how = 1; }
+    const auto t = scope->create_task(body(how));
+    loop.poll();
+    loop.poll();
+    CHECK(log == words{"inner", "on", "outer"});
+    CHECK(t.cancelled());
+    CHECK(loop.metrics().tasks == 0);
+}
+
+TEST_CASE_FIXTURE(self_ending, "a task that ends its scope and then returns has its result") {
+    const auto body = [&]() -> asyncio::coro<int> {
+        co_await asyncio::sleep(0s);
+        scope.reset();
+        co_return 5;
+    };
+    const auto fails = [&]() -> asyncio::coro<int> {
+        co_await asyncio::sleep(0s);
+        scope.reset();
+        throw std::runtime_error("no luck");
+    };
+    SUBCASE("a value") {
+        const auto t = scope->create_task(body);
+        loop.poll();
+        loop.poll();
+        CHECK(t.result() == 5);
+    }
+    SUBCASE("an error") {
+        const auto t = scope->create_task(fails);
+        loop.poll();
+        loop.poll();
+        CHECK_THROWS_AS(t.result(), std::runtime_error);
+    }
+    CHECK(loop.metrics().tasks == 0);
+}
+
+TEST_CASE_FIXTURE(self_ending, "older tasks of the scope end after the one that runs") {
+    const auto child = [&](words& of_parent) -> asyncio::coro<> {
+        const farewell gone(of_parent, "child's frame");
+        scope.reset();
+        of_parent.push_back("child is on");
+        co_await asyncio::sleep(1s);
+        of_parent.push_back("never");
+    };
+    const auto parent = [&]() -> asyncio::coro<> {
+        words own;
+        struct copy_out {
+            words& from;
+            words& to;
+            ~copy_out() { to = from; }
+        } copy{own, log};
+        const farewell gone(own, "parent's frame");
+        co_await asyncio::gather(child(own), asyncio::sleep(1h));
+    };
+    const auto t = scope->create_task(parent);
+    for (int i = 0; i < 3; ++i) loop.poll();
+    CHECK(log == words{"child is on", "child's frame", "parent's frame"});
+    CHECK(t.cancelled());
+    CHECK(loop.metrics().tasks == 0);
+}
+
+// -- lifetimes ----------------------------------------------------------------------------
+
+TEST_CASE("a scope may outlive its loop") {
+    auto loop = std::make_unique<asyncio::event_loop>(manual);
+    words log;
+    asyncio::task_scope scope(*loop);
+    const auto t = scope.create_task(outer(log));
+    loop->poll();
+    loop.reset();
+    CHECK(log == words{"inner", "outer"});
+    CHECK(t.cancelled());
+    CHECK(scope.size() == 0);
+    scope.cancel();
+    CHECK_THROWS_AS(scope.create_task(outer(log)), std::runtime_error);
+    asyncio::event_loop closed;
+    closed.close();
+    CHECK_THROWS_AS(asyncio::task_scope{closed}, std::runtime_error);
+}
+
+TEST_CASE("a task's frame may hold scopes, also its own") {
+    words log;
+    auto loop = std::make_unique<asyncio::event_loop>(manual);
+    struct entity {
+        explicit entity(asyncio::event_loop& l) : tasks(l) {}
+        asyncio::task_scope tasks;
+    };
+    const auto body = [&](std::shared_ptr<entity> self) -> asyncio::coro<> {
+        const farewell gone(log, "task of an entity");
+        asyncio::task_scope own(asyncio::get_running_loop());
+        own.create_task(outer(log));
+        co_await asyncio::sleep(1h);
+        CHECK(self);
+    };
+    const auto create = [&] {
+        auto made = std::make_shared<entity>(*loop);
+        entity& e = *made;
+        e.tasks.create_task(body(std::move(made))); // keeps the entity alive
+    };
+    create();
+    loop->poll();
+    SUBCASE("the loop goes") { loop.reset(); }
+    SUBCASE("the task is cancelled") {
+        for (const asyncio::any_task& t : asyncio::all_tasks(*loop)) t.cancel();
+        loop->poll();
+        CHECK(loop->metrics().tasks == 0);
+    }
+    std::sort(log.begin(), log.end());
+    CHECK(log == words{"inner", "outer", "task of an entity"});
+}
+
+TEST_CASE("destructors in the frames may do what they like") {
+    asyncio::event_loop loop(manual);
+    words log;
+    const asyncio::future<int> result = loop.create_future<int>();
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    auto other = std::make_unique<asyncio::task_scope>(loop);
+    other->create_task(outer(log));
+    const auto waits = [&]() -> asyncio::coro<> { co_await result; };
+    const auto busy = [&]() -> asyncio::coro<> {
+        struct at_end {
+            asyncio::event_loop& loop;
+            const asyncio::future<int>& result;
+            std::unique_ptr<asyncio::task_scope>& other;
+            ~at_end() {
+                result.set_result(1); // wakes a task of the same scope
+                loop.create_task(asyncio::sleep(0s));
+                loop.call_soon([] {});
+                other.reset();
+                const auto never_awaited = at_once();
+            }
+        } end{loop, result, other};
+        co_await asyncio::sleep(1h);
+    };
+    const auto reports = support::collect_reports(loop);
+    loop.set_debug(true);
+    scope->create_task(waits);
+    scope->create_task(busy);
+    loop.poll();
+    scope.reset();
+    CHECK(log == words{"inner", "outer"});
+    CHECK(loop.metrics().tasks == 1);
+    loop.poll();
+    loop.poll();
+    CHECK(loop.metrics().tasks == 0);
+    CHECK(reports->empty());
+}
+
+TEST_CASE("a scope takes a task that is there already, of its own loop") {
+    asyncio::event_loop loop(manual);
+    asyncio::event_loop another(manual);
+    const auto t = loop.create_task(asyncio::sleep(1h));
+    const auto foreign = another.create_task(asyncio::sleep(1h));
+    {
+        asyncio::task_scope scope(loop);
+        CHECK(scope.create_task(t) == t);
+        CHECK(scope.size() == 1);
+        CHECK_THROWS_AS(scope.create_task(foreign), std::runtime_error);
+    }
+    CHECK(t.cancelled());
+    CHECK_FALSE(foreign.done());
+}
+
+TEST_CASE("scopes and clocks go together") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream slow(loop);
+    slow.set_scale(0.5);
+    durations woke;
+    asyncio::task_scope scope(loop);
+    const auto body = [&]() -> asyncio::coro<> {
+        co_await asyncio::create_task(asyncio::sleep(1s));
+        woke.push_back(loop.time().time_since_epoch());
+    };
+    const auto in_slow = [&]() -> asyncio::coro<> {
+        const auto t = scope.create_task(body); // gets the scope, and keeps the clock
+        co_await t;
+    };
+    loop.create_task(in_slow, {.clock = &slow});
+    loop.advance(1ms);
+    CHECK(scope.size() == 2);
+    loop.advance(1min);
+    CHECK(woke == durations{2s});
+    CHECK(scope.size() == 0);
+}
+
+TEST_CASE("ten thousand entities come and go") {
+    asyncio::event_loop loop(manual);
+    std::vector<std::unique_ptr<asyncio::task_scope>> scopes;
+    int alive = 0;
+    const auto live = [&](int i) -> asyncio::coro<> {
+        struct counted {
+            int& count;
+            explicit counted(int& c) : count(c) { ++count; }
+            ~counted() { --count; }
+        } here(alive);
+        for (;;) co_await asyncio::sleep(std::chrono::milliseconds(1 + i % 7));
+    };
+    for (int i = 0; i < 10'000; ++i) {
+        scopes.push_back(std::make_unique<asyncio::task_scope>(loop));
+        scopes.back()->create_task(live(i));
+    }
+    loop.advance(5ms);
+    CHECK(alive == 10'000);
+    for (std::size_t i = 0; i < scopes.size(); i += 2) scopes[i].reset();
+    CHECK(alive == 5'000);
+    loop.advance(20ms);
+    scopes.clear();
+    CHECK(alive == 0);
+    CHECK(loop.metrics().tasks == 0);
+    CHECK(loop.metrics().timers == 0);
+}
+
+// -- in the middle of I/O --------------------------------------------------------------
+
+// Lets another thread resume it.
+struct by_thread {
+    explicit by_thread(std::thread& t) : thread(&t) {}
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> h) const {
+        *thread = std::thread([h] { h.resume(); });
+    }
+    void await_resume() const noexcept {}
+    std::thread* thread;
+};
+
+TEST_CASE("a task that another thread has just resumed may end before it goes on") {
+    asyncio::event_loop loop;
+    std::thread thread;
+    bool never = false;
+    const auto body = [&]() -> asyncio::coro<> {
+        co_await by_thread(thread);
+        never = true;
+    };
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    const auto t = scope->create_task(body, {.eager_start = true});
+    thread.join();
+    scope.reset();
+    CHECK(t.cancelled());
+    loop.poll();
+    CHECK_FALSE(never);
+}
+
+ASYNC_TEST_CASE_REAL("a task in the middle of I/O takes it back, and the next one gets the data") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    auto listener = asyncio::socket::tcp();
+    listener.bind(asyncio::address::parse("127.0.0.1:0"));
+    listener.listen();
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    const auto accepts = [&]() -> asyncio::coro<> {
+        const auto never = co_await listener.accept();
+    };
+    scope->create_task(accepts);
+    co_await support::turns(3);
+    scope = std::make_unique<asyncio::task_scope>(loop);
+
+    auto client = asyncio::socket::tcp();
+    co_await client.connect(listener.local_address());
+    auto peer = co_await listener.accept();
+    const auto receives = [&]() -> asyncio::coro<> {
+        const std::string data = co_await peer.recv(100);
+        CHECK(data == "never");
+    };
+    const auto sends = [&]() -> asyncio::coro<> {
+        const std::string much(50'000'000, 'x');
+        co_await client.sendall(much); // the peer does not read: it waits
+    };
+    scope->create_task(receives);
+    co_await support::turns(3);
+    scope->create_task(sends);
+    scope = std::make_unique<asyncio::task_scope>(loop); // before sendall() began
+
+    scope->create_task(receives);
+    co_await support::turns(3);
+    co_await client.sendall(std::string("hello"));
+    scope.reset();
+    const std::string data = co_await peer.recv(100);
+    CHECK(data == "hello");
+
+    scope = std::make_unique<asyncio::task_scope>(loop);
+    const auto sending = scope->create_task(sends);
+    co_await asyncio::sleep(5ms);
+    CHECK_FALSE(sending.done());
+    scope.reset();
+    const std::string some = co_await peer.recv(100);
+    CHECK(some == std::string(100, 'x'));
+}
+
+ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children may end as well") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    std::atomic<bool> go_on = false;
+    std::atomic<int> jobs = 0;
+    const auto job = [&] {
+        ++jobs;
+        jobs.notify_all();
+        go_on.wait(false);
+        return std::string(100, 'x');
+    };
+    const auto in_thread = [&]() -> asyncio::coro<> { co_await asyncio::to_thread(job); };
+    const auto in_executor = [&]() -> asyncio::coro<> {
+        co_await asyncio::run_in_executor(nullptr, job);
+    };
+    const auto resolves = []() -> asyncio::coro<> {
+        for (;;) co_await asyncio::getaddrinfo("localhost", "80");
+    };
+    const auto reads_file = []() -> asyncio::coro<> {
+        for (;;) co_await asyncio::read_file("/proc/self/status");
+    };
+    const auto child = []() -> asyncio::coro<> {
+        auto process = co_await asyncio::create_subprocess_exec(
+            asyncio::argv("cat"), {.stdin_ = asyncio::stdio::pipe, .stdout_ = asyncio::stdio::pipe});
+        const std::string line = co_await process.stdout_->readline();
+        CHECK(line == "never");
+    };
+    const auto serves = []() -> asyncio::coro<> {
+        const auto on_client = [](asyncio::stream_reader reader,
+                                  asyncio::stream_writer) -> asyncio::coro<> {
+            co_await reader.read();
+        };
+        auto server = co_await asyncio::start_server(on_client, "127.0.0.1", 0);
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+        co_await reader.readline();
+    };
+    for (const auto pause : {0ms, 1ms, 20ms}) {
+        auto scope = std::make_unique<asyncio::task_scope>(loop);
+        jobs = 0;
+        go_on = false;
+        scope->create_task(in_thread);
+        scope->create_task(in_executor);
+        scope->create_task(resolves);
+        scope->create_task(reads_file);
+        scope->create_task(child);
+        scope->create_task(serves);
+        co_await asyncio::sleep(pause);
+        scope.reset();
+        go_on = true;
+        go_on.notify_all();
+        co_await asyncio::sleep(1ms);
+        CHECK(asyncio::all_tasks().size() == 1);
+    }
 }
 
 } // TEST_SUITE
