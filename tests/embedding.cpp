@@ -1463,3 +1463,63 @@ ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children m
 }
 
 } // TEST_SUITE
+
+TEST_SUITE("a loop inside a loop") {
+
+// What a call in a callback of a running loop throws.
+template <class F>
+std::string refused_inside(F call) {
+    asyncio::event_loop loop(manual);
+    std::string message;
+    loop.call_soon([&] {
+        try {
+            call(loop);
+        } catch (const std::runtime_error& e) {
+            message = e.what();
+        }
+    });
+    bool next_ran = false;
+    loop.call_soon([&] { next_ran = true; });
+    CHECK(loop.poll() == 2); // and goes on as if nothing had happened
+    CHECK(next_ran);
+    return message;
+}
+
+TEST_CASE("a loop does not poll inside its own callbacks, and says what to do") {
+    const std::string poll = refused_inside([](asyncio::event_loop& loop) { loop.poll(); });
+    CHECK(poll == "asyncio::event_loop::poll: the loop is running already; await the work instead");
+    const std::string once = refused_inside([](asyncio::event_loop& loop) { loop.run_once(); });
+    CHECK(once.starts_with("asyncio::event_loop::run_once: the loop is running already"));
+    const std::string run = refused_inside([](asyncio::event_loop& loop) { loop.run_for(1s); });
+    CHECK(run.starts_with("asyncio::event_loop::run_for: the loop is running already"));
+}
+
+TEST_CASE("a second loop does not run inside a callback of the first one on the thread") {
+    asyncio::event_loop other(manual);
+    int ran = 0;
+    other.call_soon([&] { ++ran; });
+    const std::string poll = refused_inside([&](asyncio::event_loop&) { other.poll(); });
+    CHECK(poll == "asyncio::event_loop::poll: another loop is running on this thread; await the "
+                  "work there");
+    const std::string advance = refused_inside([&](asyncio::event_loop&) { other.advance(1s); });
+    CHECK(advance.starts_with("asyncio::event_loop::advance: another loop is running"));
+    CHECK(ran == 0);
+    other.poll(); // one after the other they may
+    CHECK(ran == 1);
+}
+
+TEST_CASE("advance() on a clock that moves by itself is refused, and says what to do") {
+    for (const auto kind : {asyncio::clock_kind::real, asyncio::clock_kind::virtual_time}) {
+        asyncio::event_loop loop({.clock = kind});
+        std::string message;
+        try {
+            loop.advance(1s);
+        } catch (const std::runtime_error& e) {
+            message = e.what();
+        }
+        CHECK(message == "asyncio::event_loop::advance: only a manual clock moves by hand; make "
+                         "the loop with clock_kind::manual");
+    }
+}
+
+} // TEST_SUITE
