@@ -26,6 +26,8 @@ clients = {
     "udp_echo": ["nc", "socat"],
     "http_server": ["curl", "wrk", "nc"],
     "redis_like": ["redis-cli", "redis-benchmark", "nc"],
+    "chat_room": ["nc"],
+    "per_core_server": ["nc"],
 }
 failed = passed = 0
 limit = 120  # seconds that any of them may take; far more than it needs
@@ -70,6 +72,17 @@ def server(*options, end=signal.SIGTERM, status=0):
         process.wait()
 
 
+@contextlib.contextmanager
+def dialogue(*command):
+    """A program to talk to, line by line; killed at the end."""
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(list(map(str, command)), bufsize=0, **pipe) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
+
+
 def wait_for(happened):
     """Looks until it has; it is somebody else's work, so there is no event to wait for."""
     end = time.monotonic() + limit
@@ -92,20 +105,18 @@ def echo_server():
 
 def udp_echo():
     tools = {
-        "nc": lambda port: ["nc", "-u", "127.0.0.1", str(port)],
+        "nc": lambda port: ["nc", "-u", "127.0.0.1", port],
         "socat": lambda port: ["socat", "-", f"UDP:127.0.0.1:{port}"],
     }
     with server(end=signal.SIGINT, status=130) as (_, port):
         for tool, command in tools.items():
             if not has(tool):
                 continue
-            pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            with subprocess.Popen(command(port), bufsize=0, **pipe) as client:
+            with dialogue(*command(port)) as client:
                 for line in b"hello\n", b"and again\n":
                     client.stdin.write(line)
                     got = client.stdout.readline()
                     check(f"{tool} gets back {line}", got == line, got)
-                client.kill()
 
 
 def http_server():
@@ -248,6 +259,30 @@ def with_redis_benchmark(port, pipeline):
     rates = re.findall(r"^\s*(\w+)[^\n:]*: \d+\.\d+ requests per second", got.replace("\r", "\n"), re.M)
     good = rates == names and not re.search("error|warning|could not", got, re.I)
     check(f"redis-benchmark with pipelines of {pipeline}", good, got)
+
+
+def chat_room():
+    with server(end=signal.SIGINT, status=130) as (_, port), dialogue("nc", "127.0.0.1", port) as bob:
+        with dialogue("nc", "127.0.0.1", port) as ada:
+            for guest, name in (ada, b"Ada"), (bob, b"Bob"):
+                got = guest.stdout.readline()
+                check("nc is asked for a name", got == b"What is your name?\n", got)
+                guest.stdin.write(name + b"\n")
+                got = guest.stdout.readline()
+                check("  and comes in", got == b"* " + name + b" comes in\n", got)
+            got = ada.stdout.readline()
+            check("the other one hears of it", got == b"* Bob comes in\n", got)
+            ada.stdin.write(b"hello\n")
+            got = [ada.stdout.readline(), bob.stdout.readline()]
+            check("what one says, both hear", got == 2 * [b"Ada: hello\n"], got)
+        got = bob.stdout.readline()
+        check("who is killed has left", got == b"* Ada has left\n", got)
+
+
+def per_core_server():
+    with server(end=signal.SIGINT, status=130) as (_, port):
+        got = run("nc", "-N", "127.0.0.1", port, given=b"hello\n")
+        check("nc is served by a core", re.fullmatch(rb"core \d+: hello\n", got), got)
 
 
 if not any(map(shutil.which, clients[name])):
