@@ -7,7 +7,7 @@
 // 21.5 s. How deep the queues are hardly matters: one item in front of the slowest stage keeps it
 // busy. What helps is a second worker: 12.5 s; ten fetches, and 2.5 s for the last item.
 // Look at: the times, and the timeline with two workers (= waits, # computes). It runs for two
-// minutes; --quick does a fiftieth of it.
+// minutes; --quick does a hundredth of it.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <algorithm>
@@ -122,7 +122,7 @@ struct plan {
              {"depth 5, one worker", 5, 1}, {"depth 2, two workers", 2, 2}};
 
 asyncio::coro<int> async_main(bool quick) {
-    if (quick) second = 0.02;
+    if (quick) second = 0.01;
     const double least = quick ? 0.8 : 0.9; // of the speed on paper; short jobs have more overhead
     asyncio::process_pool_executor pool(2);
     run turn, probe;
