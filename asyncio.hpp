@@ -8388,7 +8388,8 @@ ASYNCIO_API void start_forked(loop_core& loop, ref_ptr<concurrent_base> state, r
 
 /// Runs `fn` in a copy of this process that is made for it, and gives a future of the
 /// running loop. `fn` may capture anything, as it is all there in the copy; only what
-/// it returns or throws has to have a codec. What it changes stays there.
+/// it returns or throws has to have a codec. What it changes stays there. When it
+/// crashes or leaves, the future fails with worker_crashed.
 ///
 ///     auto sum = co_await asyncio::fork_job([&table] { return table.checksum(); });
 ///
@@ -8399,7 +8400,6 @@ ASYNCIO_API void start_forked(loop_core& loop, ref_ptr<concurrent_base> state, r
 /// Throws: std::runtime_error when no loop runs, and when other threads are at work: a
 /// lock that one of them holds would stay locked in the copy. Threads of an executor
 /// may be there, but no job on them. std::system_error when the system gives no process.
-/// The future: what `fn` threw, as from an isolated_executor; worker_crashed.
 /// Cancellation: kills the copy, and what it has started.
 template <class Fn>
     requires std::invocable<std::remove_reference_t<Fn>&>

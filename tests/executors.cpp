@@ -2041,7 +2041,7 @@ ASYNC_TEST_CASE("any capture works, and only the result comes back") {
     CHECK(data.text == "a text");
     CHECK(*data.owned == 7);
 
-    const auto owning = [moved = std::make_unique<int>(9)] { return std::make_unique<int>(*moved); };
+    const auto owning = [own = std::make_unique<int>(9)] { return std::make_unique<int>(*own); };
     const std::unique_ptr<int> nine = co_await asyncio::fork_job(owning);
     CHECK(*nine == 9);
     const auto nothing = [] {};
