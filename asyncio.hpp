@@ -13237,9 +13237,9 @@ struct scope_state : frame_allocated {
     }
 
     // Ends the tasks, the newest first: an older one may have started it and hold what it
-    // uses. One that runs ends when it suspends, and those that are older after it.
+    // uses. One that runs ends when it suspends, and those that are older after it. The
+    // caller holds a count.
     void end() noexcept {
-        const ref_ptr<scope_state> kept(this);
         ended = ending = true;
         member* next = newest;
         while (next) {

@@ -1430,7 +1430,8 @@ ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children m
     };
     const auto child = []() -> asyncio::coro<> {
         auto process = co_await asyncio::create_subprocess_exec(
-            asyncio::argv("cat"), {.stdin_ = asyncio::stdio::pipe, .stdout_ = asyncio::stdio::pipe});
+            asyncio::argv("cat"),
+            {.stdin_ = asyncio::stdio::pipe, .stdout_ = asyncio::stdio::pipe});
         const std::string line = co_await process.stdout_->readline();
         CHECK(line == "never");
     };

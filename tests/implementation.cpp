@@ -1,5 +1,5 @@
-// The part of every test program that is compiled once: doctest's main(), the watchdog and the helpers
-// of support.hpp that need the operating system.
+// The part of every test program that is compiled once: doctest's main(), the watchdog and the
+// helpers of support.hpp that need the operating system.
 #define DOCTEST_CONFIG_IMPLEMENT
 #define DOCTEST_CONFIG_NO_POSIX_SIGNALS // SIGINT belongs to the tests; crashes are reported below
 #include "support.hpp"

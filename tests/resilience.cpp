@@ -726,7 +726,7 @@ ASYNC_TEST_CASE("without a limit sixteen calls are under way") {
     co_await stream.aclose();
 }
 
-ASYNC_TEST_CASE("a failure is thrown in its turn, when the other calls have been cancelled and ended") {
+ASYNC_TEST_CASE_ORDERED("a failure is thrown in its turn, when the other calls have been cancelled and ended") {
     std::vector<int> cancelled;
     auto call = [&](int item) -> asyncio::coro<int> {
         if (item == 2) throw std::out_of_range("item 2");
