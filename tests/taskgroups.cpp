@@ -576,6 +576,11 @@ ASYNC_TEST_CASE("TG-01: the block ends when all children have ended, and their r
     CHECK(now() - begin == 2s);
     CHECK(a.result() == 42);
     CHECK(b.result() == 11);
+    co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
+        a = tg.create_task(after(1s, 1));
+    });
+    CHECK(now() - begin == 3s);
+    CHECK(a.result() == 1);
 }
 
 ASYNC_TEST_CASE("TG-02: a failing child cancels siblings and body, and is thrown in a group") {
@@ -587,13 +592,13 @@ ASYNC_TEST_CASE("TG-02: a failing child cancels siblings and body, and is thrown
             tg.create_task(stoppable(siblings, 1s));
             tg.create_task(stoppable(siblings));
             tg.create_task(fail_after(1s, "value"));
-            co_await stoppable(body);
+            co_await stoppable(body, 2s);
         }));
     CHECK(shape(error) == "group[value]");
     CHECK(body.cancelled == 1);
     CHECK(siblings.cancelled == 2);
     CHECK(siblings.ended == 2);
-    CHECK(now() - begin == 2s);
+    CHECK(now() - begin == 3s); // the siblings clean up beside the body, not after it
     CHECK(asyncio::current_task().cancelling() == 0);
     co_await asyncio::sleep(1s); // is not interrupted
 }
