@@ -149,10 +149,10 @@ int main(int argc, char** argv) {
     return option == "--help" ? 0 : 2;
 }
 // Output:
-//  0.53 s  to a worker and back: 0.02 ms
-//  5.85 s  check digits: 0.00 ms, 0.00 ms of a core: coroutines
-// holds:  300 of them, coroutines 0.06 ms, threads 2.38 ms, processes 7.33 ms
-//  5.95 s  ask a device: 5.10 ms, 0.03 ms of a core: threads
-// holds:  16 of them, coroutines 81.84 ms, threads 5.45 ms, processes 41.67 ms
-//  7.37 s  count primes: 6.22 ms, 6.14 ms of a core: processes
-// BUSY:   8 of them, coroutines 4076.78 ms, threads 2667.99 ms, processes 3212.00 ms; machine busy
+//  0.01 s  to a worker and back: 0.09 ms
+//  0.25 s  check digits: 0.00 ms, 0.00 ms of a core: coroutines
+// holds:  300 of them, coroutines 0.09 ms, threads 0.36 ms, processes 8.42 ms
+//  0.34 s  ask a device: 20.12 ms, 0.03 ms of a core: threads
+// holds:  16 of them, coroutines 322.36 ms, threads 20.52 ms, processes 162.14 ms
+//  1.92 s  count primes: 20.68 ms, 20.67 ms of a core: processes
+// holds:  8 of them, coroutines 163.79 ms, threads 82.05 ms, processes 82.19 ms

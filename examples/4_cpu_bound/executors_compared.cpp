@@ -149,23 +149,23 @@ int main(int argc, char** argv) {
     return option == "--help" ? 0 : 2;
 }
 // Output:
-// 18.87 s  1 worker: bare threads 0.99x, on 0.23 cores; machine busy
-// holds:  coroutines 1.01x: no gain
-// holds:  threads 0.97x (at least 0.89x); first tiny jobs 11.52 ms, next ones 0.07 ms
-// holds:  isolated threads 1.05x (at least 0.89x); first tiny jobs 0.11 ms, next ones 6.63 ms
-// holds:  processes 1.03x (at least 0.89x); first tiny jobs 0.97 ms, next ones 0.23 ms
-// 48.14 s  2 workers: bare threads 0.90x, on 0.34 cores; machine busy
-// holds:  coroutines 0.92x: no gain
-// holds:  threads 0.89x (at least 0.81x); first tiny jobs 1.55 ms, next ones 0.01 ms
-// holds:  isolated threads 0.82x (at least 0.81x); first tiny jobs 0.07 ms, next ones 0.01 ms
-// holds:  processes 0.89x (at least 0.81x); first tiny jobs 0.77 ms, next ones 0.09 ms
-// 66.37 s  4 workers: bare threads 0.99x, on 0.21 cores; machine busy
+//  5.45 s  1 worker: bare threads 0.99x, on 0.99 cores
 // holds:  coroutines 1.00x: no gain
-// holds:  threads 1.18x (at least 0.89x); first tiny jobs 0.20 ms, next ones 0.12 ms
-// holds:  isolated threads 1.04x (at least 0.89x); first tiny jobs 0.11 ms, next ones 0.06 ms
-// holds:  processes 1.01x (at least 0.89x); first tiny jobs 59.61 ms, next ones 0.51 ms
-// 77.95 s  8 workers: bare threads 1.26x, on 0.36 cores; machine busy
-// BUSY:   coroutines 1.37x: no gain
-// holds:  threads 1.38x (at least 1.14x); first tiny jobs 0.16 ms, next ones 0.04 ms
-// holds:  isolated threads 1.15x (at least 1.14x); first tiny jobs 0.23 ms, next ones 0.02 ms
-// BUSY:   processes 1.04x (at least 1.14x); first tiny jobs 25.45 ms, next ones 0.16 ms
+// holds:  threads 1.00x (at least 0.89x); first tiny jobs 1.55 ms, next ones 0.06 ms
+// holds:  isolated threads 0.99x (at least 0.89x); first tiny jobs 0.12 ms, next ones 0.12 ms
+// holds:  processes 1.00x (at least 0.89x); first tiny jobs 0.72 ms, next ones 0.25 ms
+//  8.99 s  2 workers: bare threads 1.93x, on 1.93 cores
+// holds:  coroutines 0.99x: no gain
+// holds:  threads 1.97x (at least 1.74x); first tiny jobs 0.07 ms, next ones 0.09 ms
+// holds:  isolated threads 1.99x (at least 1.74x); first tiny jobs 2.09 ms, next ones 0.02 ms
+// holds:  processes 2.01x (at least 1.74x); first tiny jobs 0.70 ms, next ones 0.14 ms
+// 12.56 s  4 workers: bare threads 1.87x, on 1.86 cores
+// holds:  coroutines 1.00x: no gain
+// holds:  threads 1.96x (at least 1.68x); first tiny jobs 1.92 ms, next ones 0.04 ms
+// holds:  isolated threads 1.97x (at least 1.68x); first tiny jobs 0.16 ms, next ones 0.03 ms
+// holds:  processes 1.95x (at least 1.68x); first tiny jobs 0.94 ms, next ones 0.13 ms
+// 16.13 s  8 workers: bare threads 1.92x, on 1.90 cores
+// holds:  coroutines 0.98x: no gain
+// holds:  threads 1.90x (at least 1.72x); first tiny jobs 0.32 ms, next ones 0.02 ms
+// holds:  isolated threads 1.91x (at least 1.72x); first tiny jobs 2.39 ms, next ones 0.02 ms
+// holds:  processes 1.86x (at least 1.72x); first tiny jobs 0.79 ms, next ones 0.49 ms

@@ -144,23 +144,22 @@ int main(int argc, char** argv) {
     return option == "--help" ? 0 : 2;
 }
 // Output:
-// time    |0                                                    0.438 s|
-// Task-1  |============================================================| 0.000-0.438 s
-// weather |===#################################                        | 0.000-0.258 s
-// traffic |=======#######################################              | 0.000-0.334 s
-// energy  |=======#######################################              | 0.000-0.334 s
-// water   |=========###################################                | 0.000-0.318 s
-// air     |===================================######################## | 0.000-0.430 s
-// noise   |===========================================#################| 0.000-0.438 s
-//  1.21 s  fetch 0.07 s and process 0.42 s, or the pipeline 0.43 s
-//  2.03 s  fetch 0.07 s and process 0.40 s, or the pipeline 0.42 s
-//  2.90 s  fetch 0.07 s and process 0.40 s, or the pipeline 0.40 s
-// weather  fetch   25 ms, process  164 ms: mean between 48.21 and 51.74
-// traffic  fetch   40 ms, process  100 ms: mean between 47.35 and 50.96
-// energy   fetch   56 ms, process  223 ms: mean between 48.56 and 52.15
-// water    fetch   56 ms, process  223 ms: mean between 47.82 and 51.38
-// air      fetch   65 ms, process  233 ms: mean between 48.35 and 51.90
-// noise    fetch   75 ms, process  193 ms: mean between 48.14 and 51.62
-//  3.29 s  machine busy: the jobs got 0.42 cores
+// time    |0                                                    2.162 s|
+// Task-1  |============================================================| 0.000-2.162 s
+// weather |=============####################                           | 0.000-1.161 s
+// traffic |===================###################                      | 0.000-1.369 s
+// energy  |========================###########################         | 0.000-1.809 s
+// water   |==============================########################      | 0.000-1.936 s
+// air     |====================================########################| 0.000-2.145 s
+// noise   |=========================================###################| 0.000-2.162 s
+//  6.05 s  fetch 1.50 s and process 1.44 s, or the pipeline 2.16 s
+//  9.74 s  fetch 1.50 s and process 1.41 s, or the pipeline 2.16 s
+// 13.33 s  fetch 1.50 s and process 1.41 s, or the pipeline 2.13 s
+// weather  fetch  501 ms, process  565 ms: mean between 48.22 and 51.79
+// traffic  fetch  700 ms, process  562 ms: mean between 47.33 and 50.88
+// energy   fetch  903 ms, process  631 ms: mean between 48.57 and 52.16
+// water    fetch 1100 ms, process  909 ms: mean between 47.77 and 51.28
+// air      fetch 1300 ms, process  712 ms: mean between 48.35 and 51.95
+// noise    fetch 1500 ms, process  633 ms: mean between 48.10 and 51.61
 // holds:  six reports, with the results of the same work in turn
-// holds:  the pipeline takes 0.40 s (at most 0.43 s)
+// holds:  the pipeline takes 2.13 s (at most 2.65 s)

@@ -149,10 +149,15 @@ int main(int argc, char** argv) {
     return option == "--help" ? 0 : 2;
 }
 // Output:
-// 22.35 s  744 rows and columns, 2 cores
-// 49.51 s  in turn 7.46, gather 13.25, pool 3.45
-// 117.59 s  in turn 7.46, gather 13.25, pool 3.45
-// 208.53 s  in turn 7.46, gather 13.25, pool 3.45
-// 208.53 s  what the machine gives: 2.54x, on 0.02 cores; machine busy
-// holds:  gather 0.56x: no gain
-// BUSY:   thread pool 2.16x (at least 2.29x)
+//  1.33 s  744 rows and columns, 2 cores
+//  2.63 s  in turn 0.50, gather 0.37, pool 0.21
+//  4.04 s  in turn 0.39, gather 0.37, pool 0.21
+//  5.27 s  in turn 0.39, gather 0.37, pool 0.21
+//  6.47 s  in turn 0.37, gather 0.37, pool 0.21
+//  7.83 s  in turn 0.37, gather 0.37, pool 0.21
+//  9.52 s  in turn 0.37, gather 0.37, pool 0.21
+// 10.79 s  in turn 0.37, gather 0.37, pool 0.21
+// 12.05 s  in turn 0.37, gather 0.37, pool 0.17
+// 12.05 s  what the machine gives: 2.09x, on 1.95 cores
+// holds:  gather 0.99x: no gain
+// holds:  thread pool 2.09x (at least 1.88x)

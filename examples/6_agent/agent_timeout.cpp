@@ -222,20 +222,18 @@ int main(int argc, char** argv) {
     return asyncio::run_main(async_main(quick, trace_file));
 }
 // Output:
-// (with --quick)
-//  0.99 s  news: 0.66
-//  1.27 s  knowledge: 0.64
-//  1.65 s  weather: timeout
-// time                |0                                               1.001 s|
-// Task-1              |=======================================================| 0.000-1.001 s
-// weather             |=======================================================| 0.000-1.001 s
-// news                |================###                                    | 0.000-0.344 s
-// knowledge           |=================================#                     | 0.000-0.617 s
-// (weather service)   |=======================================================| 0.000-1.001 s
-// (news service)      |=================                                      | 0.000-0.304 s
-// (knowledge service) |==================================                     | 0.000-0.601 s
-//  1.65 s  machine busy: the jobs got 0.45 cores of 2
+//  2.06 s  news: 0.66
+//  3.63 s  knowledge: 0.64
+//  5.11 s  weather: timeout
+// time                |0                                               5.002 s|
+// Task-1              |=======================================================| 0.000-5.002 s
+// weather             |=======================================================| 0.000-5.002 s
+// news                |================######                                 | 0.000-1.960 s
+// knowledge           |=================================######                | 0.000-3.530 s
+// (weather service)   |=======================================================| 0.000-5.002 s
+// (news service)      |=================                                      | 0.000-1.502 s
+// (knowledge service) |==================================                     | 0.000-3.008 s
 // holds:  the error of weather: timeout
 // holds:  news (0.66) knows more than knowledge (0.64)
-// holds:  both were ready after 0.61 s, before the limit at 1.00 s
-// holds:  1.00 s in all (the limit: 1.00 s; weather: 1.20 s)
+// holds:  both were ready after 3.53 s, before the limit at 5.00 s
+// holds:  5.00 s in all (the limit: 5.00 s; weather: 6.00 s)

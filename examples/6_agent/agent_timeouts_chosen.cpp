@@ -247,31 +247,30 @@ int main(int argc, char** argv) {
     return asyncio::run_main(async_main(seed, trace_file), options);
 }
 // Output:
-// (with --quick)
 //  0.00 s  seed 1
-// 17.23 s  weather, earned is done
-// 24.51 s  archive, earned is done
-// 27.57 s  weather, fixed is done
-// 34.30 s  archive, fixed is done
-// time              |0                                               7.029 s|
-// Task-1            |=======================================================| 0.000-7.029 s
-// weather, fixed    |========                                               | 0.000-0.935 s
-// weather, earned   |========                                               | 0.000-0.935 s
-// archive, fixed    |=======================================================| 0.000-7.029 s
-// archive, earned   |=======================================================| 0.000-7.029 s
-// (weather, fixed)  |========                                               | 0.001-0.935 s
-// (weather, earned) |========                                               | 0.001-0.935 s
-// (archive, fixed)  |=========================                              | 0.001-3.122 s
-// (archive, earned) |=========================                              | 0.001-3.122 s
-// Task-278          |                           ============================| 3.562-7.029 s
-// Task-279          |                           ============================| 3.562-7.029 s
+//  3.13 s  weather, earned is done
+//  4.61 s  weather, fixed is done
+// 14.01 s  archive, earned is done
+// 24.41 s  archive, fixed is done
+// time              |0                                               6.101 s|
+// Task-1            |=======================================================| 0.000-6.101 s
+// weather, fixed    |=====                                                  | 0.000-0.501 s
+// weather, earned   |=====                                                  | 0.000-0.501 s
+// archive, fixed    |=======================================================| 0.000-6.101 s
+// archive, earned   |=======================================================| 0.000-6.101 s
+// (weather, fixed)  |=====                                                  | 0.000-0.501 s
+// (weather, earned) |=====                                                  | 0.000-0.501 s
+// (archive, fixed)  |============================                           | 0.000-3.001 s
+// (archive, earned) |============================                           | 0.000-3.001 s
+// Task-256          |                           ============================| 3.101-6.101 s
+// Task-257          |                           ============================| 3.101-6.101 s
 //                     limit    failed     mean    worst
-// weather, fixed      3.00 s   4 of 40   5.63 s  10.67 s
-// weather, earned    23.41 s   0 of 40   4.18 s   7.80 s
-// archive, fixed      3.00 s  40 of 40   8.57 s  10.68 s
-// archive, earned    24.16 s   0 of 40   5.76 s   8.05 s
-// BUSY:   weather's slow requests do not raise its limit: 23.41 s
-// BUSY:   a second attempt saves nearly all of them, both ways
-// holds:  the fixed limit makes them wait: 10.67 s at worst
-// holds:  the fixed limit loses all answers of the archive, after 8.57 s each
-// BUSY:   the earned one loses none, at 5.75 s each
+// weather, fixed      3.00 s   0 of 40   0.58 s   3.60 s
+// weather, earned     1.52 s   0 of 40   0.54 s   2.12 s
+// archive, fixed      3.00 s  40 of 40   6.10 s   6.10 s
+// archive, earned    10.51 s   0 of 40   3.50 s   3.50 s
+// holds:  weather's slow requests do not raise its limit: 1.51 s
+// holds:  a second attempt saves nearly all of them, both ways
+// holds:  the fixed limit makes them wait: 3.60 s at worst
+// holds:  the fixed limit loses all answers of the archive, after 6.10 s each
+// holds:  the earned one loses none, at 3.50 s each
