@@ -10570,6 +10570,7 @@ private:
     void task_ended(detail::task_base& task) override;
     void job_ended(std::uint32_t task_id, std::int64_t begin, std::int64_t end) override;
     std::int64_t now() const noexcept;
+    void refresh_names() const;
 
     detail::ref_ptr<detail::loop_core> core_;
     detail::box<record> record_;
@@ -22460,10 +22461,16 @@ void tracer::task_started(detail::task_base& task) {
 void tracer::task_ended(detail::task_base& task) {
     record::span* s = record_->find(task.id);
     if (!s) return;
-    s->name = task.name(); // it may have been given later
+    s->name = task.name();
     s->end = now();
     s->status = task.current;
     s->failed = task.failed();
+}
+
+// Tasks that are still alive may have been named after their begin.
+void tracer::refresh_names() const {
+    for (const detail::task_base* t = core_->tasks; t; t = t->following_task)
+        if (record::span* s = record_->find(t->id)) s->name = t->name();
 }
 
 void tracer::job_ended(std::uint32_t task_id, std::int64_t begin, std::int64_t end) {
@@ -22532,6 +22539,7 @@ static std::string microseconds(std::int64_t nanoseconds) {
 void tracer::write_chrome_trace(std::ostream& out) const {
     using detail::microseconds;
     using detail::quoted;
+    refresh_names();
     const std::int64_t last = now();
     out << "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"
         << R"({"name":"process_name","ph":"M","pid":1,"args":{"name":"asyncio"}})";
@@ -22565,6 +22573,7 @@ void tracer::write_chrome_trace(std::ostream& out) const {
 
 void tracer::print_timeline(std::ostream& out, std::size_t width) const {
     constexpr std::size_t most_rows = 40;
+    refresh_names();
     width = std::max<std::size_t>(width, 10);
     const std::int64_t total = std::max<std::int64_t>(now(), 1);
     const auto column = [&](std::int64_t at) {

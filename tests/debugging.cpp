@@ -150,6 +150,19 @@ ASYNC_TEST_CASE("tasks stand in the order of their begin, those from before the 
     CHECK(bar_of(text, "before") == "====================");
 }
 
+ASYNC_TEST_CASE("a task that lives has the name that it was given last") {
+    asyncio::tracer trace(asyncio::get_running_loop());
+    auto task = asyncio::create_task(sleep_for(1h), {.name = "first"});
+    co_await asyncio::sleep(1s);
+    task.set_name("second");
+    CHECK(bar_of(timeline(trace), "second") == "====================");
+    std::ostringstream json;
+    trace.write_chrome_trace(json);
+    CHECK(json.str().find("second") != std::string::npos);
+    CHECK(json.str().find("first") == std::string::npos);
+    task.cancel();
+}
+
 ASYNC_TEST_CASE("the width is the caller's, but at least ten; long names and lists are cut") {
     asyncio::tracer trace(asyncio::get_running_loop());
     std::vector<asyncio::task<>> tasks;
