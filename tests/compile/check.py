@@ -13,6 +13,7 @@ regular expression after "says:". "on g++ 12" limits an expectation to g++ up to
 must accept that program.
 """
 
+import itertools
 import os
 import pathlib
 import re
@@ -63,7 +64,8 @@ def run(command):
 
 
 def is_gcc_up_to_12():
-    macros = run(compiler[:1] + ["-dM", "-E", "-x", "c++", "/dev/null"])[1]
+    command = list(itertools.takewhile(lambda word: not word.startswith("-"), compiler))
+    macros = run(command + ["-dM", "-E", "-x", "c++", "/dev/null"])[1]
     version = re.search(r"#define __GNUC__ (\d+)", macros)
     return "__clang__" not in macros and version is not None and int(version[1]) <= 12
 
