@@ -60,7 +60,7 @@ def readme_rules():
         "cpp": [path.read_text() for path in root.glob("examples/*/*.cpp")],
         "python": [path.read_text() for path in root.glob("tests/python/*.py")],
     }
-    for link in re.findall(r"\]\((?!http)(.*?)\)", readme):
+    for link in re.findall(r"\]\(([\w./]+)\)", readme):
         if not (root / "examples" / link).exists():
             yield f"it links to {link}, which is not there"
     for language, excerpt in re.findall(r"(?ms)^```(cpp|python)\n(.*?)^```", readme):
