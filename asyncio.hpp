@@ -16562,7 +16562,7 @@ namespace detail {
 // the supervisor sleeps whenever nothing has happened.
 //
 // A loop that alone waits for a job listens to its worker itself, which saves the way
-// through the supervisor's thread and half of the time. It keeps listening there, so
+// through the supervisor's thread. It keeps listening there, so
 // that the next job costs nothing more, until somebody else's job goes to that worker,
 // jobs have to queue, or the executor ends: a loop may be busy or gone, and then others
 // must not wait for it. Whoever receives an answer first deals with it.
