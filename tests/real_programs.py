@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Lets programs that everybody has talk to the servers among the examples.
+"""Lets programs that everybody has talk to our servers and clients.
 
     real_programs.py NAME PROGRAM
 
-NAME is an example of examples/cookbook, PROGRAM what was built of it. It listens on a free port, and
-curl, wrk, nc, socat, redis-cli and redis-benchmark are its clients, as far as they are installed. Ends
-with 1 if a check does not hold, and with 77 (skipped) if none of the programs is there.
+NAME is an example of examples/cookbook, or real_client of tests; PROGRAM what was built of it. Servers
+listen on a free port, and curl, wrk, nc, socat, redis-cli and redis-benchmark are their clients, as far
+as they are installed. Clients have a redis-server. Ends with 1 if a check does not hold, and with 77
+(skipped) if none of the programs is there.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ clients = {
     "redis_like": ["redis-cli", "redis-benchmark", "nc"],
     "chat_room": ["nc"],
     "per_core_server": ["nc"],
+    "real_client": ["redis-server"],
 }
 failed = passed = 0
 limit = 120  # seconds that any of them may take; far more than it needs
@@ -283,6 +286,39 @@ def per_core_server():
     with server(end=signal.SIGINT, status=130) as (_, port):
         got = run("nc", "-N", "127.0.0.1", port, given=b"hello\n")
         check("nc is served by a core", re.fullmatch(rb"core \d+: hello\n", got), got)
+
+
+@contextlib.contextmanager
+def redis_server():
+    """A redis-server; gives its port and the path of its Unix socket, and ends it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, log = os.path.join(folder, "socket"), pathlib.Path(folder, "log")
+        for _ in range(10):  # until nobody else takes the port before it does
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            options = ["--bind", "127.0.0.1", "--port", str(port), "--unixsocket", path, "--dir", folder,
+                       "--logfile", log, "--save", "", "--appendonly", "no", "--daemonize", "no"]
+            with subprocess.Popen(["redis-server", *options]) as process:
+                try:
+                    wait_for(lambda: process.poll() is not None
+                             or log.exists() and b"accept connections at" in log.read_bytes())
+                    if process.poll() is None:
+                        yield port, path
+                        return
+                finally:
+                    process.kill()
+        raise RuntimeError("redis-server does not start:\n" + log.read_text())
+
+
+def real_client():
+    if has("redis-server"):
+        with redis_server() as addresses:
+            for address in addresses:
+                got = subprocess.run([program, "redis", str(address)], timeout=limit, text=True,
+                                     stdout=subprocess.PIPE)
+                for line in re.findall("^holds: +(.*)", got.stdout, re.M):
+                    check("redis-server, " + line, True)
+                check("and nothing else", got.returncode == 0 and "BROKEN" not in got.stdout, got)
 
 
 if not any(map(shutil.which, clients[name])):
