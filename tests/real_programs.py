@@ -5,10 +5,11 @@
 
 NAME is an example of examples/cookbook, or real_client of tests; PROGRAM what was built of it. Servers
 listen on a free port, and curl, wrk, nc, socat, redis-cli and redis-benchmark are their clients, as far
-as they are installed. Clients have a redis-server. Ends with 1 if a check does not hold, and with 77
-(skipped) if none of the programs is there.
+as they are installed; clients have a redis-server. Python's own asyncio is at the other end of both.
+Ends with 1 if a check does not hold, and with 77 (skipped) if none of the programs is there.
 """
 
+import asyncio
 import contextlib
 import os
 import pathlib
@@ -17,6 +18,7 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,13 +26,14 @@ import time
 
 name, program = sys.argv[1:]
 clients = {
-    "echo_server": ["nc", "socat"],
+    "echo_server": ["nc", "socat", "python3"],
     "udp_echo": ["nc", "socat"],
-    "http_server": ["curl", "wrk", "nc"],
+    "http_server": ["curl", "wrk", "nc", "python3"],
+    "http_client": ["python3"],
     "redis_like": ["redis-cli", "redis-benchmark", "nc"],
     "chat_room": ["nc"],
     "per_core_server": ["nc"],
-    "real_client": ["redis-server"],
+    "real_client": ["redis-server", "python3"],
 }
 failed = passed = 0
 limit = 120  # seconds that any of them may take; far more than it needs
@@ -104,6 +107,43 @@ def echo_server():
         if has("socat"):
             got = run("socat", "-t", limit, "-", f"TCP:127.0.0.1:{port}", given=data)
             check("socat gets back 3 MB", got == data, len(got))
+        asyncio.run(asyncio.wait_for(python_on_echo_server(port), limit))
+
+
+async def python_on_echo_server(port):
+    """A client in Python's asyncio: all at once, byte by byte, reset, and two hundred of it."""
+    data = os.urandom(1_000_000)
+
+    async def talk(text):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.closing(writer):
+            writer.write(text)
+            writer.write_eof()
+            return await reader.read()
+
+    got = await talk(data)
+    check("Python gets back 1 MB after its end", got == data, len(got))
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    got = b""
+    for byte in b"one by one":
+        writer.write(bytes([byte]))
+        got += await reader.readexactly(1)
+    writer.write_eof()
+    rest = await reader.read()
+    writer.close()
+    check("  and single bytes as they come", got == b"one by one" and not rest, got + rest)
+
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        await reader.readexactly(1)
+        linger = struct.pack("ii", 1, 0)  # close() resets
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+    texts = [b"client %d" % i for i in range(200)]
+    got = await asyncio.gather(*map(talk, texts))
+    check("  and, after 20 that reset, two hundred clients their own", got == texts, got)
 
 
 def udp_echo():
@@ -138,11 +178,39 @@ def http_server():
                 given = 3 * (request + b"\r\n") + request + b"Connection: close\r\n\r\n"
                 got = run("nc", "127.0.0.1", port, given=given)
                 check("nc gets four answers to four requests at once", got.count(page) == 4, got)
+            asyncio.run(asyncio.wait_for(python_on_http_server(port, page, large), limit))
             if has("wrk"):
                 with_wrk(url)
             if has("curl"):
                 with_curl(url, own, page, large)
                 slow_download_at_the_end(process, url, own, large)
+
+
+async def python_on_http_server(port, page, large):
+    """A client in Python's asyncio that keeps its connection, and sends as slowly as it likes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def answer():
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = int(re.search(r"\r\nContent-Length: (\d+)\r\n", head)[1])
+        return head.split()[1], await reader.readexactly(length)
+
+    def request(path, fields=""):
+        return f"GET {path} HTTP/1.1\r\nHost: here\r\n{fields}\r\n".encode()
+
+    for byte in request("/"):
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0)
+    got = await answer()
+    check("Python gets a page for a request byte by byte", got == ("200", page), got)
+    writer.write(request("/no") + 20 * request("/large") + request("/", "Connection: close\r\n"))
+    writer.write_eof()
+    got = [await answer() for _ in range(22)]
+    right = [("200", large)] * 20 + [("200", page)]
+    check("  and 22 more over that connection, after its end", got[0][0] == "404" and got[1:] == right)
+    rest = await reader.read()
+    writer.close()
+    check("  which then ends", rest == b"", rest)
 
 
 def with_curl(url, own, page, large):
@@ -310,7 +378,117 @@ def redis_server():
         raise RuntimeError("redis-server does not start:\n" + log.read_text())
 
 
+async def with_python_server(serve, *command, given=b"", errors=None):
+    """What a client prints for the port of a server in Python's asyncio, and its exit code."""
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        command = [str(word).format(port=port) for word in command]
+        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        client = await asyncio.create_subprocess_exec(*command, **pipe)
+        try:
+            got = await asyncio.wait_for(client.communicate(given), limit)
+        except asyncio.TimeoutError:
+            client.kill()
+            raise
+        return b"".join(filter(None, got)), client.returncode
+
+
+def python_servers():
+    """Servers of one connection each, by Python's asyncio, for our client."""
+    data = os.urandom(1_000_000)
+    received = []
+
+    async def at_the_end(reader, writer):
+        text = await reader.read()
+        writer.write(text[::-1])
+        await writer.drain()
+        writer.close()
+
+    async def both_ways(reader, writer):
+        async def send():
+            writer.write(data)
+            await writer.drain()
+            writer.write_eof()
+
+        text, _ = await asyncio.gather(reader.read(), send())
+        received.append(text)
+        writer.close()
+
+    async def slow_sender(reader, writer):
+        for byte in data[:1000]:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.001)
+        writer.close()
+
+    async def slow_reader(reader, writer):
+        length = 0
+        while piece := await reader.read(1000):
+            length += len(piece)
+            await asyncio.sleep(0)
+        writer.write(b"%d" % length)
+        writer.close()
+
+    async def reset(reader, writer):
+        await reader.readexactly(100)
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    def ask(serve, given, **more):
+        return asyncio.run(with_python_server(serve, program, "connect", "{port}", given=given, **more))
+
+    got = ask(at_the_end, data)
+    check("our client gets an answer that begins when it has ended", got == (data[::-1], 0), len(got[0]))
+    got = ask(both_ways, data[::-1])
+    right = got == (data, 0) and received == [data[::-1]]
+    check("  1 MB both ways at once", right, len(got[0]))
+    got = ask(slow_sender, b"")
+    check("  bytes that come one by one", got == (data[:1000], 0), got)
+    got = ask(slow_reader, data)
+    check("  all of its own to a server that reads slowly", got == (b"1000000", 0), got)
+    got, status = ask(reset, 10 * data, errors=subprocess.PIPE)
+    check("  and an error if it is reset", status == 1 and re.search(rb"reset|Broken pipe", got), got)
+
+
+def http_client():
+    connections = []
+    chunks = b"".join(b"%x\r\n%s\r\n" % (n, n * b"x") for n in (1, 16, 70_000)) + b"0\r\n\r\n"
+    pages = {
+        b"/": b"200 OK\r\nContent-Length: 7\r\n\r\nwelcome",
+        b"/chunks": b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks,
+        b"/end": b"200 OK\r\nConnection: close\r\n\r\n" + 1_000_000 * b"x",
+        b"/slow": b"404 Not Found\r\nContent-Length: 12\r\n\r\nit is not so",
+        b"/broken": b"200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nless",
+    }
+
+    async def serve(reader, writer):
+        connections.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError):  # the client has gone
+            page = b""
+            while b"close" not in page:
+                head = await reader.readuntil(b"\r\n\r\n")
+                path = head.split()[1]
+                page = b"HTTP/1.1 " + pages[path]
+                for piece in ([bytes([byte]) for byte in page] if path == b"/slow" else [page]):
+                    writer.write(piece)
+                    await asyncio.sleep(0)
+                await writer.drain()
+        writer.close()
+
+    urls = ["http://127.0.0.1:{port}" + path.decode() for path in pages]
+    got, status = asyncio.run(with_python_server(serve, program, *urls))
+    answers = dict(re.findall(r"http://127.0.0.1:\d+(\S+): (.*)", got.decode()))
+    for path, answer in {"/": "200, 7 bytes", "/chunks": "200, 70017 bytes",
+                         "/end": "200, 1000000 bytes", "/slow": "404, 12 bytes"}.items():
+        check(f"our client gets {path} of Python's server: {answer}", answers.get(path) == answer, got)
+    broken = answers.get("/broken", "")
+    check("  and tells that one has ended too early", "ended after 4 bytes" in broken, got)
+    check("  over five connections at once", status == 0 and len(connections) == 5, len(connections))
+
+
 def real_client():
+    python_servers()
     if has("redis-server"):
         with redis_server() as addresses:
             for address in addresses:
