@@ -4,9 +4,10 @@
     real_programs.py NAME PROGRAM
 
 NAME is an example of examples/cookbook, or real_client of tests; PROGRAM what was built of it. Servers
-listen on a free port, and curl, wrk, nc, socat, redis-cli and redis-benchmark are their clients, as far
-as they are installed; clients have a redis-server. Python's own asyncio is at the other end of both.
-Ends with 1 if a check does not hold, and with 77 (skipped) if none of the programs is there.
+listen on a free port, and curl, wrk, nc, socat, redis-cli, redis-benchmark and openssl are their
+clients, as far as they are installed; clients have a redis-server and openssl's. Python's own asyncio is
+at the other end of both. Ends with 1 if a check does not hold, and with 77 (skipped) if none of the
+programs is there.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -33,6 +35,7 @@ clients = {
     "redis_like": ["redis-cli", "redis-benchmark", "nc"],
     "chat_room": ["nc"],
     "per_core_server": ["nc"],
+    "tls_openssl": ["openssl"],
     "real_client": ["redis-server", "python3"],
 }
 failed = passed = 0
@@ -79,9 +82,9 @@ def server(*options, end=signal.SIGTERM, status=0):
 
 
 @contextlib.contextmanager
-def dialogue(*command):
+def dialogue(*command, errors=None):
     """A program to talk to, line by line; killed at the end."""
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
     with subprocess.Popen(list(map(str, command)), bufsize=0, **pipe) as client:
         try:
             yield client
@@ -354,6 +357,97 @@ def per_core_server():
     with server(end=signal.SIGINT, status=130) as (_, port):
         got = run("nc", "-N", "127.0.0.1", port, given=b"hello\n")
         check("nc is served by a core", re.fullmatch(rb"core \d+: hello\n", got), got)
+
+
+def tls_openssl():
+    with tempfile.TemporaryDirectory() as folder:
+        own = pathlib.Path(folder)
+        for name in "good", "other":
+            key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+            run("openssl", "req", "-x509", *key, "-keyout", own / (name + ".key"), "-out", own / name,
+                "-subj", "/CN=test", "-addext", "subjectAltName=DNS:localhost", errors=subprocess.DEVNULL)
+        request = ["openssl", "req", "-new", "-key", own / "good.key", "-subj", "/CN=localhost"]
+        (own / "request").write_bytes(run(*request))
+        (own / "ca").write_text(
+            "[ca]\ndefault_ca=own\n[own]\ndatabase=index\nserial=serial\nrand_serial=yes\n"
+            "default_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n")
+        (own / "index").touch()
+        past = ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"]
+        subprocess.run(["openssl", "ca", "-selfsign", "-batch", "-config", "ca", "-keyfile", "good.key",
+                        *past, "-in", "request", "-out", "expired", "-notext", "-outdir", "."],
+                       cwd=own, check=True, stderr=subprocess.DEVNULL)
+        against_s_server(own)
+        with server(own / "good", own / "good.key", end=signal.SIGINT, status=130) as (_, port):
+            against_s_client(port, own)
+            asyncio.run(asyncio.wait_for(python_over_tls(port, own), limit))
+
+
+def ask_s_server(trusted, *options, name="localhost"):
+    """How our client ends that trusts a certificate, what it prints, and what s_server has got."""
+    command = ["openssl", "s_server", "-accept", "127.0.0.1:0", *map(str, options), "-naccept", "1"]
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, **pipe) as other:
+        try:
+            port = next(m[1] for line in other.stdout if (m := re.search(rb"^ACCEPT .*:(\d+)$", line)))
+            other.stdin.write(b"HTTP/1.1 200 fine\r\n\r\n")  # once there is somebody
+            other.stdin.flush()
+            got = subprocess.run([program, name, port], env=os.environ | {"SSL_CERT_FILE": str(trusted)},
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit)
+            return got.returncode, got.stdout, other.communicate(timeout=limit)[0]
+        finally:
+            other.kill()
+
+
+def against_s_server(own):
+    good = ["-cert", own / "good", "-key", own / "good.key"]
+    for version in "-tls1_2", "-tls1_3":
+        status, got, seen = ask_s_server(own / "good", *good, version)
+        right = status == 0 and got == b"HTTP/1.1 200 fine\r\n\r\n" and b"HEAD / HTTP/1.1" in seen
+        check(f"s_server {version} and our client understand each other", right, (got, seen))
+    for what, trusted, name, options, why in [
+        ("whom nobody vouches for", "other", "localhost", good, b"self-signed certificate"),
+        ("of another name", "good", "127.0.0.1", good, b"mismatch"),
+        ("whose time is over", "expired", "localhost", ["-cert", own / "expired", *good[2:]],
+         b"certificate has expired"),
+        ("that is too old", "good", "localhost", [*good, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
+         b"protocol version"),
+    ]:
+        status, got, seen = ask_s_server(own / trusted, *options, name=name)
+        right = status == 1 and why in got and b"HEAD" not in seen
+        check(f"a server {what} is refused", right, (got, seen))
+
+
+def against_s_client(port, own):
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost",
+               "-verify_hostname", "localhost", "-verify_return_error", "-quiet"]
+
+    def refused(*options):
+        return subprocess.run([*command, *map(str, options)], timeout=limit, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    for version in "-tls1_2", "-tls1_3":
+        options = [version, "-CAfile", own / "good"]
+        with dialogue(*command, *options, errors=subprocess.DEVNULL) as client:
+            for line in b"hello\n", b"and again\n":
+                client.stdin.write(line)
+                got = client.stdout.readline()
+                check(f"s_client {version} gets back {line}", got == line, got)
+    got = refused("-CAfile", own / "other")
+    right = got.returncode != 0 and b"certificate" in got.stdout
+    check("s_client refuses a certificate that it does not know", right, got)
+    got = refused("-tls1_1", "-cipher", "ALL:@SECLEVEL=0", "-CAfile", own / "good")
+    check("s_client -tls1_1 is refused", got.returncode != 0 and b"alert protocol" in got.stdout, got)
+
+
+async def python_over_tls(port, own):
+    trusting = ssl.create_default_context(cafile=own / "good")
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=trusting, server_hostname="localhost")
+    data = os.urandom(1_000_000)
+    writer.write(data)
+    got = await reader.readexactly(len(data))
+    writer.close()
+    check("Python gets back 1 MB over TLS", got == data)
 
 
 @contextlib.contextmanager

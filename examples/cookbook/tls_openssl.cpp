@@ -6,7 +6,8 @@
 // is a TLS session, which turns bytes into records and back in memory, and a plain connection below
 // it carries these. Servers and clients above cannot tell the difference.
 // Look at: certificates are checked, and so is the name in them. Without options it is its own
-// server, with a certificate that it makes; `./tls example.org 443` shows who is there.
+// server, with a certificate that it makes; `./tls example.org 443` shows who is there, and
+// `./tls --port 4433 cert.pem key.pem` serves until Ctrl-C (try `openssl s_client -port 4433`).
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <algorithm>
@@ -156,6 +157,13 @@ asyncio::coro<> echo(asyncio::stream_pair plain, SSL_CTX& context) {
     } catch (const std::exception&) {} // the client is gone, or did not trust us
 }
 
+asyncio::coro<asyncio::server> start(SSL_CTX& context, int port) {
+    const auto on_client = [&](asyncio::stream_reader reader, asyncio::stream_writer writer) {
+        return echo({std::move(reader), std::move(writer)}, context);
+    };
+    return asyncio::start_server(on_client, "127.0.0.1", port);
+}
+
 // Sends a text to the server and gives what comes back, or the error.
 asyncio::coro<std::string> ask(int port, SSL_CTX& context, std::string host, std::string text) {
     try {
@@ -174,10 +182,7 @@ asyncio::coro<int> try_it(std::size_t size) {
     const tls_context context = make_context(SSL_VERIFY_NONE);
     SSL_CTX_use_certificate(context.get(), own.get());
     SSL_CTX_use_PrivateKey(context.get(), key.get());
-    const auto on_client = [&](asyncio::stream_reader reader, asyncio::stream_writer writer) {
-        return echo({std::move(reader), std::move(writer)}, *context);
-    };
-    asyncio::server server = co_await asyncio::start_server(on_client, "127.0.0.1", 0);
+    asyncio::server server = co_await start(*context, 0);
     const int port = server.port();
 
     const tls_context stranger = make_context(SSL_VERIFY_PEER);
@@ -210,14 +215,26 @@ asyncio::coro<> show_head(std::string host, int port) { // of a web server's pag
     std::printf("%s", head.c_str());
 }
 
+asyncio::coro<> serve(int port, std::string chain, std::string key) { // files, as PEM
+    const tls_context context = make_context(SSL_VERIFY_NONE);
+    if (SSL_CTX_use_certificate_chain_file(context.get(), chain.c_str()) != 1 ||
+        SSL_CTX_use_PrivateKey_file(context.get(), key.c_str(), SSL_FILETYPE_PEM) != 1)
+        throw std::runtime_error(chain + " and " + key + " are no certificate and its key");
+    asyncio::server server = co_await start(*context, port);
+    std::printf("echo over TLS on 127.0.0.1:%d, Ctrl-C ends it\n", server.port());
+    std::fflush(stdout);
+    co_await server.serve_forever();
+}
+
 int main(int argc, char** argv) {
     const std::string word = argc > 1 ? argv[1] : "";
-    const int port = argc == 3 ? std::atoi(argv[2]) : 0;
+    const int port = argc > 2 ? std::atoi(argv[2]) : 0;
     if (argc == 1) return asyncio::run_main(try_it(16 * 1024 * 1024));
     if (argc == 2 && word == "--quick") return asyncio::run_main(try_it(4 * 1024 * 1024));
-    if (port > 0 && port < 65536) return asyncio::run_main(show_head(word, port));
+    if (argc == 5 && word == "--port") return asyncio::run_main(serve(port, argv[3], argv[4]));
+    if (argc == 3 && port > 0 && port < 65536) return asyncio::run_main(show_head(word, port));
     std::fputs("Talks over TLS, and checks certificates.\n"
-               "usage: tls [--quick | HOST PORT]\n",
+               "usage: tls [--quick | HOST PORT | --port N CERTIFICATE KEY]\n",
                word == "--help" ? stdout : stderr);
     return word == "--help" ? 0 : 2;
 }
