@@ -4,10 +4,10 @@
     real_programs.py NAME PROGRAM
 
 NAME is an example of examples/cookbook, or real_client of tests; PROGRAM what was built of it. Servers
-listen on a free port, and curl, wrk, nc, socat, redis-cli, redis-benchmark and openssl are their
-clients, as far as they are installed; clients have a redis-server and openssl's. Python's own asyncio is
-at the other end of both. Ends with 1 if a check does not hold, and with 77 (skipped) if none of the
-programs is there.
+listen on a free port, and curl, wrk, nc, socat, redis-cli, redis-benchmark, openssl and chromium are
+their clients, as far as they are installed; clients have a redis-server and openssl's. Python's own
+asyncio is at the other end of both. Ends with 1 if a check does not hold, and with 77 (skipped) if none
+of the programs is there.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ name, program = sys.argv[1:]
 clients = {
     "echo_server": ["nc", "socat", "python3"],
     "udp_echo": ["nc", "socat"],
-    "http_server": ["curl", "wrk", "nc", "python3"],
+    "http_server": ["curl", "wrk", "nc", "python3", "chromium"],
     "http_client": ["python3"],
     "redis_like": ["redis-cli", "redis-benchmark", "nc"],
     "chat_room": ["nc"],
@@ -184,6 +184,8 @@ def http_server():
             asyncio.run(asyncio.wait_for(python_on_http_server(port, page, large), limit))
             if has("wrk"):
                 with_wrk(url)
+            if has("chromium"):
+                with_chromium(url, root)
             if has("curl"):
                 with_curl(url, own, page, large)
                 slow_download_at_the_end(process, url, own, large)
@@ -275,6 +277,33 @@ def with_wrk(url):
             if some or not good:
                 break
         check(f"wrk with {connections} connections gets answers only", some and good, got)
+
+
+def with_chromium(url, root):
+    """A page that writes down what of its 50 parts has come, each in its own way."""
+    page = "<!DOCTYPE html><meta charset=utf-8><title>Test</title><script>let scripts = 0</script>"
+    for i in range(10):
+        (root / f"style{i}.css").write_text(f":root {{ --style{i}: {i + 1} }}")
+        page += f"<link rel=stylesheet href=style{i}.css>"
+    for i in range(20):
+        (root / f"script{i}.js").write_text("// " + i * 5000 * "x" + "\n++scripts;")
+        page += f"<script src=script{i}.js></script>"
+    for i in range(20):
+        (root / f"image{i}.svg").write_text(
+            f"<svg xmlns='http://www.w3.org/2000/svg' width='{i + 1}' height='1'/>")
+        page += f"<img src=image{i}.svg>"
+    page += """<script>onload = () => {
+        const style = getComputedStyle(document.documentElement);
+        const styles = [...Array(10).keys()].filter(i => style.getPropertyValue("--style" + i) == i + 1);
+        const images = [...document.images].filter((image, i) => image.naturalWidth == i + 1);
+        document.body.textContent = `${styles.length} ${scripts} ${images.length}`;
+    }</script>"""
+    (root / "page.html").write_text(page)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options += [f"--user-data-dir={profile}", url + "page.html"]
+        got = run("chromium", *options, errors=subprocess.DEVNULL)
+    check("chromium shows a page with 50 parts", b"<body>10 20 20</body>" in got, got)
 
 
 def slow_download_at_the_end(process, url, own, large):
