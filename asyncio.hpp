@@ -9608,7 +9608,11 @@ ASYNCIO_API stream_pair make_streams(socket connected, stream_options options = 
 /// Options of start_server().
 struct server_options {
     std::size_t limit = 64 * 1024; ///< of each connection's reader
-    int backlog = 100;             ///< how many connections the system keeps waiting
+    /// How many connections the system keeps waiting, with Linux up to
+    /// net.core.somaxconn. More that come before the loop has a turn try again after a
+    /// second, or never learn that they were dropped. Set it to the largest burst that
+    /// you expect; it costs nothing until then.
+    int backlog = 100;
     bool reuse_port = false;       ///< other servers may listen on the same port
     bool reuse_address = true;     ///< connections of a former server do not block the port
     std::size_t max_connections = 0; ///< more of them wait in the backlog; 0: no limit

@@ -1065,6 +1065,35 @@ ASYNC_TEST_CASE("max_connections counts the connections of all sockets together"
     }
 }
 
+// The kernel takes no more than the backlog before the server has had a turn, and here all clients
+// connect within one. Who finds it full asks again after a second, or is lost unnoticed.
+ASYNC_TEST_CASE("as many clients as the backlog has places connect at once, at the first attempt") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server =
+        co_await asyncio::start_server(handler, "127.0.0.1", 0, {.backlog = 300});
+    const asyncio::address where = server.sockets().front().local_address();
+    const auto client = [](asyncio::address to) -> asyncio::coro<unsigned> {
+        asyncio::socket plain = asyncio::socket::tcp();
+        co_await plain.connect(to);
+        tcp_info info{};
+        plain.getsockopt(IPPROTO_TCP, TCP_INFO, std::as_writable_bytes(std::span(&info, 1)));
+        auto [reader, writer] = asyncio::make_streams(std::move(plain));
+        const std::string greeting = co_await reader.read();
+        CHECK(greeting == "hello");
+        co_return info.tcpi_total_retrans;
+    };
+    std::vector<asyncio::task<unsigned>> clients;
+    for (int i = 0; i < 300; ++i) clients.push_back(asyncio::create_task(client(where)));
+    for (int i = 0; i < 300; ++i) {
+        stream_pair accepted = co_await side.accepted->get();
+        accepted.second.write("hello");
+    }
+    unsigned repeated = 0;
+    for (auto& task : clients) repeated += co_await task;
+    CHECK(repeated == 0);
+}
+
 ASYNC_TEST_CASE("drain lets connections end for a while, then aborts them") {
     acceptor side;
     auto handler = side.handler();
