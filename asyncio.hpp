@@ -92,8 +92,8 @@
 //     ASYNCIO_IMPLEMENTATION   defined in exactly one .cpp before including
 //     ASYNCIO_API              what stands before each exported function
 //                              (visibility or dllexport; default: nothing)
-//     ASYNCIO_BACKEND_EPOLL    the system interface to use: Linux's epoll, which is
-//     ASYNCIO_BACKEND_POLL     picked by itself, or poll(), as other systems have it
+//     ASYNCIO_BACKEND_EPOLL    the system interface to use: epoll, picked by itself on
+//     ASYNCIO_BACKEND_POLL     Linux, or poll(), picked by itself elsewhere
 //     ASYNCIO_ALLOC(size)      where coroutine frames and task states come from
 //     ASYNCIO_FREE(p, size)    (default: operator new and delete)
 //     ASYNCIO_DEBUG            1: debug mode is on unless run_options say otherwise
@@ -114,14 +114,17 @@
 #define ASYNCIO_API
 #endif
 
-#if !defined(__linux__)
-#error "asyncio.hpp: this version runs on Linux only"
-#endif
 #if defined(ASYNCIO_BACKEND_EPOLL) && defined(ASYNCIO_BACKEND_POLL)
 #error "asyncio.hpp: define one of ASYNCIO_BACKEND_EPOLL and ASYNCIO_BACKEND_POLL"
 #endif
 #if !defined(ASYNCIO_BACKEND_EPOLL) && !defined(ASYNCIO_BACKEND_POLL)
+#if defined(__linux__)
 #define ASYNCIO_BACKEND_EPOLL 1
+#elif defined(__unix__) || (defined(__APPLE__) && defined(__MACH__))
+#define ASYNCIO_BACKEND_POLL 1
+#else
+#error "asyncio.hpp: this version runs on Linux, macOS and other POSIX systems only"
+#endif
 #endif
 
 #if defined(ASYNCIO_ALLOC) != defined(ASYNCIO_FREE)
@@ -10604,11 +10607,9 @@ private:
 #include <cxxabi.h>
 #include <deque>
 #include <dirent.h>
-#include <elf.h>
 #include <fcntl.h>
 #include <functional>
 #include <ios>
-#include <link.h>
 #include <mutex>
 #include <net/if.h>
 #include <netdb.h>
@@ -10620,19 +10621,11 @@ private:
 #include <pthread.h>
 #include <sched.h>
 #include <spawn.h>
-#if defined(ASYNCIO_BACKEND_EPOLL)
-#include <sys/epoll.h>
-#endif
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/timerfd.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -10642,6 +10635,20 @@ private:
 #include <unistd.h>
 #include <unordered_map>
 #include <unordered_set>
+#if defined(__linux__)
+#include <elf.h>
+#include <link.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/sendfile.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#elif defined(__APPLE__)
+#include <crt_externs.h>
+#endif
+#if defined(ASYNCIO_BACKEND_EPOLL)
+#include <sys/epoll.h>
+#endif
 
 namespace asyncio::inline ASYNCIO_ABI::detail {
 
@@ -10674,6 +10681,127 @@ private:
     int fd_ = -1;
 };
 
+// These calls are macros on macOS, which a :: would break.
+static sigset_t no_signals() noexcept {
+    sigset_t set;
+    sigemptyset(&set);
+    return set;
+}
+
+static sigset_t all_signals() noexcept {
+    sigset_t set;
+    sigfillset(&set);
+    return set;
+}
+
+static sigset_t only_signal(int number) noexcept {
+    sigset_t set = no_signals();
+    sigaddset(&set, number);
+    return set;
+}
+
+static bool has_signal(const sigset_t& set, int number) noexcept {
+    return sigismember(&set, number) == 1;
+}
+
+// Keeps all signals away from this thread, and from those that it starts meanwhile: the
+// program's signals are for its own threads.
+class signals_held {
+public:
+    signals_held() noexcept {
+        const sigset_t all = all_signals();
+        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    signals_held(const signals_held&) = delete;
+    signals_held& operator=(const signals_held&) = delete;
+    ~signals_held() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+    const sigset_t& before() const noexcept { return before_; }
+
+private:
+    sigset_t before_;
+};
+
+// -- what Linux has, and what stands for it elsewhere ---------------------------------
+//
+//     no_signal            a flag of send(): a peer that is gone raises no SIGPIPE
+//     passed_closed        a flag of recvmsg(): close-on-exec for what is passed along
+//     not_on_network       an error of accept()
+//     keep_quiet           the same as `no_signal`, for all that a descriptor ever sends
+//     take_signal          takes out a pending signal that this thread holds back
+//     new_pipe, new_socket, accept_from    close-on-exec; sockets are non-blocking, too
+//     family_of            AF_INET and its like, of a socket
+//     send_from_file       some of a file, to a socket; 0 at the file's end
+//     readable_now         1: a read would not block; 0; or -1 and errno
+//     open_anew            another way to what `fd` is, non-blocking, that nobody else uses
+//     open_pidfd           a descriptor that becomes readable when the process ends; or -1
+//     signal_pidfd, wait_pidfd    kill() and waitid() by such a descriptor
+//     process_environment  "NAME=value", up to a null pointer
+
+#if defined(__linux__)
+
+constexpr int no_signal = MSG_NOSIGNAL;
+constexpr int passed_closed = MSG_CMSG_CLOEXEC;
+constexpr int not_on_network = ENONET;
+
+static void keep_quiet(int) noexcept {}
+
+static bool take_signal(const sigset_t& set) noexcept {
+    const timespec now = {};
+    for (;;) {
+        if (::sigtimedwait(&set, nullptr, &now) >= 0) return true;
+        if (errno != EINTR) return false;
+    }
+}
+
+static int new_pipe(int (&fds)[2]) noexcept { return ::pipe2(fds, O_CLOEXEC); }
+
+static int new_socket(int family, int type) noexcept {
+    return ::socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+static int accept_from(int fd, sockaddr* peer, socklen_t* size) noexcept {
+    return ::accept4(fd, peer, size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+static int family_of(int fd) noexcept {
+    int family = AF_UNSPEC;
+    socklen_t size = sizeof family;
+    ::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
+    return family;
+}
+
+static ssize_t send_from_file(int to, int file, std::int64_t from, std::size_t size) noexcept {
+    off_t offset = static_cast<off_t>(from);
+    return ::sendfile(to, file, &offset, size);
+}
+
+static int readable_now(int fd) noexcept {
+    pollfd polled = {fd, POLLIN, 0};
+    return ::poll(&polled, 1, 0);
+}
+
+static owned_fd open_anew(int fd) {
+    const std::string path = "/proc/self/fd/" + std::to_string(fd);
+    return owned_fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+}
+
+static int open_pidfd(pid_t pid) noexcept {
+    return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u));
+}
+
+constexpr auto id_is_pidfd = static_cast<idtype_t>(3); // P_PIDFD, which older headers lack
+
+static int signal_pidfd(int fd, int number) noexcept {
+    return static_cast<int>(::syscall(SYS_pidfd_send_signal, fd, number, nullptr, 0u));
+}
+
+static int wait_pidfd(int fd, siginfo_t& info, int options) noexcept {
+    return ::waitid(id_is_pidfd, static_cast<id_t>(fd), &info, options);
+}
+
+static char** process_environment() noexcept { return ::environ; }
+
 // How many processors this process may use.
 static std::size_t usable_processors() noexcept {
     cpu_set_t set;
@@ -10681,6 +10809,144 @@ static std::size_t usable_processors() noexcept {
         return static_cast<std::size_t>(std::max(CPU_COUNT(&set), 1));
     return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
 }
+
+static bool on_main_thread() noexcept { return ::syscall(SYS_gettid) == ::getpid(); }
+
+static void name_this_thread(const std::string& name) noexcept {
+    ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str()); // the system's limit
+}
+
+#else
+
+#if defined(__APPLE__)
+constexpr int no_signal = 0; // keep_quiet() has seen to it
+#else
+constexpr int no_signal = MSG_NOSIGNAL;
+#endif
+constexpr int passed_closed = 0;
+constexpr int not_on_network = -1;
+
+// Sockets and pipes: macOS raises SIGPIPE for the process, not for the thread, so that no
+// thread can hold it back alone.
+static void keep_quiet([[maybe_unused]] int fd) noexcept {
+#if defined(__APPLE__)
+    ::fcntl(fd, F_SETNOSIGPIPE, 1);
+#endif
+}
+
+static bool take_signal(const sigset_t& set) noexcept {
+    sigset_t pending;
+    if (::sigpending(&pending) != 0) return false;
+    for (int number = 1; number < NSIG; ++number) {
+        int taken = 0;
+        if (has_signal(set, number) && has_signal(pending, number))
+            return ::sigwait(&set, &taken) == 0;
+    }
+    return false;
+}
+
+// Another thread's exec() may come in between; there is no way to do both at once.
+static int set_close_on_exec(int fd) noexcept { return ::fcntl(fd, F_SETFD, FD_CLOEXEC); }
+
+static int set_for_loop(int fd) noexcept {
+    if (fd < 0) return fd;
+    const int flags = ::fcntl(fd, F_GETFL);
+    if (flags >= 0 && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 && set_close_on_exec(fd) == 0)
+        return fd;
+    const int error = errno;
+    ::close(fd);
+    errno = error;
+    return -1;
+}
+
+static int new_pipe(int (&fds)[2]) noexcept {
+    if (::pipe(fds) != 0) return -1;
+    for (const int fd : fds) set_close_on_exec(fd);
+    return 0;
+}
+
+static int new_socket(int family, int type) noexcept {
+    return set_for_loop(::socket(family, type, 0));
+}
+
+static int accept_from(int fd, sockaddr* peer, socklen_t* size) noexcept {
+    return set_for_loop(::accept(fd, peer, size));
+}
+
+static int family_of(int fd) noexcept {
+    sockaddr_storage own = {};
+    socklen_t size = sizeof own;
+    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0) return AF_UNSPEC;
+    return own.ss_family;
+}
+
+// What was sent before it would have blocked counts as sent.
+static ssize_t send_from_file(int to, int file, std::int64_t from, std::size_t size) noexcept {
+#if defined(__APPLE__)
+    auto sent = static_cast<off_t>(std::min<std::size_t>(size, 1u << 30));
+    if (sent == 0) return 0; // which would mean all of it
+    const int result = ::sendfile(file, to, static_cast<off_t>(from), &sent, nullptr, 0);
+    return result == 0 || sent > 0 ? static_cast<ssize_t>(sent) : -1;
+#else
+    char piece[16384];
+    const ssize_t got = ::pread(file, piece, std::min(size, sizeof piece),
+                                static_cast<off_t>(from));
+    return got <= 0 ? got : ::send(to, piece, static_cast<std::size_t>(got), no_signal);
+#endif
+}
+
+// poll() knows no devices on some versions of macOS, among them terminals; select() does.
+static int readable_now(int fd) noexcept {
+    if (fd >= FD_SETSIZE) {
+        pollfd polled = {fd, POLLIN, 0};
+        return ::poll(&polled, 1, 0);
+    }
+    fd_set asked;
+    FD_ZERO(&asked);
+    FD_SET(fd, &asked);
+    timeval now = {};
+    return ::select(fd + 1, &asked, nullptr, nullptr, &now);
+}
+
+// /dev/fd/N would be a copy that shares the blocking mode. A terminal can be opened by name.
+static owned_fd open_anew(int fd) {
+    char name[1024];
+    if (::ttyname_r(fd, name, sizeof name) != 0) return owned_fd();
+    return owned_fd(::open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+}
+
+static int no_pidfds() noexcept {
+    errno = ENOSYS;
+    return -1;
+}
+
+static int open_pidfd(pid_t) noexcept { return no_pidfds(); }
+static int signal_pidfd(int, int) noexcept { return no_pidfds(); }
+static int wait_pidfd(int, siginfo_t&, int) noexcept { return no_pidfds(); }
+
+static char** process_environment() noexcept {
+#if defined(__APPLE__)
+    return *::_NSGetEnviron(); // a library of Apple's cannot see `environ`
+#else
+    return ::environ;
+#endif
+}
+
+static std::size_t usable_processors() noexcept {
+    return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
+}
+
+// Initialised before main(), or when a library is loaded.
+static const std::thread::id main_thread = std::this_thread::get_id();
+static bool on_main_thread() noexcept { return std::this_thread::get_id() == main_thread; }
+
+static void name_this_thread([[maybe_unused]] const std::string& name) noexcept {
+#if defined(__APPLE__)
+    ::pthread_setname_np(name.c_str());
+#endif
+}
+
+#endif
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
 
@@ -10858,27 +11124,23 @@ struct watched_descriptor : io_descriptor {
 class no_broken_pipe_signal {
 public:
     no_broken_pipe_signal() noexcept {
-        ::sigemptyset(&broken_pipe_);
-        ::sigaddset(&broken_pipe_, SIGPIPE);
         ::pthread_sigmask(SIG_BLOCK, &broken_pipe_, &before_);
         // One that the program itself holds back, and that came before, is not ours.
         sigset_t pending;
-        foreign_ = ::sigismember(&before_, SIGPIPE) == 1 && ::sigpending(&pending) == 0 &&
-                   ::sigismember(&pending, SIGPIPE) == 1;
+        foreign_ = has_signal(before_, SIGPIPE) && ::sigpending(&pending) == 0 &&
+                   has_signal(pending, SIGPIPE);
     }
     no_broken_pipe_signal(const no_broken_pipe_signal&) = delete;
     no_broken_pipe_signal& operator=(const no_broken_pipe_signal&) = delete;
     ~no_broken_pipe_signal() {
         const int error = errno; // of the call in between
-        const timespec now = {};
-        if (!foreign_)
-            while (::sigtimedwait(&broken_pipe_, nullptr, &now) < 0 && errno == EINTR) {}
+        if (!foreign_) take_signal(broken_pipe_);
         ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
         errno = error;
     }
 
 private:
-    sigset_t broken_pipe_;
+    const sigset_t broken_pipe_ = only_signal(SIGPIPE);
     sigset_t before_;
     bool foreign_;
 };
@@ -10968,6 +11230,7 @@ void readiness_operations::link(io_descriptor& d) noexcept {
     if (attached_ != nullptr) attached_->previous = &d;
     attached_ = &d;
     d.attached = true;
+    keep_quiet(d.fd);
 }
 
 void readiness_operations::unlink(io_descriptor& d) noexcept {
@@ -11021,8 +11284,7 @@ bool readiness_operations::attempt(io_operation& op) noexcept {
 bool readiness_operations::receive(io_operation& op, io_descriptor& d) noexcept {
     for (;;) {
         if (d.form == io_form::shared) {
-            pollfd polled = {d.fd, POLLIN, 0};
-            const int ready = ::poll(&polled, 1, 0);
+            const int ready = readable_now(d.fd);
             if (ready < 0 && errno == EINTR) continue;
             if (ready == 0) {
                 d.readable = false;
@@ -11053,7 +11315,7 @@ bool readiness_operations::send(io_operation& op, io_descriptor& d) noexcept {
         std::size_t offered = 0;
         if (op.size == 1 && d.form == io_form::socket) {
             offered = op.from->size;
-            n = ::send(d.fd, op.from->data, offered, MSG_NOSIGNAL);
+            n = ::send(d.fd, op.from->data, offered, no_signal);
         } else {
             iovec pieces[most];
             const std::size_t count = std::min(op.size, most);
@@ -11064,8 +11326,8 @@ bool readiness_operations::send(io_operation& op, io_descriptor& d) noexcept {
             }
             msghdr message{};
             message.msg_iov = pieces;
-            message.msg_iovlen = count;
-            n = d.form == io_form::socket ? ::sendmsg(d.fd, &message, MSG_NOSIGNAL)
+            message.msg_iovlen = static_cast<decltype(message.msg_iovlen)>(count);
+            n = d.form == io_form::socket ? ::sendmsg(d.fd, &message, no_signal)
                                           : write(d.fd, pieces, static_cast<int>(count));
         }
         if (n >= 0) {
@@ -11088,8 +11350,7 @@ ssize_t readiness_operations::write(int fd, const iovec* pieces, int count) noex
 bool readiness_operations::accept(io_operation& op, io_descriptor& d) noexcept {
     for (;;) {
         socklen_t size = static_cast<socklen_t>(op.size);
-        op.accepted = ::accept4(d.fd, static_cast<sockaddr*>(op.into), &size,
-                                SOCK_NONBLOCK | SOCK_CLOEXEC);
+        op.accepted = accept_from(d.fd, static_cast<sockaddr*>(op.into), &size);
         if (op.accepted >= 0) {
             op.count = std::min(op.size, static_cast<std::size_t>(size));
             return true;
@@ -11130,7 +11391,7 @@ bool readiness_operations::receive_from(io_datagram& op, io_descriptor& d) noexc
         message.msg_iovlen = 1;
         message.msg_name = op.peer;
         message.msg_namelen = static_cast<socklen_t>(op.peer_size);
-        const ssize_t n = ::recvmsg(d.fd, &message, MSG_CMSG_CLOEXEC);
+        const ssize_t n = ::recvmsg(d.fd, &message, passed_closed);
         if (n >= 0) {
             op.count = static_cast<std::size_t>(n);
             op.peer_size = message.msg_namelen;
@@ -11147,7 +11408,7 @@ bool readiness_operations::receive_from(io_datagram& op, io_descriptor& d) noexc
 bool readiness_operations::send_to(io_datagram& op, io_descriptor& d) noexcept {
     for (;;) {
         const auto* to = static_cast<const sockaddr*>(op.peer);
-        const ssize_t n = ::sendto(d.fd, op.from->data, op.from->size, MSG_NOSIGNAL, to,
+        const ssize_t n = ::sendto(d.fd, op.from->data, op.from->size, no_signal, to,
                                    static_cast<socklen_t>(op.peer_size));
         if (n >= 0) {
             op.count = static_cast<std::size_t>(n);
@@ -11164,8 +11425,7 @@ bool readiness_operations::send_to(io_datagram& op, io_descriptor& d) noexcept {
 bool readiness_operations::send_file(io_file& op, io_descriptor& d) noexcept {
     const no_broken_pipe_signal quiet;
     for (;;) {
-        off_t offset = static_cast<off_t>(op.offset);
-        const ssize_t n = ::sendfile(d.fd, op.file, &offset, op.size);
+        const ssize_t n = send_from_file(d.fd, op.file, op.offset, op.size);
         if (n >= 0) {
             op.count = static_cast<std::size_t>(n);
             op.offset += n;
@@ -11477,13 +11737,15 @@ struct backend_state final : poll_backend {
 void poll_backend::open() {
     note_process();
     int fds[2];
-    if (::pipe2(fds, O_NONBLOCK | O_CLOEXEC) != 0) throw_last_error("pipe");
+    if (new_pipe(fds) != 0) throw_last_error("pipe");
     owned_fd reader(fds[0]);
     owned_fd writer(fds[1]);
     // Never 0, 1 or 2, which somebody may take for a standard stream.
     wake_reader_.reset(::fcntl(reader.get(), F_DUPFD_CLOEXEC, 3));
     wake_writer_.reset(::fcntl(writer.get(), F_DUPFD_CLOEXEC, 3));
     if (!wake_reader_ || !wake_writer_) throw_last_error("fcntl");
+    for (const int fd : {wake_reader_.get(), wake_writer_.get()})
+        if (::fcntl(fd, F_SETFL, O_NONBLOCK) != 0) throw_last_error("fcntl");
     make_room();
 }
 
@@ -13703,7 +13965,7 @@ public:
         struct ::sigaction present = {};
         // Only where nobody else has taken it over: as Python, the main thread and
         // the default disposition.
-        active_ = wanted && ::syscall(SYS_gettid) == ::getpid() &&
+        active_ = wanted && detail::on_main_thread() &&
                   ::sigaction(SIGINT, nullptr, &present) == 0 && present.sa_handler == SIG_DFL;
         if (active_)
             loop_.listen(SIGINT, event_loop::signal_layer::run, this, [this] { on_interrupt(); });
@@ -15082,23 +15344,9 @@ void throw_cannot_travel(std::string_view callable) {
                       std::string(callable) + ")");
 }
 
-static void name_this_thread(const std::string& name) noexcept {
-    ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str()); // the system's limit
-}
-
 // -- threads and forks -------------------------------------------------------------
 //
 // Locks that other threads hold at a fork stay locked in the child for ever.
-
-static std::size_t count_threads() noexcept {
-    std::size_t threads = 0;
-    if (DIR* const tasks = ::opendir("/proc/self/task")) {
-        while (const dirent* entry = ::readdir(tasks))
-            if (entry->d_name[0] != '.') ++threads;
-        ::closedir(tasks);
-    }
-    return threads;
-}
 
 // Threads of executors that run no job: they hold no lock that a child could want.
 std::atomic<std::size_t> harmless_threads{0};
@@ -15110,34 +15358,6 @@ struct working_thread {
     working_thread& operator=(const working_thread&) = delete;
     ~working_thread() { harmless_threads.fetch_add(1); }
 };
-
-// Throws while other threads of this process are at work.
-static void require_no_threads() {
-#if defined(__SANITIZE_THREAD__)
-    constexpr std::size_t own = 2; // the sanitizer has one
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-    constexpr std::size_t own = 2;
-#else
-    constexpr std::size_t own = 1;
-#endif
-#else
-    constexpr std::size_t own = 1;
-#endif
-    std::size_t others = 0;
-    // One that has been joined may be listed for a moment more.
-    for (int round = 0; round < 100; ++round) {
-        const std::size_t harmless = harmless_threads.load();
-        const std::size_t all = count_threads();
-        if (all <= own + harmless) return;
-        others = all - own - harmless;
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    throw std::runtime_error("asyncio::fork_job: " + std::to_string(others) +
-                             " other threads are at work, and locks that they hold would stay "
-                             "locked in the child; fork while none runs, or use an "
-                             "isolated_executor");
-}
 
 // -- threads -----------------------------------------------------------------------
 
@@ -15734,6 +15954,8 @@ std::exception_ptr codec<std::exception_ptr>::decode(decoder& in) {
 
 namespace detail {
 
+#if defined(__linux__)
+
 // -- functions that travel ---------------------------------------------------------
 //
 // The same program is at another address in another process, but each of its files
@@ -16267,38 +16489,13 @@ control_outcome receive_control(int socket, control_message& what, owned_fd& fd)
     return control_outcome::message;
 }
 
-int open_pidfd(pid_t pid) noexcept {
-    return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u));
-}
-
-constexpr auto id_is_pidfd = static_cast<idtype_t>(3); // P_PIDFD, which older headers lack
-
-// Keeps all signals away from this thread, and from those that it starts meanwhile: the
-// program's signals are for its own threads.
-class signals_held {
-public:
-    signals_held() noexcept {
-        sigset_t all;
-        ::sigfillset(&all);
-        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
-    }
-    signals_held(const signals_held&) = delete;
-    signals_held& operator=(const signals_held&) = delete;
-    ~signals_held() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
-    const sigset_t& before() const noexcept { return before_; }
-
-private:
-    sigset_t before_;
-};
-
 // Starts this program again; it finds `socket` at worker_socket, and in its
 // environment what it is to be. Throws nothing: returns errno.
 int start_program(pid_t& pid, int socket, char role) {
     const std::string variable =
         std::string("ASYNCIO_WORKER=") + role + ":" + std::to_string(::getpid());
     std::vector<char*> environment;
-    for (char** entry = ::environ; entry && *entry; ++entry)
+    for (char** entry = process_environment(); entry && *entry; ++entry)
         if (std::strncmp(*entry, "ASYNCIO_WORKER=", 15) != 0) environment.push_back(*entry);
     environment.push_back(const_cast<char*>(variable.c_str()));
     environment.push_back(nullptr);
@@ -16313,9 +16510,8 @@ int start_program(pid_t& pid, int socket, char role) {
     ::posix_spawnattr_init(&attributes);
     ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     ::posix_spawn_file_actions_adddup2(&actions, source.get(), worker_socket);
-    sigset_t all, none;
-    ::sigfillset(&all);
-    ::sigemptyset(&none);
+    const sigset_t all = all_signals();
+    const sigset_t none = no_signals();
     ::posix_spawnattr_setsigdefault(&attributes, &all);
     ::posix_spawnattr_setsigmask(&attributes, &none);
     ::posix_spawnattr_setpgroup(&attributes, 0); // Ctrl-C at the terminal is not for workers
@@ -16717,8 +16913,7 @@ static pid_t fork_child(Body body) {
     for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
     const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (null >= 0) ::dup2(null, STDIN_FILENO);
-    sigset_t none;
-    ::sigemptyset(&none);
+    const sigset_t none = no_signals();
     ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
     body();
     leave_worker(0);
@@ -16746,6 +16941,16 @@ void process_core::reap_server() noexcept {
         while (::waitid(id_is_pidfd, static_cast<id_t>(server_.get()), &about, WEXITED) < 0 &&
                errno == EINTR) {}
     server_.reset();
+}
+
+static std::size_t count_threads() noexcept {
+    std::size_t threads = 0;
+    if (DIR* const tasks = ::opendir("/proc/self/task")) {
+        while (const dirent* entry = ::readdir(tasks))
+            if (entry->d_name[0] != '.') ++threads;
+        ::closedir(tasks);
+    }
+    return threads;
 }
 
 static void warn_of_threads(const std::string& who) {
@@ -17401,6 +17606,34 @@ void process_core::kill(int signal) {
 
 // -- a child for one job -----------------------------------------------------------
 
+// Throws while other threads of this process are at work.
+static void require_no_threads() {
+#if defined(__SANITIZE_THREAD__)
+    constexpr std::size_t own = 2; // the sanitizer has one
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+    constexpr std::size_t own = 2;
+#else
+    constexpr std::size_t own = 1;
+#endif
+#else
+    constexpr std::size_t own = 1;
+#endif
+    std::size_t others = 0;
+    // One that has been joined may be listed for a moment more.
+    for (int round = 0; round < 100; ++round) {
+        const std::size_t harmless = harmless_threads.load();
+        const std::size_t all = count_threads();
+        if (all <= own + harmless) return;
+        others = all - own - harmless;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    throw std::runtime_error("asyncio::fork_job: " + std::to_string(others) +
+                             " other threads are at work, and locks that they hold would stay "
+                             "locked in the child; fork while none runs, or use an "
+                             "isolated_executor");
+}
+
 // Closes what exec() would have closed, all but `kept`.
 static void close_as_exec_would(int kept) noexcept {
     DIR* const list = ::opendir("/proc/self/fd");
@@ -17535,6 +17768,70 @@ void start_forked(loop_core& loop, ref_ptr<concurrent_base> state, remote_job& j
     made->start(call);
 }
 
+static std::shared_ptr<executor_core> make_process_core(const std::string& name, std::size_t most,
+                                                        const isolated_options& options) {
+    if (options.start == start_method::spawn && !worker_main_ran.load())
+        throw std::runtime_error(name + ": start_method::spawn starts this program again; make "
+                                        "asyncio::worker_main() the first line of main()");
+    process_core::settings how;
+    how.who = name;
+    how.most = most;
+    how.start = options.start;
+    how.max_tasks = options.max_tasks_per_child;
+    how.job_timeout = options.job_timeout;
+    how.setup.memory_limit = options.memory_limit;
+    if (options.cpu_time_limit) how.setup.cpu_limit = options.cpu_time_limit->count();
+    how.setup.has_initializer = options.initializer != nullptr;
+    how.initializer = options.initializer;
+    auto core = std::make_shared<process_core>(std::move(how));
+    core->begin();
+    return core;
+}
+
+#else
+
+// -- without worker processes ------------------------------------------------------
+//
+// Theirs are pidfds, sealed memory and signals at a parent's death: this version has them
+// on Linux only. Elsewhere whoever asks for a process is told so.
+
+[[noreturn]] static void refuse_processes(const std::string& who) {
+    const std::string text =
+        who + ": worker processes run on Linux only in this version; use isolation::thread";
+    throw_system_error(ENOTSUP, text.c_str());
+}
+
+void put_code(encoder&, code_pointer) { refuse_processes("asyncio::codec"); }
+code_pointer get_code(decoder&) { refuse_processes("asyncio::codec"); }
+
+outgoing::outgoing() : out(*this, 65536) {}
+outgoing::~outgoing() = default;
+void outgoing::take(std::string& buffered, const char* data, std::size_t size) {
+    buffered.append(data, size);
+}
+void outgoing::spill(const char*, std::size_t) {}
+void outgoing::seal() {}
+
+void refuse_in_worker() {}
+void remote_job::stop() noexcept {}
+
+void start_forked(loop_core&, ref_ptr<concurrent_base>, remote_job&, forked_call&) {
+    refuse_processes("asyncio::fork_job");
+}
+
+static std::shared_ptr<executor_core> make_process_core(const std::string& name, std::size_t,
+                                                        const isolated_options&) {
+    refuse_processes(name);
+}
+
+} // namespace detail
+
+void worker_main() {}
+
+namespace detail {
+
+#endif
+
 } // namespace detail
 
 isolated_executor::isolated_executor(const char* who, std::ptrdiff_t workers,
@@ -17566,23 +17863,7 @@ isolated_executor::isolated_executor(const char* who, std::ptrdiff_t workers,
               if (options.initializer) how.initializer = options.initializer;
               return std::make_shared<detail::thread_core>(std::move(how));
           }
-          if (options.start == start_method::spawn && !detail::worker_main_ran.load())
-              throw std::runtime_error(name + ": start_method::spawn starts this program again; "
-                                              "make asyncio::worker_main() the first line of "
-                                              "main()");
-          detail::process_core::settings how;
-          how.who = name;
-          how.most = most;
-          how.start = options.start;
-          how.max_tasks = options.max_tasks_per_child;
-          how.job_timeout = options.job_timeout;
-          how.setup.memory_limit = options.memory_limit;
-          if (options.cpu_time_limit) how.setup.cpu_limit = options.cpu_time_limit->count();
-          how.setup.has_initializer = options.initializer != nullptr;
-          how.initializer = options.initializer;
-          auto core = std::make_shared<detail::process_core>(std::move(how));
-          core->begin();
-          return core;
+          return detail::make_process_core(name, most, options);
       }()) {}
 
 void isolated_executor::kill_workers() { core().kill(SIGKILL); }
@@ -18013,7 +18294,7 @@ static owned_fd open_socket(address::family_type family, int type) noexcept {
     const int number = family == address::family_type::v4   ? AF_INET
                        : family == address::family_type::v6 ? AF_INET6
                                                             : AF_UNIX;
-    return owned_fd(::socket(number, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    return owned_fd(new_socket(number, type));
 }
 
 class socket_state final : public frame_allocated {
@@ -18121,10 +18402,7 @@ void socket_state::attach() {
     }
     core_ = ref_ptr<loop_core>(&core);
     backend_ = &core.loop->backend();
-    int domain = 0;
-    socklen_t size = sizeof domain;
-    ::getsockopt(fd(), SOL_SOCKET, SO_DOMAIN, &domain, &size);
-    descriptor_.stops_short = domain == AF_UNIX;
+    descriptor_.stops_short = family_of(fd()) == AF_UNIX;
     backend_->attach(descriptor_);
 }
 
@@ -20619,7 +20897,7 @@ bool server_state::take(listener& from) {
     case ENETUNREACH:
     case EHOSTUNREACH:
     case ENOPROTOOPT:
-    case ENONET: return true;
+    case not_on_network: return true;
     default: break;
     }
     // Out of descriptors or memory. The connection stays in the backlog and would
@@ -21036,7 +21314,7 @@ static owned_fd above_standard(owned_fd fd) {
 
 static std::pair<owned_fd, owned_fd> make_pipe() {
     int both[2];
-    if (::pipe2(both, O_CLOEXEC) != 0) throw_last_error("pipe2");
+    if (new_pipe(both) != 0) throw_last_error("pipe");
     return {owned_fd(both[0]), owned_fd(both[1])};
 }
 
@@ -21174,7 +21452,11 @@ static void reset_signals(const sigset_t& mask) noexcept {
 
 // A function of its own: nothing that the child writes here may be needed afterwards.
 [[gnu::noinline]] static pid_t start_child_of(child_plan& plan) noexcept {
+#if defined(__linux__)
     const pid_t pid = ::vfork();
+#else
+    const pid_t pid = ::fork();
+#endif
     if (pid == 0) become_program(plan);
     return pid;
 }
@@ -21191,7 +21473,7 @@ static pid_t spawn(const launch& job, const child_ends& ends) {
     child_plan plan;
     plan.paths = paths.data();
     plan.arguments = arguments.data();
-    plan.variables = job.variables ? variables.data() : ::environ;
+    plan.variables = job.variables ? variables.data() : process_environment();
     plan.cwd = job.cwd.empty() ? nullptr : job.cwd.c_str();
     for (std::size_t i = 0; i < 3; ++i) plan.ends[i] = ends.theirs[i].get();
     plan.error_to_output = job.streams[2].what() == stdio::to_stdout;
@@ -21205,7 +21487,7 @@ static pid_t spawn(const launch& job, const child_ends& ends) {
         pid = start_child_of(plan);
         error = errno;
     }
-    if (pid < 0) throw_error_of(error, "vfork for", job.arguments.front());
+    if (pid < 0) throw_error_of(error, "fork for", job.arguments.front());
     writing.reset();
     // All is said when the memory is shared. Nobody waits then for a stranger who may have
     // inherited the pipe from another thread's fork().
@@ -21278,12 +21560,10 @@ int child_process::send_signal(int number) const noexcept {
     // A child whose end nobody has seen is a group's leader still, though a zombie.
     if (leads_group_ && ::kill(-pid_, number) == 0) return 0;
     if (leads_group_) return errno;
-#if defined(SYS_pidfd_send_signal)
     if (pidfd_) {
-        if (::syscall(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0) == 0) return 0;
+        if (signal_pidfd(pidfd_.get(), number) == 0) return 0;
         if (errno != ENOSYS && errno != EPERM) return errno;
     }
-#endif
     return ::kill(pid_, number) == 0 ? 0 : errno;
 }
 
@@ -21292,10 +21572,8 @@ child_process::fate child_process::look(int& code) noexcept {
     int result = -1;
     errno = EINVAL;
     // Not by its number, which may be another child's when somebody else waited for it.
-    constexpr auto by_pidfd = static_cast<idtype_t>(3);
     if (pidfd_) {
-        const auto id = static_cast<id_t>(pidfd_.get());
-        do result = ::waitid(by_pidfd, id, &info, WEXITED | WNOHANG);
+        do result = wait_pidfd(pidfd_.get(), info, WEXITED | WNOHANG);
         while (result != 0 && errno == EINTR);
     }
     if (result != 0 && errno == EINVAL) { // no pidfd, or a kernel that cannot wait for one
@@ -21559,12 +21837,6 @@ static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t li
 }
 
 // -- standard input -----------------------------------------------------------------
-
-// Another way to what `fd` is, which nobody else uses: that one can be non-blocking.
-static owned_fd open_anew(int fd) {
-    const std::string path = "/proc/self/fd/" + std::to_string(fd);
-    return owned_fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-}
 
 // One read of a file, on a thread of the executor.
 static std::string read_piece(const std::shared_ptr<owned_fd>& file, std::size_t most) {
