@@ -48,6 +48,7 @@
 //     [SECTION] backend
 //     [SECTION] backend: readiness operations
 //     [SECTION] backend: epoll
+//     [SECTION] backend: kqueue
 //     [SECTION] backend: poll
 //     [SECTION] implementation: exceptions and support
 //     [SECTION] implementation: events
@@ -93,7 +94,8 @@
 //     ASYNCIO_API              what stands before each exported function
 //                              (visibility or dllexport; default: nothing)
 //     ASYNCIO_BACKEND_EPOLL    the system interface to use: epoll, picked by itself on
-//     ASYNCIO_BACKEND_POLL     Linux, or poll(), picked by itself elsewhere
+//     ASYNCIO_BACKEND_KQUEUE   Linux; kqueue, picked on macOS and the BSDs; or poll(),
+//     ASYNCIO_BACKEND_POLL     picked where there is neither
 //     ASYNCIO_ALLOC(size)      where coroutine frames and task states come from
 //     ASYNCIO_FREE(p, size)    (default: operator new and delete)
 //     ASYNCIO_DEBUG            1: debug mode is on unless run_options say otherwise
@@ -114,13 +116,18 @@
 #define ASYNCIO_API
 #endif
 
-#if defined(ASYNCIO_BACKEND_EPOLL) && defined(ASYNCIO_BACKEND_POLL)
-#error "asyncio.hpp: define one of ASYNCIO_BACKEND_EPOLL and ASYNCIO_BACKEND_POLL"
+#if defined(ASYNCIO_BACKEND_EPOLL) + defined(ASYNCIO_BACKEND_KQUEUE) + \
+        defined(ASYNCIO_BACKEND_POLL) > 1
+#error "asyncio.hpp: define one ASYNCIO_BACKEND_... only"
 #endif
-#if !defined(ASYNCIO_BACKEND_EPOLL) && !defined(ASYNCIO_BACKEND_POLL)
+#if !defined(ASYNCIO_BACKEND_EPOLL) && !defined(ASYNCIO_BACKEND_KQUEUE) && \
+    !defined(ASYNCIO_BACKEND_POLL)
 #if defined(__linux__)
 #define ASYNCIO_BACKEND_EPOLL 1
-#elif defined(__unix__) || (defined(__APPLE__) && defined(__MACH__))
+#elif (defined(__APPLE__) && defined(__MACH__)) || defined(__FreeBSD__) || \
+    defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
+#define ASYNCIO_BACKEND_KQUEUE 1
+#elif defined(__unix__)
 #define ASYNCIO_BACKEND_POLL 1
 #else
 #error "asyncio.hpp: this version runs on Linux, macOS and other POSIX systems only"
@@ -10645,9 +10652,13 @@ private:
 #include <sys/timerfd.h>
 #elif defined(__APPLE__)
 #include <crt_externs.h>
+#else
+extern "C" char** environ;
 #endif
 #if defined(ASYNCIO_BACKEND_EPOLL)
 #include <sys/epoll.h>
+#elif defined(ASYNCIO_BACKEND_KQUEUE)
+#include <sys/event.h>
 #endif
 
 namespace asyncio::inline ASYNCIO_ABI::detail {
@@ -11056,10 +11067,13 @@ struct io_watch {
 //     watch       one callback per descriptor and direction; a second one replaces
 //                 the first. `call` is named in errors. Throws std::system_error.
 //     unwatch     false when there was none.
+//     watch_exit  ready() once, when the child has ended; `pidfd` is open_pidfd()'s.
+//                 False: this system cannot tell. Throws std::system_error.
+//     unwatch_exit  takes it back; nothing happens when there was none.
 //     native_handle  becomes readable when wait() has something to do; or -1.
 template <class B>
 concept backend_like = requires(B b, const B constant, io_descriptor& d, io_operation& op,
-                                io_watch& w, int fd, bool write, std::int64_t ns) {
+                                io_watch& w, int fd, bool write, std::int64_t ns, pid_t pid) {
     b.attach(d);
     { b.detach(d) } noexcept;
     { b.start(op) } noexcept -> std::same_as<bool>;
@@ -11069,6 +11083,8 @@ concept backend_like = requires(B b, const B constant, io_descriptor& d, io_oper
     b.after_fork();
     b.watch(fd, write, w, "call");
     { b.unwatch(fd, write) } noexcept -> std::same_as<bool>;
+    { b.watch_exit(pid, fd, w) } -> std::same_as<bool>;
+    { b.unwatch_exit(pid, fd) } noexcept;
     { constant.native_handle() } noexcept -> std::same_as<int>;
 };
 
@@ -11483,6 +11499,8 @@ public:
     void after_fork();
     void watch(int fd, bool write, io_watch& w, const char* call);
     bool unwatch(int fd, bool write) noexcept;
+    bool watch_exit(pid_t pid, int pidfd, io_watch& w);
+    void unwatch_exit(pid_t pid, int pidfd) noexcept;
     int native_handle() const noexcept { return epoll_.get(); }
 
 private:
@@ -11659,6 +11677,14 @@ bool epoll_backend::unwatch(int fd, bool write) noexcept {
     return true;
 }
 
+bool epoll_backend::watch_exit(pid_t, int pidfd, io_watch& w) {
+    if (pidfd < 0) return false;
+    watch(pidfd, false, w, "create_subprocess");
+    return true;
+}
+
+void epoll_backend::unwatch_exit(pid_t, int pidfd) noexcept { unwatch(pidfd, false); }
+
 std::uint32_t epoll_backend::watched_events(const watched_descriptor& d) noexcept {
     std::uint32_t events = 0;
     if (d.reader != nullptr) events |= EPOLLIN | EPOLLRDHUP;
@@ -11676,6 +11702,331 @@ int epoll_backend::control(int what, int fd, std::uint32_t events, io_descriptor
 } // namespace asyncio::inline ASYNCIO_ABI::detail
 
 #endif // ASYNCIO_BACKEND_EPOLL
+
+// =============================================================================
+// [SECTION] backend: kqueue
+// uses: os, events, backend, backend: readiness operations
+//
+// Facts about kqueue that this code depends on:
+//   - With EV_CLEAR a filter is reported once per piece of news, and kevent() looks
+//     again before it reports: news that somebody has consumed meanwhile is not
+//     reported, and registering reports what is there already.
+//   - End of stream that arrives together with data is no news of its own later;
+//     EV_EOF in the same report tells it apart. EV_OOBAND tells of urgent data, where
+//     a system has it.
+//   - A direction that can do nothing any more may be refused (EPIPE: nobody reads
+//     this pipe). Then the other one counts, and the next send finds out.
+//   - EV_ADD of what is registered changes it silently, so it is known here who uses
+//     a descriptor. Regular files are taken and always ready: refused here.
+//   - close() removes registrations, but what emulates kqueue loses track: EV_DELETE
+//     comes before it.
+//   - A child of fork() has no kqueue; its number is free there, or another file's. So
+//     forks are counted, and what finds itself in a child starts anew.
+//   - NOTE_EXIT comes a moment before the child can be waited for, and macOS says
+//     ESRCH of a child that has ended before it was asked about.
+//   - Integers stand for pointers on NetBSD before 10: hence change_of() and about().
+//     It, and OpenBSD, have no EVFILT_USER: a pipe wakes them.
+//   - EINTR is no error here: the loop turns once more and asks again.
+// =============================================================================
+
+#if defined(ASYNCIO_BACKEND_KQUEUE)
+
+namespace asyncio::inline ASYNCIO_ABI::detail {
+
+class kqueue_backend : public readiness_operations {
+public:
+    explicit kqueue_backend(loop_core&) { open(); }
+    kqueue_backend(const kqueue_backend&) = delete;
+    kqueue_backend& operator=(const kqueue_backend&) = delete;
+    ~kqueue_backend() {
+        abandon_all(*this);
+        if (inherited()) kqueue_.release();
+    }
+
+    void attach(io_descriptor& d);
+    void detach(io_descriptor& d) noexcept;
+    void wait(std::int64_t ns);
+    void wake() noexcept;
+    void after_fork();
+    void watch(int fd, bool write, io_watch& w, const char* call);
+    bool unwatch(int fd, bool write) noexcept;
+    bool watch_exit(pid_t pid, int pidfd, io_watch& w);
+    void unwatch_exit(pid_t pid, int pidfd) noexcept;
+    int native_handle() const noexcept { return kqueue_.get(); }
+
+private:
+    using report_type = struct ::kevent;
+
+    // Taken from the kernel at a time; a descriptor may have two.
+    static constexpr int most_events = 64;
+
+    friend readiness_operations;
+
+    void open();
+    int change(const report_type* changes, int count) noexcept;
+    int change(int fd, bool read, bool write, unsigned flags, void* about) noexcept;
+    int ask_for_exit(pid_t pid) noexcept;
+    void dispatch(const report_type& event) noexcept;
+    void strike_out(const io_descriptor& d) noexcept;
+    void tell_of_exit(pid_t pid) noexcept;
+
+    template <class Ident>
+    static report_type change_of(Ident ident, int filter, unsigned flags, unsigned more,
+                                 void* about) noexcept {
+        report_type change{};
+        change.ident = static_cast<decltype(change.ident)>(ident);
+        change.filter = static_cast<decltype(change.filter)>(filter);
+        change.flags = static_cast<decltype(change.flags)>(flags);
+        change.fflags = static_cast<decltype(change.fflags)>(more);
+        change.udata = reinterpret_cast<decltype(change.udata)>(about);
+        return change;
+    }
+    static void* about(const report_type& event) noexcept {
+        return reinterpret_cast<void*>(event.udata);
+    }
+
+    owned_fd kqueue_;
+    owned_fd wake_reader_; // without EVFILT_USER
+    owned_fd wake_writer_;
+    std::atomic<bool> awake_{false}; // a wake-up is on its way
+    // What wait() is working through, so that detach() can strike out the rest of
+    // what was reported for a descriptor.
+    report_type* reported_ = nullptr;
+    int reported_count_ = 0;
+    std::unordered_map<int, watched_descriptor> watched_;
+    std::unordered_map<pid_t, io_watch*> exits_;
+    std::vector<pid_t> ended_; // children whose end is known, but not told
+};
+
+static_assert(backend_like<kqueue_backend>);
+
+// What event_loop holds a pointer to.
+struct backend_state final : kqueue_backend {
+    using kqueue_backend::kqueue_backend;
+};
+
+void kqueue_backend::open() {
+    note_process();
+    kqueue_.reset(::kqueue());
+    if (!kqueue_) throw_last_error("kqueue");
+    if (::fcntl(kqueue_.get(), F_SETFD, FD_CLOEXEC) != 0) throw_last_error("fcntl");
+#if defined(EVFILT_USER)
+    const report_type wake = change_of(0, EVFILT_USER, EV_ADD | EV_CLEAR, 0, nullptr);
+#else
+    int fds[2];
+    if (new_pipe(fds) != 0) throw_last_error("pipe");
+    wake_reader_.reset(fds[0]);
+    wake_writer_.reset(fds[1]);
+    for (const int fd : fds)
+        if (::fcntl(fd, F_SETFL, O_NONBLOCK) != 0) throw_last_error("fcntl");
+    const report_type wake =
+        change_of(wake_reader_.get(), EVFILT_READ, EV_ADD | EV_CLEAR, 0, nullptr);
+#endif
+    if (change(&wake, 1) != 0) throw_last_error("kevent");
+}
+
+int kqueue_backend::change(const report_type* changes, int count) noexcept {
+    return ::kevent(kqueue_.get(), changes, count, nullptr, 0, nullptr);
+}
+
+// For one direction of a descriptor or both; an error only when all are refused.
+int kqueue_backend::change(int fd, bool read, bool write, unsigned flags, void* about) noexcept {
+    report_type changes[2];
+    int count = 0;
+    if (read) changes[count++] = change_of(fd, EVFILT_READ, flags, 0, about);
+    if (write) changes[count++] = change_of(fd, EVFILT_WRITE, flags, 0, about);
+    if (change(changes, count) == 0) return 0;
+    if (count == 1) return errno;
+    int error = 0;
+    bool done = false;
+    for (const report_type& one : changes) {
+        if (change(&one, 1) == 0) done = true;
+        else if (error == 0) error = errno;
+    }
+    return done ? 0 : error;
+}
+
+void kqueue_backend::attach(io_descriptor& d) {
+    if (inherited()) after_fork();
+    if (watched_.count(d.fd) != 0) throw_system_error(EEXIST, "kevent");
+    if (const int error = change(d.fd, true, true, EV_ADD | EV_CLEAR, &d))
+        throw_system_error(error, "kevent");
+    d.readable = d.hung_up = false; // the registration reports what is there
+    d.writable = true;
+    link(d);
+}
+
+void kqueue_backend::detach(io_descriptor& d) noexcept {
+    if (!d.attached) return;
+    if (!inherited()) change(d.fd, true, true, EV_DELETE, nullptr);
+    unlink(d);
+    strike_out(d);
+}
+
+void kqueue_backend::strike_out(const io_descriptor& d) noexcept {
+    for (int i = 0; i < reported_count_; ++i)
+        if (about(reported_[i]) == &d) reported_[i] = change_of(0, 0, 0, 0, nullptr);
+}
+
+void kqueue_backend::wait(std::int64_t ns) {
+    if (inherited()) after_fork();
+    if (!ended_.empty()) ns = 0;
+    // Some systems refuse a time beyond what they can count.
+    const std::int64_t limited = std::min<std::int64_t>(ns, 1'000'000'000'000'000);
+    timespec timeout = {};
+    timeout.tv_sec = static_cast<time_t>(limited / 1'000'000'000);
+    timeout.tv_nsec = static_cast<long>(limited % 1'000'000'000);
+    report_type events[most_events];
+    const int n = ::kevent(kqueue_.get(), nullptr, 0, events, most_events,
+                           ns < 0 ? nullptr : &timeout);
+    if (n < 0 && errno != EINTR) throw_last_error("kevent");
+    reported_ = events;
+    reported_count_ = std::max(n, 0);
+    for (int i = 0; i < n; ++i) dispatch(events[i]);
+    reported_count_ = 0;
+    while (!ended_.empty()) {
+        const pid_t pid = ended_.back();
+        ended_.pop_back();
+        tell_of_exit(pid);
+    }
+}
+
+// One report; one that was struck out has no filter.
+void kqueue_backend::dispatch(const report_type& event) noexcept {
+    if (event.filter == 0) return;
+    if (event.filter == EVFILT_PROC) {
+        tell_of_exit(static_cast<pid_t>(event.ident));
+        return;
+    }
+    if (about(event) == nullptr) {
+#if !defined(EVFILT_USER)
+        char drained[64];
+        while (::read(wake_reader_.get(), drained, sizeof drained) > 0) {}
+#endif
+        // Before the loop looks at what was posted: a later wake() triggers again.
+        // An exchange, to see everything that the last waker had done.
+        awake_.exchange(false);
+        return;
+    }
+    auto& d = *static_cast<io_descriptor*>(about(event));
+    const bool reading = event.filter == EVFILT_READ;
+    if (d.watched) {
+        auto& user = static_cast<watched_descriptor&>(d);
+        io_watch* const told = reading ? user.reader : user.writer;
+        if (told != nullptr) told->ready(*told);
+        return;
+    }
+    const bool ends = (event.flags & EV_EOF) != 0;
+    if (ends) d.hung_up = true;
+#if defined(EV_OOBAND)
+    if (reading && (event.flags & EV_OOBAND) != 0) d.stops_short = true;
+#endif
+    // The end of one direction may be the other one's, too: nobody reads this pipe.
+    if (reading || ends) report_readable(d);
+    if (!reading && about(event) == &d) report_writable(d);
+}
+
+void kqueue_backend::wake() noexcept {
+    if (awake_.exchange(true)) return;
+#if defined(EVFILT_USER)
+    const report_type trigger = change_of(0, EVFILT_USER, 0, NOTE_TRIGGER, nullptr);
+    while (change(&trigger, 1) != 0 && errno == EINTR) {}
+#else
+    while (::write(wake_writer_.get(), "", 1) < 0 && errno == EINTR) {}
+#endif
+}
+
+void kqueue_backend::after_fork() {
+    kqueue_.release(); // it is not this process's
+    open();
+    // What the child has closed by now is missed by nobody.
+    const auto add = [this](int fd, bool read, bool write, unsigned flags, io_descriptor* d) {
+        const int error = change(fd, read, write, EV_ADD | flags, d);
+        if (error != 0 && error != EBADF) throw_system_error(error, "kevent");
+    };
+    for (io_descriptor* d = attached_; d != nullptr; d = d->next)
+        add(d->fd, true, true, EV_CLEAR, d);
+    for (auto& [fd, d] : watched_) add(fd, d.reader != nullptr, d.writer != nullptr, 0, &d);
+    for (const auto& [pid, w] : exits_)
+        if (ask_for_exit(pid) == ESRCH) ended_.push_back(pid);
+    if (awake_.exchange(false)) wake(); // it went to the parent
+}
+
+// Level-triggered, as add_reader() promises: what a callback leaves unread is
+// reported again.
+void kqueue_backend::watch(int fd, bool write, io_watch& w, const char* call) {
+    if (inherited()) after_fork();
+    struct stat status;
+    if (::fstat(fd, &status) != 0) refuse_watch(errno, fd, call);
+    if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) refuse_watch(EPERM, fd, call);
+    for (const io_descriptor* d = attached_; d != nullptr; d = d->next)
+        if (d->fd == fd) refuse_watch(EEXIST, fd, call);
+    const auto [place, fresh] = watched_.try_emplace(fd);
+    watched_descriptor& d = place->second;
+    if (fresh) {
+        d.fd = fd;
+        d.watched = true;
+    }
+    io_watch* const before = std::exchange(write ? d.writer : d.reader, &w);
+    if (const int error = change(fd, !write, write, EV_ADD, &d)) {
+        (write ? d.writer : d.reader) = before;
+        if (d.reader == nullptr && d.writer == nullptr) watched_.erase(place);
+        refuse_watch(error, fd, call);
+    }
+    // The user may have closed the descriptor without unwatching it, and the number is
+    // in use again: the system has forgotten the other direction.
+    if (d.reader != nullptr && d.writer != nullptr) change(fd, write, !write, EV_ADD, &d);
+}
+
+bool kqueue_backend::unwatch(int fd, bool write) noexcept {
+    const auto place = watched_.find(fd);
+    if (place == watched_.end()) return false;
+    watched_descriptor& d = place->second;
+    if (std::exchange(write ? d.writer : d.reader, nullptr) == nullptr) return false;
+    if (!inherited()) change(fd, !write, write, EV_DELETE, nullptr);
+    if (d.reader != nullptr || d.writer != nullptr) return true;
+    strike_out(d);
+    watched_.erase(place);
+    return true;
+}
+
+int kqueue_backend::ask_for_exit(pid_t pid) noexcept {
+    const report_type end = change_of(pid, EVFILT_PROC, EV_ADD | EV_ONESHOT, NOTE_EXIT, nullptr);
+    return change(&end, 1) == 0 ? 0 : errno;
+}
+
+bool kqueue_backend::watch_exit(pid_t pid, int, io_watch& w) {
+    if (inherited()) after_fork();
+    ended_.reserve(exits_.size() + 1);
+    exits_[pid] = &w;
+    const int error = ask_for_exit(pid);
+    if (error == ESRCH) {
+        ended_.push_back(pid);
+    } else if (error != 0) {
+        exits_.erase(pid);
+        return false;
+    }
+    return true;
+}
+
+void kqueue_backend::unwatch_exit(pid_t pid, int) noexcept {
+    if (exits_.erase(pid) == 0) return;
+    std::erase(ended_, pid);
+    const report_type end = change_of(pid, EVFILT_PROC, EV_DELETE, 0, nullptr);
+    if (!inherited()) change(&end, 1);
+}
+
+void kqueue_backend::tell_of_exit(pid_t pid) noexcept {
+    const auto place = exits_.find(pid);
+    if (place == exits_.end()) return;
+    io_watch& w = *place->second;
+    exits_.erase(place);
+    w.ready(w);
+}
+
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+
+#endif // ASYNCIO_BACKEND_KQUEUE
 
 // =============================================================================
 // [SECTION] backend: poll
@@ -11705,6 +12056,8 @@ public:
     void after_fork();
     void watch(int fd, bool write, io_watch& w, const char* call);
     bool unwatch(int fd, bool write) noexcept;
+    bool watch_exit(pid_t pid, int pidfd, io_watch& w);
+    void unwatch_exit(pid_t pid, int pidfd) noexcept;
     int native_handle() const noexcept { return -1; }
 
 private:
@@ -11878,6 +12231,14 @@ bool poll_backend::unwatch(int fd, bool write) noexcept {
     --known_;
     return true;
 }
+
+bool poll_backend::watch_exit(pid_t, int pidfd, io_watch& w) {
+    if (pidfd < 0) return false;
+    watch(pidfd, false, w, "create_subprocess");
+    return true;
+}
+
+void poll_backend::unwatch_exit(pid_t, int pidfd) noexcept { unwatch(pidfd, false); }
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
 
@@ -21542,6 +21903,9 @@ public:
     // Looks whether it has ended. Lost: the code is.
     fate look(int& code) noexcept;
 
+    // The system says that it has ended: look() waits for what is left of it.
+    void note_end() noexcept { ended_ = true; }
+
     // Kills it, and waits for its end.
     void destroy() noexcept;
 
@@ -21553,6 +21917,7 @@ private:
 
     pid_t pid_;
     bool leads_group_;
+    bool ended_ = false;
     owned_fd pidfd_;
 };
 
@@ -21577,8 +21942,15 @@ child_process::fate child_process::look(int& code) noexcept {
         while (result != 0 && errno == EINTR);
     }
     if (result != 0 && errno == EINVAL) { // no pidfd, or a kernel that cannot wait for one
-        do result = ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG);
-        while (result != 0 && errno == EINTR);
+        int status = 0;
+        pid_t ended = 0;
+        do ended = ::waitpid(pid_, &status, ended_ ? 0 : WNOHANG);
+        while (ended < 0 && errno == EINTR);
+        if (ended == 0) return fate::running;
+        if (ended == pid_) {
+            code = exit_code_of(status);
+            return fate::ended;
+        }
     }
     if (result == 0 && info.si_pid == 0) return fate::running;
     if (result == 0) {
@@ -21619,7 +21991,7 @@ void child_process::destroy() noexcept {
 
 class process_state;
 
-// Where the kernel has no pidfds, a thread waits for each child. It leaves the child
+// Where the system cannot tell the loop, a thread waits for each child. It leaves the child
 // a zombie, so that its number stays its own. The thread and the state hold a count
 // each; the last one deletes it.
 struct exit_note final : ready_node {
@@ -21686,12 +22058,14 @@ private:
 
 process_state::process_state(loop_core& core, child_process child, bool kill_on_cancel)
     : core_(&core), hold_(core), child_(std::move(child)), kill_on_cancel_(kill_on_cancel) {
-    ready = [](io_watch& w) noexcept { static_cast<process_state&>(w).look(); };
+    ready = [](io_watch& w) noexcept {
+        auto& state = static_cast<process_state&>(w);
+        state.child_.note_end();
+        state.look();
+    };
     try {
-        if (child_.pidfd() >= 0) {
-            core.loop->backend().watch(child_.pidfd(), false, *this, "create_subprocess");
-            watched_ = true;
-        } else {
+        watched_ = core.loop->backend().watch_exit(child_.pid(), child_.pidfd(), *this);
+        if (!watched_) {
             note_ = new exit_note(*this, child_.pid(), share(core));
             const signals_held quiet;
             std::thread([note = note_] { note->wait(); }).detach();
@@ -21719,7 +22093,8 @@ void process_state::look() noexcept {
 
 void process_state::finish(int code) noexcept {
     code_ = code;
-    if (watched_ && !core_->closed) core_->loop->backend().unwatch(child_.pidfd(), false);
+    if (watched_ && !core_->closed)
+        core_->loop->backend().unwatch_exit(child_.pid(), child_.pidfd());
     watched_ = false;
     if (note_ != nullptr) {
         note_->state = nullptr;
