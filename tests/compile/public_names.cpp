@@ -348,11 +348,27 @@ void loops() {
     other.set_time_scale(2);
     other.pause();
     other.resume();
+    loop.set_wake_handler([] {});
     asyncio::loop_metrics metrics = loop.metrics();
     is<asyncio::concurrent_future<int>>(asyncio::run_coroutine_threadsafe(number(), loop));
     loop.close();
     static_cast<void>(native);
     static_cast<void>(metrics);
+}
+
+asyncio::coro<> frames_and_clocks(asyncio::event_loop& loop) {
+    static_assert(gives<decltype(asyncio::next_frame()), asyncio::duration>);
+    is<asyncio::duration>(co_await asyncio::next_frame());
+    asyncio::time_stream world(loop);
+    world.set_scale(0.5);
+    world.pause();
+    world.resume();
+    is<asyncio::time_point>(world.now());
+    asyncio::task_scope entity(loop);
+    is<asyncio::task<int>>(entity.create_task(number()));
+    is<asyncio::task<>>(entity.create_task(nothing(), {.name = "slow", .clock = &world}));
+    is<std::size_t>(entity.size());
+    entity.cancel();
 }
 
 // -- executors ----------------------------------------------------------------------
@@ -392,6 +408,8 @@ asyncio::coro<> executors() {
     is<int>(co_await asyncio::run_in_executor(isolated, plain, 1));
     is<int>(co_await asyncio::to_thread(plain, 1));
     is<int>(co_await asyncio::with(processes, [] { return 1; }));
+    const auto count = [&items] { return items.size(); };
+    static_assert(gives<decltype(asyncio::fork_job(count)), std::size_t>);
     isolated.kill_workers();
     isolated.terminate_workers();
     threads.shutdown({.wait = true, .cancel_futures = false});
@@ -560,6 +578,6 @@ static_assert(ASYNCIO_VERSION_MAJOR >= 0 && ASYNCIO_VERSION_MINOR >= 0 &&
 // All that is above, so that nothing is unused.
 auto all_names() {
     return std::make_tuple(&errors, &times, &running, &tasks, &structured, &primitives,
-                           &generators_and_contexts, &loops, &executors, &networking,
-                           &subprocesses, &resilience);
+                           &generators_and_contexts, &loops, &frames_and_clocks, &executors,
+                           &networking, &subprocesses, &resilience);
 }
