@@ -16,9 +16,14 @@
 #include <thread>
 
 #include <fcntl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#if defined(__APPLE__)
+#include <mach/mach.h>
+#include <pthread.h>
+#else
+#include <sys/syscall.h>
+#endif
 
 // ---- the watchdog -------------------------------------------------------------------------------
 // A test that hangs or crashes says its name on stderr and ends the program, so that neither can be
@@ -268,6 +273,25 @@ std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
     return reports;
 }
 
+#if defined(__APPLE__)
+
+int thread_id() noexcept { return static_cast<int>(::pthread_mach_thread_np(::pthread_self())); }
+
+void wait_until_asleep(const std::atomic<int>& id) {
+    while (id == 0) std::this_thread::yield();
+    for (;;) {
+        thread_basic_info info = {};
+        mach_msg_type_number_t size = THREAD_BASIC_INFO_COUNT;
+        if (::thread_info(static_cast<thread_act_t>(id.load()), THREAD_BASIC_INFO,
+                          reinterpret_cast<thread_info_t>(&info), &size) != KERN_SUCCESS)
+            fail("thread_info");
+        if (info.run_state == TH_STATE_WAITING) return;
+        std::this_thread::yield();
+    }
+}
+
+#else
+
 int thread_id() noexcept { return static_cast<int>(::syscall(SYS_gettid)); }
 
 void wait_until_asleep(const std::atomic<int>& id) {
@@ -284,6 +308,8 @@ void wait_until_asleep(const std::atomic<int>& id) {
         std::this_thread::yield();
     }
 }
+
+#endif
 
 child_result in_child(const std::function<int()>& program) {
     const int out = temporary_file();

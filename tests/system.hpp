@@ -3,18 +3,37 @@
 #define ASYNCIO_TESTS_SYSTEM_HPP
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
 #include <dirent.h>
+#include <fcntl.h>
 #include <fstream>
 #include <iterator>
 #include <set>
 #include <stdexcept>
 #include <string>
 #include <unistd.h>
+#if defined(__linux__)
+#include <sys/socket.h>
+#else
+#include <thread>
+#endif
 
 namespace support {
+
+#if defined(__linux__)
+constexpr int socket_not_for_children = SOCK_CLOEXEC;
+inline int open_pipe(int (&both)[2]) { return ::pipe2(both, O_CLOEXEC); }
+#else
+constexpr int socket_not_for_children = 0;
+inline int open_pipe(int (&both)[2]) {
+    if (::pipe(both) != 0) return -1;
+    for (const int fd : both) ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+    return 0;
+}
+#endif
 
 /// A folder that goes away with the test.
 class scratch {
@@ -66,11 +85,16 @@ inline std::string pattern(std::size_t size) {
 /// The descriptors of this process, with what they are.
 inline std::set<std::string> open_descriptors() {
     std::set<std::string> found;
-    DIR* const list = ::opendir("/proc/self/fd");
+#if defined(__linux__)
+    const char* const folder = "/proc/self/fd";
+#else
+    const char* const folder = "/dev/fd";
+#endif
+    DIR* const list = ::opendir(folder);
     while (const dirent* const entry = ::readdir(list)) {
         if (entry->d_name[0] == '.' || std::atoi(entry->d_name) == ::dirfd(list)) continue;
         char target[256] = "";
-        const std::string path = std::string("/proc/self/fd/") + entry->d_name;
+        const std::string path = std::string(folder) + "/" + entry->d_name;
         static_cast<void>(!::readlink(path.c_str(), target, sizeof target - 1));
         found.insert(std::string(entry->d_name) + " " + target);
     }
@@ -88,22 +112,27 @@ public:
             arm(); // after it is done: signals alone would leave no time to a slow machine
         };
         ::sigaction(SIGUSR2, &action, nullptr); // without SA_RESTART
+        begin();
+    }
+    interruptions(const interruptions&) = delete;
+    interruptions& operator=(const interruptions&) = delete;
+    ~interruptions() {
+        ::signal(SIGUSR2, SIG_IGN); // one may still be on its way
+        end();
+    }
+
+    static inline std::atomic<int> count{0};
+
+private:
+#if defined(__linux__)
+    static void begin() {
         sigevent event = {};
         event.sigev_notify = SIGEV_SIGNAL;
         event.sigev_signo = SIGUSR2;
         ::timer_create(CLOCK_MONOTONIC, &event, &timer);
         arm();
     }
-    interruptions(const interruptions&) = delete;
-    interruptions& operator=(const interruptions&) = delete;
-    ~interruptions() {
-        ::signal(SIGUSR2, SIG_IGN); // one may still be on its way
-        ::timer_delete(timer);
-    }
-
-    static inline std::atomic<int> count{0};
-
-private:
+    static void end() { ::timer_delete(timer); }
     static void arm() {
         itimerspec soon = {};
         soon.it_value.tv_nsec = 500'000;
@@ -111,6 +140,25 @@ private:
     }
 
     static inline timer_t timer = {};
+#else
+    // There is no such timer: a thread sends them.
+    void begin() {
+        sending = std::thread([this] {
+            while (!stop) {
+                ::kill(::getpid(), SIGUSR2);
+                std::this_thread::sleep_for(std::chrono::microseconds(500));
+            }
+        });
+    }
+    void end() {
+        stop = true;
+        sending.join();
+    }
+    static void arm() {}
+
+    std::atomic<bool> stop{false};
+    std::thread sending;
+#endif
 };
 
 } // namespace support
