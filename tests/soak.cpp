@@ -300,6 +300,7 @@ asyncio::coro<int> run(int seconds, std::uint64_t seed) {
     const asyncio::duration length = asyncio::duration::seconds(double(seconds) / rounds);
     const remains start;
     std::vector<remains> after;
+    after.reserve(static_cast<std::size_t>(rounds));
     int wrong = 0;
     std::printf("%5s %7s %6s %6s %9s %9s", "round", "files", "tasks", "timers", "heap KB",
                 "RSS KB");
@@ -307,8 +308,7 @@ asyncio::coro<int> run(int seconds, std::uint64_t seed) {
     std::printf(" %9s %9s\n", "no files", "parked");
     for (int i = 0; i < rounds; ++i) {
         co_await one_round(s, length, seed + static_cast<std::uint64_t>(i));
-        after.push_back(co_await settle(s, start));
-        const remains& now = after.back();
+        remains now = co_await settle(s, start);
         const bool childless = ::waitpid(-1, nullptr, WNOHANG) < 0 && errno == ECHILD;
         const bool same = now.as_few_as(start) && s.serving == 0 && childless;
         wrong += !same;
@@ -319,6 +319,8 @@ asyncio::coro<int> run(int seconds, std::uint64_t seed) {
         std::printf(" %9llu %9llu%s\n", static_cast<unsigned long long>(s.refused),
                     static_cast<unsigned long long>(parked), same ? "" : "  SOMETHING IS LEFT");
         std::fflush(stdout);
+        now.descriptors = {}; // or these records would be what grows
+        after.push_back(std::move(now));
     }
 
     // Caches grow to what the busiest moment needs; after a third of the time that is known.
