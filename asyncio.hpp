@@ -9015,7 +9015,7 @@ public:
     ~socket();
 
     void bind(const address& where);
-    void listen(int backlog = 100);
+    void listen(int backlog = 1024);
 
     /// The next connection; its remote_address() tells from where.
     detail::socket_awaiter<socket> accept();
@@ -9620,9 +9620,8 @@ struct server_options {
     std::size_t limit = 64 * 1024; ///< of each connection's reader
     /// How many connections the system keeps waiting, with Linux up to
     /// net.core.somaxconn. More that come before the loop has a turn try again after a
-    /// second, or never learn that they were dropped. Set it to the largest burst that
-    /// you expect; it costs nothing until then.
-    int backlog = 100;
+    /// second, or never learn that they were dropped; hence more than Python's 100.
+    int backlog = 1024;
     bool reuse_port = false;       ///< other servers may listen on the same port
     bool reuse_address = true;     ///< connections of a former server do not block the port
     std::size_t max_connections = 0; ///< more of them wait in the backlog; 0: no limit
@@ -9633,7 +9632,7 @@ struct server_options {
 /// Options of start_unix_server().
 struct unix_server_options {
     std::size_t limit = 64 * 1024;
-    int backlog = 100;
+    int backlog = 1024;
     std::size_t max_connections = 0;
     bool start_serving = true;
     bool cleanup_socket = true; ///< close() removes the socket's file
