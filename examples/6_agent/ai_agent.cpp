@@ -277,7 +277,7 @@ asyncio::coro<> answer_client(agent& a, asyncio::semaphore& slots, asyncio::stre
 asyncio::coro<int> serve(agent& a, int port) {
     asyncio::semaphore slots(a.quick ? 32 : 2 * a.cores);
     const auto on_client = std::bind_front(answer_client, std::ref(a), std::ref(slots));
-    auto server = co_await asyncio::start_server(on_client, "127.0.0.1", port, {.backlog = 1000});
+    auto server = co_await asyncio::start_server(on_client, "127.0.0.1", port);
     std::cout << "listening on http://127.0.0.1:" << server.port() << "/ask?q=..." << std::endl;
     co_await asyncio::wait_signal(SIGTERM, SIGINT);
     server.close();

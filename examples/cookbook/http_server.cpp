@@ -242,7 +242,7 @@ asyncio::coro<asyncio::server> start(site& s, string host, int port) {
         return serve_client(s, std::move(reader), std::move(writer));
     };
     return asyncio::start_server(on_client, host, port,
-                                 {.limit = 16 * 1024, .backlog = 1000, .max_connections = 2000});
+                                 {.limit = 16 * 1024, .max_connections = 2000});
 }
 
 asyncio::coro<> stop(site& s, asyncio::server& server) {

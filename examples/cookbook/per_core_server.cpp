@@ -55,7 +55,7 @@ asyncio::coro<> serve(std::vector<core>& cores, std::size_t number, int port,
         return echo(c, number, std::move(reader), std::move(writer));
     };
     asyncio::server server = co_await asyncio::start_server(
-        on_client, "127.0.0.1", port, {.backlog = 1000, .reuse_port = true});
+        on_client, "127.0.0.1", port, {.reuse_port = true});
     asyncio::event stop;
     c.loop = &asyncio::get_running_loop();
     c.stop = &stop;

@@ -239,7 +239,7 @@ asyncio::coro<asyncio::server> start(store& s, int port) {
     const auto on_client = [&s](asyncio::stream_reader reader, asyncio::stream_writer writer) {
         return serve_client(s, std::move(reader), std::move(writer));
     };
-    return asyncio::start_server(on_client, "127.0.0.1", port, {.backlog = 1000});
+    return asyncio::start_server(on_client, "127.0.0.1", port);
 }
 
 asyncio::coro<int> serve(store& s, int port) {
