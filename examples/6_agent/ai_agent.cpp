@@ -29,7 +29,7 @@ string num(double v) { return std::to_string(v).substr(0, std::to_string(v).size
 double now() { return static_cast<double>(asyncio::elapsed().count()) / 1e9; } // since the start
 
 // ---- 1. JSON and HTTP/1.1: just what this program needs ----------------------------------------
-string quoted(string_view text) { // as a JSON string
+string in_json(string_view text) { // a string of JSON
     string out = "\"";
     for (const char c : text) {
         if (c == '"' || c == '\\') out += '\\';
@@ -93,7 +93,7 @@ asyncio::coro<> serve_text(service s, asyncio::stream_reader in, asyncio::stream
     try {
         co_await receive(in);
         co_await asyncio::sleep(s.latency);
-        string json = "{\"source\": " + quoted(s.name) + ", \"text\": " + quoted(s.text) + "}\n";
+        string json = "{\"source\": " + in_json(s.name) + ", \"text\": " + in_json(s.text) + "}\n";
         if (s.garbage) json = "<html>{{ out of order";
         co_await send(out, "HTTP/1.1 200 OK", json);
     } catch (const std::exception&) {} // the agent gave up on us and is gone
@@ -241,14 +241,14 @@ string to_json(const answer& from) {
     const part* best = &from.parts[0];
     for (const part& p : from.parts) {
         string& list = p.error.empty() ? results : errors;
-        list += (list.empty() ? "\n    " : ",\n    ") + quoted(p.source.name) + ": ";
-        list += !p.error.empty() ? quoted(p.error) : "{\"text\": " + quoted(p.text) +
+        list += (list.empty() ? "\n    " : ",\n    ") + in_json(p.source.name) + ": ";
+        list += !p.error.empty() ? in_json(p.error) : "{\"text\": " + in_json(p.text) +
                 ", \"relevance\": " + num(p.work.relevance) + ", \"fetch_s\": " +
                 num(p.fetched - p.asked) + ", \"inference_s\": " + num(p.done - p.fetched) + "}";
         if (p.work.relevance > best->work.relevance) best = &p;
     }
-    return "{\"query\": " + quoted(from.question) + ", \"success\": " +
-           (results.empty() ? "false" : "true") + ",\n  \"answer\": " + quoted(best->text) +
+    return "{\"query\": " + in_json(from.question) + ", \"success\": " +
+           (results.empty() ? "false" : "true") + ",\n  \"answer\": " + in_json(best->text) +
            ",\n  \"results\": {" + results + "},\n  \"errors\": {" + errors +
            "},\n  \"total_s\": " + num(from.total) + ", \"cores_used\": " + num(from.cores) + "}\n";
 }

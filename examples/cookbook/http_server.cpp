@@ -164,7 +164,8 @@ asyncio::coro<> send_file(const site& s, const request& r, asyncio::stream_write
                   std::to_string(p.first + p.size - 1) + "/" + std::to_string(size) + "\r\n";
     writer.write(head_of(r, p.size < size ? "206 Partial Content" : "200 OK", fields, p.size));
     for (std::uint64_t sent = 0; sent < p.size && r.method != "HEAD";) {
-        const auto piece = static_cast<std::ptrdiff_t>(std::min(p.size - sent, 1024 * 1024UL));
+        const auto piece =
+            static_cast<std::ptrdiff_t>(std::min<std::uint64_t>(p.size - sent, 1024 * 1024));
         auto sending = writer.sendfile(file.fd, static_cast<std::int64_t>(p.first + sent), piece);
         const std::size_t n = co_await asyncio::wait_for(std::move(sending), s.idle_time);
         if (n == 0) throw std::runtime_error("the file has become shorter than was promised");
