@@ -1144,7 +1144,7 @@ ASYNC_TEST_CASE("connect_read_pipe and connect_write_pipe own their descriptors"
     here.check();
     {
         int both[2];
-        REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | support::socket_not_for_children, 0, both) == 0);
+        REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | support::not_for_children, 0, both) == 0);
         asyncio::stream_reader reader = co_await asyncio::connect_read_pipe(both[0]);
         asyncio::stream_writer writer = co_await asyncio::connect_write_pipe(both[1]);
         writer.write("over a socket");
@@ -1216,7 +1216,7 @@ TEST_CASE("stdin_reader reads a pipe, a file, a socket and nothing") {
     }
     {
         int both[2];
-        REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | support::socket_not_for_children, 0, both) == 0);
+        REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | support::not_for_children, 0, both) == 0);
         REQUIRE(::write(both[1], text.data(), text.size()) == static_cast<ssize_t>(text.size()));
         ::close(both[1]);
         CHECK(with_stdin(both[0], count_lines) == 100);

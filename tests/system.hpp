@@ -24,10 +24,10 @@
 namespace support {
 
 #if defined(__linux__)
-constexpr int socket_not_for_children = SOCK_CLOEXEC;
+constexpr int not_for_children = SOCK_CLOEXEC;
 inline int open_pipe(int (&both)[2]) { return ::pipe2(both, O_CLOEXEC); }
 #else
-constexpr int socket_not_for_children = 0;
+constexpr int not_for_children = 0;
 inline int open_pipe(int (&both)[2]) {
     if (::pipe(both) != 0) return -1;
     for (const int fd : both) ::fcntl(fd, F_SETFD, FD_CLOEXEC);
