@@ -9,6 +9,7 @@
 // try --url http://localhost:11434 --model llama3.2 --question "How many primes are below 5000?"
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -72,7 +73,9 @@ string primes(string arguments) {
 }
 string repeat(string arguments) {
     string out, text = string_at(arguments, value_of(arguments, "text"));
-    for (double i = number_of(arguments, "times"); i > 0; --i) out += text;
+    const double times = std::clamp(number_of(arguments, "times"), 0.0, 1e12); // models err
+    out.reserve(static_cast<std::size_t>(times) * text.size());
+    for (double i = times; i >= 1; --i) out += text;
     return out;
 }
 const std::map<string, string (*)(string)> tools = {{"primes", primes}, {"repeat", repeat}};
@@ -80,9 +83,7 @@ const string tool_list = R"([{"type":"function","function":{"name":"primes","des
 "Counts primes","parameters":{"type":"object","properties":{"below":{"type":"number"}}}}},
 {"type":"function","function":{"name":"repeat","description":"Repeats a text","parameters":{"type":
 "object","properties":{"text":{"type":"string"},"times":{"type":"number"}}}}}])";
-struct tool_call {
-    string name, arguments, result = "";
-};
+struct tool_call { string name, arguments, result = ""; };
 asyncio::coro<> run_tool(asyncio::isolated_executor& pool, tool_call& call) {
     try { // at() throws for a tool that is not there
         call.result = co_await asyncio::run_in_executor(pool, tools.at(call.name), call.arguments);
@@ -121,10 +122,7 @@ struct event_stream { // the body of a response: an event is a line that begins 
         }
     }
 };
-struct reply {
-    string text;
-    vector<tool_call> calls;
-};
+struct reply { string text; vector<tool_call> calls; };
 asyncio::coro<reply> chat(model& m, string messages) {
     auto [reader, writer] = co_await asyncio::open_connection(m.host, m.port);
     const string body = "{\"model\":" + quoted(m.name) + ",\"stream\":true,\"messages\":[" +
@@ -249,20 +247,20 @@ int main(int argc, char** argv) {
     return help ? 0 : 2;
 }
 // Output:
-//  0.01 s  asking none
+//  0.00 s  asking none
 // I "think" of this:
-//  0.83 s    primes {"below":1000}: 168 primes
-//  1.45 s    repeat {"text":"ha","times":1e10}: error: it wanted too much memory
-//  2.83 s    primes {"below":1e15}: error: it took too long
-//  2.83 s  asking none
+//  0.81 s    primes {"below":1000}: 168 primes
+//  0.81 s    repeat {"text":"ha","times":1e10}: error: it wanted too much memory
+//  2.81 s    primes {"below":1e15}: error: it took too long
+//  2.81 s  asking none
 // I "think" of this: 168 primes. error: it took too long. error: it wanted too much memory.
-// time   |0                                               3.514 s|
-// Task-1 |=======================================================| 0.000-3.514 s
-// Task-2 |=============                                          | 0.000-0.810 s
-// primes |            #                                          | 0.810-0.812 s
-// primes |            #################################          | 0.810-2.812 s
-// repeat |            ###########                                | 0.810-1.441 s
-// Task-6 |                                            ===========| 2.812-3.514 s
+// time   |0                                               3.509 s|
+// Task-1 |=======================================================| 0.000-3.509 s
+// Task-2 |=============                                          | 0.000-0.804 s
+// primes |            #                                          | 0.804-0.805 s
+// primes |            ################################           | 0.804-2.806 s
+// repeat |            #                                          | 0.804-0.808 s
+// Task-6 |                                           ============| 2.806-3.509 s
 // holds:  tokens were shown before the model was done
 // holds:  a good tool call: 168 primes
 // holds:  one that never ends: error: it took too long
