@@ -10534,7 +10534,8 @@ namespace asyncio::inline ASYNCIO_ABI {
 /// the n outermost coroutines, a negative one the n innermost, 0 none. Without a task:
 /// the running one; nothing in a plain callback. Python's asyncio.print_call_graph.
 ///
-/// Of a running task the coroutines are known up to where it was last suspended.
+/// Of a running task the coroutines are known up to where it was last suspended. A chain
+/// of tasks is shown for 64 of them.
 ///
 /// Throws: std::runtime_error outside a loop when no task is given.
 ASYNCIO_API void print_call_graph(const any_task& task, std::ostream& out);
@@ -10544,7 +10545,8 @@ ASYNCIO_API void print_call_graph(std::ostream& out);
 ASYNCIO_API void print_call_graph(std::ostream& out, std::optional<int> limit);
 
 /// Prints all unfinished tasks of the running loop as trees: below each task stand those
-/// that it waits for; a task that two wait for stands under both. As `asyncio pstree`.
+/// that it waits for, to a depth of 64; a task that two wait for stands under both. As
+/// `asyncio pstree`.
 ///
 /// Throws: std::runtime_error outside a loop, and when tasks wait for each other in a
 /// circle, naming them.
@@ -14432,7 +14434,11 @@ static coro<> end_tasks(event_loop& loop, duration patience) {
             printed = true;
             std::ostringstream text;
             text << "asyncio: run() waits for tasks that do not end after their cancellation:\n";
-            for (const any_task& task : ended.pending) print_call_graph(task, text);
+            constexpr std::size_t most_shown = 10;
+            const std::size_t shown = std::min(ended.pending.size(), most_shown);
+            for (std::size_t i = 0; i < shown; ++i) print_call_graph(ended.pending[i], text);
+            if (shown < ended.pending.size())
+                text << "and " << ended.pending.size() - shown << " more\n";
             std::fputs(text.str().c_str(), stderr);
         }
     }
@@ -22959,6 +22965,10 @@ std::vector<const promise_base*> coroutines_of(const task_base& task) {
     return chain;
 }
 
+// A chain of tasks may be longer than any stack, and than anybody reads.
+constexpr std::size_t deepest_shown = 64;
+constexpr const char* deeper = "... and so on\n";
+
 void print_graph(std::ostream& out, const await_graph& graph, const task_base& task,
                  std::optional<int> limit, const std::string& indent,
                  std::vector<const task_base*>& above) {
@@ -22981,6 +22991,11 @@ void print_graph(std::ostream& out, const await_graph& graph, const task_base& t
     if (waiters.empty()) return;
     out << indent << "  awaited by\n";
     above.push_back(&task);
+    if (above.size() == deepest_shown) {
+        out << indent << "    " << deeper;
+        above.pop_back();
+        return;
+    }
     for (const task_base* waiter : waiters) {
         if (std::find(above.begin(), above.end(), waiter) != above.end())
             out << indent << "    * task '" << waiter->name() << "', see above: a circle\n";
@@ -22991,7 +23006,7 @@ void print_graph(std::ostream& out, const await_graph& graph, const task_base& t
 }
 
 void print_task_tree(std::ostream& out, const await_graph& graph, const task_base& task,
-                const std::string& indent) {
+                     const std::string& indent, std::size_t depth = 1) {
     out << "task '" << task.name() << "'\n";
     const std::vector<const promise_base*> chain = coroutines_of(task);
     for (auto p = chain.rbegin(); p != chain.rend(); ++p)
@@ -23000,25 +23015,47 @@ void print_task_tree(std::ostream& out, const await_graph& graph, const task_bas
     for (std::size_t i = 0; i < children.size(); ++i) {
         const bool last = i + 1 == children.size();
         out << indent << (last ? "  `-- " : "  |-- ");
-        print_task_tree(out, graph, *children[i], indent + (last ? "      " : "  |   "));
+        if (depth == deepest_shown) out << deeper;
+        else
+            print_task_tree(out, graph, *children[i], indent + (last ? "      " : "  |   "),
+                            depth + 1);
     }
 }
 
-// Follows the awaits from `task`; throws when they lead back to where they were.
+// Follows the awaits from `task`; throws when they lead back to where they were. `safe` are
+// those from which they do not.
 void refuse_circles(const await_graph& graph, const task_base& task,
-                    std::vector<const task_base*>& path, std::vector<const task_base*>& safe) {
-    if (std::find(safe.begin(), safe.end(), &task) != safe.end()) return;
-    const auto again = std::find(path.begin(), path.end(), &task);
-    if (again != path.end()) {
-        std::string names;
-        for (auto it = again; it != path.end(); ++it) names += "'" + (*it)->name() + "' -> ";
-        throw std::runtime_error("asyncio::print_tasks: tasks wait for each other in a circle: " +
-                                 names + "'" + task.name() + "'");
+                    std::unordered_set<const task_base*>& safe) {
+    struct step {
+        const task_base* task;
+        std::vector<task_base*> awaits;
+        std::size_t next = 0;
+    };
+    std::vector<step> path;
+    const auto enter = [&](const task_base& entered) {
+        if (safe.contains(&entered)) return;
+        const auto again = std::find_if(path.begin(), path.end(), [&](const step& one) {
+            return one.task == &entered;
+        });
+        if (again != path.end()) {
+            std::string names;
+            for (auto it = again; it != path.end(); ++it) names += "'" + it->task->name() + "' -> ";
+            throw std::runtime_error(
+                "asyncio::print_tasks: tasks wait for each other in a circle: " + names + "'" +
+                entered.name() + "'");
+        }
+        path.push_back({&entered, graph.awaits(entered)});
+    };
+    enter(task);
+    while (!path.empty()) {
+        step& last = path.back();
+        if (last.next < last.awaits.size()) {
+            enter(*last.awaits[last.next++]);
+        } else {
+            safe.insert(last.task);
+            path.pop_back();
+        }
     }
-    path.push_back(&task);
-    for (const task_base* next : graph.awaits(task)) refuse_circles(graph, *next, path, safe);
-    path.pop_back();
-    safe.push_back(&task);
 }
 
 } // namespace
@@ -23044,10 +23081,9 @@ void print_call_graph(std::ostream& out, std::optional<int> limit) {
 
 void print_tasks(std::ostream& out) {
     const detail::await_graph graph(get_running_loop());
-    std::vector<const detail::task_base*> path;
-    std::vector<const detail::task_base*> safe;
+    std::unordered_set<const detail::task_base*> safe;
     for (const any_task& task : graph.tasks())
-        detail::refuse_circles(graph, detail::await_graph::base(task), path, safe);
+        detail::refuse_circles(graph, detail::await_graph::base(task), safe);
     for (const any_task& task : graph.tasks())
         if (graph.awaited_by(detail::await_graph::base(task)).empty())
             detail::print_task_tree(out, graph, detail::await_graph::base(task), "");

@@ -265,6 +265,34 @@ TEST_CASE("RN-07: a closed runner refuses; closing twice does nothing") {
     CHECK_THROWS_AS(never_used.get_loop(), std::runtime_error);
 }
 
+TEST_CASE("of tasks that do not end after their cancellation ten are shown, and the rest counted") {
+    // They are cancelled again every second, and give in at the fourth time.
+    const auto stubborn = []() -> asyncio::coro<> {
+        for (int i = 0; i < 4; ++i) {
+            try {
+                co_await asyncio::sleep(1h);
+            } catch (const asyncio::cancelled_error&) {
+            }
+        }
+    };
+    const auto main = [&]() -> asyncio::coro<> {
+        for (int i = 0; i < 12; ++i) {
+            const std::string name = "stubborn " + std::to_string(i);
+            asyncio::create_task(stubborn(), {.name = name});
+        }
+        co_await asyncio::sleep(0s);
+    };
+    support::captured_stderr quiet;
+    asyncio::run(main(), {.clock = asyncio::clock_kind::virtual_time});
+    const std::string text = quiet.taken();
+    CHECK(text.starts_with("asyncio: run() waits for tasks that do not end after their "
+                           "cancellation:\n* task 'stubborn "));
+    CHECK(text.ends_with("\nand 2 more\n"));
+    int shown = 0;
+    for (std::size_t at = 0; (at = text.find("* task '", at)) != std::string::npos; ++at) ++shown;
+    CHECK(shown == 10);
+}
+
 TEST_CASE("RN-14: jobs of the default executor have ended when run() returns") {
     std::atomic<bool> begun{false};
     std::atomic<bool> main_ended{false};

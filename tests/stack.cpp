@@ -6,7 +6,9 @@
 #include "support.hpp"
 
 #include <cstdint>
+#include <sstream>
 #include <stdexcept>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -242,9 +244,33 @@ asyncio::coro<> wait_for_a_day() {
 }
 
 asyncio::any_task make_chain(std::int64_t length) {
-    asyncio::any_task first = asyncio::create_task(wait_for_a_day());
+    asyncio::any_task first = asyncio::create_task(wait_for_a_day(), {.name = "first"});
     for (std::int64_t i = 1; i < length; ++i) first = asyncio::create_task(follow(first));
     return first;
+}
+
+TEST_CASE("a long chain of tasks is printed as far as anybody reads") {
+    const std::int64_t shown = with_small_stack([] {
+        return asyncio::run([]() -> asyncio::coro<std::int64_t> {
+            const asyncio::any_task last = make_chain(3000);
+            co_await asyncio::sleep(0s);
+            asyncio::any_task first;
+            for (const asyncio::any_task& task : asyncio::all_tasks())
+                if (task.get_name() == "first") first = task;
+            std::ostringstream graph, tree;
+            asyncio::print_call_graph(first, graph);
+            asyncio::print_tasks(tree);
+            std::int64_t both = 0;
+            for (const std::string& text : {graph.str(), tree.str()}) {
+                CHECK(text.find("... and so on\n") != std::string::npos);
+                for (std::size_t at = 0; (at = text.find("task '", at)) != std::string::npos; ++at)
+                    ++both;
+            }
+            last.cancel();
+            co_return both;
+        });
+    });
+    CHECK(shown == 2 * 64 + 1); // and the one that prints
 }
 
 TEST_CASE("cancelling the head of a long chain of tasks ends all of them") {
