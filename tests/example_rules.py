@@ -23,7 +23,7 @@ widest = 100
 longest = {
     capstone: 400,
     "6_agent": 250,
-    "cookbook/http_server": 370,
+    "cookbook/http_server": 460,
     "cookbook/redis_like": 340,
     "cookbook/tls_openssl": 250,
 }

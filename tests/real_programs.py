@@ -189,6 +189,9 @@ def http_server():
             if has("curl"):
                 with_curl(url, own, page, large)
                 slow_download_at_the_end(process, url, own, large)
+        if has("curl"):
+            with server("--writable", folder) as (_, port):
+                uploads(port, root, own, large)
 
 
 async def python_on_http_server(port, page, large):
@@ -304,6 +307,51 @@ def with_chromium(url, root):
         options += [f"--user-data-dir={profile}", url + "page.html"]
         got = run("chromium", *options, errors=subprocess.DEVNULL)
     check("chromium shows a page with 50 parts", b"<body>10 20 20</body>" in got, got)
+
+
+def uploads(port, root, own, large):
+    url = f"http://127.0.0.1:{port}/"
+
+    def curl(*options, **more):
+        return run("curl", "-sS", "--max-time", limit, *options, **more).decode()
+
+    def status(*options, **more):
+        return curl("-o", os.devnull, "-w", "%{http_code} %{size_upload}", *options, **more)
+
+    def answer(text):
+        with socket.create_connection(("127.0.0.1", port), limit) as client:
+            client.sendall(f"PUT /new HTTP/1.1\r\nHost: here\r\n{text}".encode())
+            return client.recv(1000).decode()
+
+    (own / "up").write_bytes(large)
+    got = curl("-i", "-T", own / "up", "-H", "Expect: 100-continue", url + "new")
+    check("curl asks, is told to go on, and uploads", "100 Continue\r\n\r\nHTTP/1.1 201" in got, got)
+    check("  each byte of it", (root / "new").read_bytes() == large)
+    got = status("-T", "-", url + "new", given=large[:77_777])
+    check("  and in chunks, over what was there", got.startswith("200 "), got)
+    check("  each byte of that", (root / "new").read_bytes() == large[:77_777])
+    both = ["-T", own / "up", url + "one", "-T", own / "up", url + "folder/two"]
+    got = curl("-w", "%{num_connects} ", *both)
+    twice = [(root / path).read_bytes() == large for path in ("one", "folder/two")]
+    check("  and two files over one connection", got == "1 0 " and all(twice), got)
+    for path in "no/such/folder", "folder", "../up", ".new", "folder/":
+        got = status("--path-as-is", "-T", own / "up", url + path)
+        refused = {"no/such/folder": "409 ", "folder": "409 ", "folder/": "201 "}.get(path, "404 ")
+        check(f"an upload to /{path}: {refused}", got.startswith(refused), got)
+    length, chunks = "Content-Length: ", "Transfer-Encoding: chunked\r\n"
+    for text, code in {f"{length}9000000000000\r\nExpect: 100-continue\r\n\r\n": "413",
+                       f"{length}5\r\n{chunks}\r\n": "400", f"{length}-5\r\n\r\n": "400",
+                       "Transfer-Encoding: gzip\r\n\r\n": "501", "\r\n": "411",
+                       f"{chunks}\r\n-1\r\n": "400", f"{chunks}\r\n3\r\n1234\r\n0\r\n\r\n": "400",
+                       f"{chunks}\r\n{90 * 'f'}\r\n": "400",
+                       f"{chunks}\r\nfffffffffffff\r\n": "413"}.items():
+        got = answer(text)
+        check(f"{text!r}: {code}", got.startswith(f"HTTP/1.1 {code} "), got)
+    with socket.create_connection(("127.0.0.1", port), limit) as client:
+        client.sendall(b"PUT /half HTTP/1.1\r\nHost: here\r\nContent-Length: 5000\r\n\r\nhalf")
+        wait_for(lambda: list(root.glob(".upload-*")))
+    wait_for(lambda: not list(root.glob(".upload-*")))
+    check("of an upload that ends in the middle nothing is left", not (root / "half").exists())
 
 
 def slow_download_at_the_end(process, url, own, large):

@@ -4,8 +4,9 @@
 //
 // What it teaches: a protocol is a coroutine over a stream: read a request, answer it, and again.
 // Time limits and a small reader keep clients that are slow or want too much from tying it up, and
-// SIGTERM lets what is under way end. It knows keep-alive, pipelining, HEAD and ranges. What begins
-// with a dot or leads out of the folder is not served, and what has a body is refused.
+// SIGTERM lets what is under way end. It knows keep-alive, pipelining, HEAD, ranges and, when told
+// --writable, uploads (PUT, in chunks too). What begins with a dot or leads out of the folder is
+// neither served nor written.
 // Look at: the claims. Without --port it is its own client; with --port 8080 it serves FOLDER to
 // browsers on this machine, with --host 0.0.0.0 to all.
 #define ASYNCIO_IMPLEMENTATION
@@ -33,7 +34,10 @@ void require(bool holds, const char* status = "400 Bad Request") {
 struct site {
     string root; // without symbolic links in it
     asyncio::duration head_time = 10s, idle_time = 60s; // how long clients may take
+    bool writable = false; // by whoever comes, so it is off
+    std::uint64_t largest_upload = 1024 * 1024 * 1024;
     bool stopping = false;
+    unsigned uploads = 0; // so far
     std::unordered_set<asyncio::any_task> idle = {}; // connections between two requests
 };
 
@@ -41,7 +45,7 @@ struct site {
 struct request {
     string method, target;
     std::map<string, string> fields; // by name in lower case
-    bool keep_alive = false;
+    bool keep_alive = false, has_body = false, chunked = false;
     bool has(const string& name) const { return fields.contains(name); }
     string field(const string& name) const { return has(name) ? fields.at(name) : ""; }
 };
@@ -85,8 +89,12 @@ request parse(string_view head) {
     require((!modern || r.has("host")) &&
             (!r.has("content-length") || number(r.field("content-length"))));
     const string connection = lower(r.field("connection"));
-    const bool body = r.has("transfer-encoding") || number(r.field("content-length")) > 0U;
-    r.keep_alive = !body && (modern ? connection != "close" : connection == "keep-alive");
+    r.chunked = r.has("transfer-encoding");
+    // With two lengths, the server before this one may have believed the other.
+    require(!r.chunked || !r.has("content-length"));
+    require(!r.chunked || lower(r.field("transfer-encoding")) == "chunked", "501 Not Implemented");
+    r.has_body = r.chunked || number(r.field("content-length")) > 0U;
+    r.keep_alive = modern ? connection != "close" : connection == "keep-alive";
     return r;
 }
 
@@ -173,7 +181,76 @@ asyncio::coro<> send_file(const site& s, const request& r, asyncio::stream_write
     }
 }
 
-// ---- 3. The server -----------------------------------------------------------------------------
+// ---- 3. Uploads --------------------------------------------------------------------------------
+asyncio::coro<> receive_body(const site& s, const request& r, asyncio::stream_reader& reader,
+                             asyncio::file& to) {
+    std::uint64_t allowed = s.largest_upload;
+    for (bool last = false; !last;) { // once, or for each chunk
+        std::uint64_t size = 0;
+        if (r.chunked) {
+            const string line = co_await asyncio::wait_for(reader.readuntil("\r\n"), s.idle_time);
+            const auto announced = number(line.substr(0, line.find_first_of("\r; ")), 16);
+            require(announced.has_value());
+            size = *announced;
+            last = size == 0;
+        } else {
+            size = *number(r.field("content-length"));
+            last = true;
+        }
+        require(size <= allowed, "413 Content Too Large");
+        allowed -= size;
+        while (size > 0) {
+            const auto most = static_cast<std::ptrdiff_t>(std::min<std::uint64_t>(size, 65536));
+            string piece = co_await asyncio::wait_for(reader.read(most), s.idle_time);
+            if (piece.empty()) throw std::runtime_error("the client went away as it was sending");
+            size -= piece.size();
+            co_await to.write(std::move(piece));
+        }
+        if (r.chunked && !last) {
+            const string end = co_await asyncio::wait_for(reader.readexactly(2), s.idle_time);
+            require(end == "\r\n");
+        }
+    }
+    string line = r.chunked ? "?" : "\r\n"; // fields may follow the last chunk
+    for (int lines = 0; line != "\r\n"; ++lines) {
+        require(lines < 100, "431 Request Header Fields Too Large");
+        line = co_await asyncio::wait_for(reader.readuntil("\r\n"), s.idle_time);
+    }
+}
+
+struct temporary { // is gone at the end, unless it got another name
+    const string path;
+    ~temporary() { std::remove(path.c_str()); }
+};
+
+asyncio::coro<> receive_file(site& s, const request& r, asyncio::stream_reader& reader,
+                             asyncio::stream_writer& writer) {
+    const string path = path_of(s, r.target);
+    require(!r.has("content-range")); // that would be a part of a file
+    require(r.chunked || r.has("content-length"), "411 Length Required");
+    const auto length = number(r.field("content-length")).value_or(0);
+    require(length <= s.largest_upload, "413 Content Too Large"); // before it is sent
+    const string name = std::to_string(::getpid()) + "-" + std::to_string(++s.uploads);
+    const temporary part{path.substr(0, path.rfind('/')) + "/.upload-" + name};
+    bool there = false;
+    try {
+        asyncio::file to = co_await asyncio::file::open(part.path, "x");
+        if (lower(r.field("expect")) == "100-continue") { // it waits for our consent
+            writer.write("HTTP/1.1 100 Continue\r\n\r\n");
+            co_await asyncio::wait_for(writer.drain(), s.idle_time);
+        }
+        co_await receive_body(s, r, reader, to);
+        co_await to.close();
+        there = std::filesystem::exists(path);
+        std::filesystem::rename(part.path, path); // nobody sees half of it
+    } catch (const std::system_error& e) { // no such folder, no right to write, ...
+        const bool full = e.code() == std::errc::no_space_on_device;
+        throw refusal{full ? "507 Insufficient Storage" : "409 Conflict"};
+    }
+    writer.write(head_of(r, there ? "200 OK" : "201 Created", "", 0));
+}
+
+// ---- 4. The server -----------------------------------------------------------------------------
 struct idle_mark {
     site& s;
     const asyncio::any_task task = asyncio::current_task();
@@ -207,14 +284,18 @@ asyncio::coro<bool> serve_request(site& s, asyncio::stream_reader& reader,
         const string head = co_await receive_head(s, reader);
         if (head.empty()) co_return false;
         r = parse(head);
-        r.keep_alive = r.keep_alive && !s.stopping;
-        const bool known = r.method == "GET" || r.method == "HEAD";
-        if (!known) throw refusal{"405 Method Not Allowed", "Allow: GET, HEAD\r\n"};
-        co_await send_file(s, r, writer);
+        const bool get = r.method == "GET" || r.method == "HEAD";
+        const bool put = r.method == "PUT" && s.writable;
+        const string allowed = s.writable ? "Allow: GET, HEAD, PUT\r\n" : "Allow: GET, HEAD\r\n";
+        if (!get && !put) throw refusal{"405 Method Not Allowed", allowed};
+        r.keep_alive = r.keep_alive && !s.stopping && (put || !r.has_body);
+        if (put) co_await receive_file(s, r, reader, writer);
+        else co_await send_file(s, r, writer);
     } catch (const refusal& e) {
         instead = e;
     }
     if (!instead.status.empty()) {
+        r.keep_alive = r.keep_alive && !r.has_body && !s.stopping; // its body was not read
         const string head = head_of(r, instead.status, instead.fields, instead.status.size());
         writer.write(head + (r.method == "HEAD" ? "" : instead.status));
     }
@@ -265,7 +346,7 @@ asyncio::coro<int> serve(site& s, string host, int port) {
     co_return 0;
 }
 
-// ---- 4. The program ----------------------------------------------------------------------------
+// ---- 5. The program ----------------------------------------------------------------------------
 int broken = 0; // claims that did not hold; with one, the program ends with 1
 void claim(bool holds, const string& text) {
     const double seconds = std::chrono::duration<double>(asyncio::elapsed()).count();
@@ -292,7 +373,7 @@ asyncio::coro<int> try_it(site& s, std::size_t size) {
     const int port = server.port();
 
     const string http = " HTTP/1.1\r\nHost: here\r\n", end = "Connection: close\r\n\r\n";
-    const string get = "GET /digits.txt" + http, much(20'000, 'x');
+    const string get = "GET /digits.txt" + http, put = "PUT /new" + http, much(20'000, 'x');
     const struct { string what, request, status, last; } checks[] = {
         {"a file", get, "200", "\r\n\r\n0123456789"},
         {"a part of it", get + "Range: bytes=2-4\r\n", "206", "\r\n\r\n234"},
@@ -305,13 +386,19 @@ asyncio::coro<int> try_it(site& s, std::size_t size) {
         {"the way up", "GET /../secret" + http, "404", ""},
         {"the way up in disguise", "GET /sub/%2e%2E/%2e./secret" + http, "404", ""},
         {"a link that leads out", "GET /link" + http, "404", ""},
-        {"an upload", "PUT /a" + http + "Expect: 100-continue\r\nContent-Length: 5\r\n", "405", ""},
+        {"an upload", put + "Expect: 100-continue\r\nContent-Length: 5\r\n", "405", ""},
         {"a head without an end", get + "A: " + much, "431", ""}};
     for (const auto& [what, request, status, last] : checks) {
         const string answer = co_await talk(port, request + end);
         const bool right = answer.starts_with("HTTP/1.1 " + status + " ") && answer.ends_with(last);
         claim(right, what + ": " + answer.substr(9, answer.find('\r') - 9));
     }
+    s.writable = true;
+    const string chunked = put + "Transfer-Encoding: chunked\r\n\r\n";
+    const string chunks = "3\r\n012\r\n2;a=b\r\n34\r\n0\r\n\r\n";
+    const string again = co_await talk(port, chunked + chunks + "GET /new" + http + end);
+    claim(again.starts_with("HTTP/1.1 201 ") && again.ends_with("\r\n\r\n01234"),
+          "an upload in chunks where that is allowed, and its download: " + again.substr(9, 11));
     s.head_time = 200ms;
     const string late = co_await talk(port, "GET /dig");
     claim(late.starts_with("HTTP/1.1 408 "), "a request that does not go on: 408");
@@ -340,10 +427,11 @@ int main(int argc, char** argv) {
     string folder = ".", host = "127.0.0.1";
     std::size_t size = 64 * 1024 * 1024;
     std::optional<std::uint64_t> port;
-    bool alone = true, good = true;
+    bool alone = true, writable = false, good = true;
     for (int i = 1; i < argc && good; ++i) {
         const string_view word = argv[i];
         if (word == "--quick") size = 16 * 1024 * 1024;
+        else if (word == "--writable") writable = true;
         else if (word == "--port" && i + 1 < argc) {
             port = number(argv[++i]);
             alone = false;
@@ -355,12 +443,13 @@ int main(int argc, char** argv) {
     if (!good) {
         const bool help = argc == 2 && string_view(argv[1]) == "--help";
         std::fputs("Serves the files of a folder over HTTP.\n"
-                   "usage: httpd [--quick] [--port N] [--host ADDRESS] [FOLDER]\n",
+                   "usage: httpd [--quick] [--port N] [--host ADDRESS] [--writable] [FOLDER]\n",
                    help ? stdout : stderr);
         return help ? 0 : 2;
     }
     if (alone) folder = std::filesystem::temp_directory_path();
     site s{std::filesystem::canonical(folder)};
+    s.writable = writable;
     return asyncio::run_main(alone ? try_it(s, size) : serve(s, host, static_cast<int>(*port)));
 }
 // Output:
@@ -376,6 +465,7 @@ int main(int argc, char** argv) {
 //  0.41 s  holds:  a link that leads out: 404 Not Found
 //  0.41 s  holds:  an upload: 405 Method Not Allowed
 //  0.41 s  holds:  a head without an end: 431 Request Header Fields Too Large
+//  0.41 s  holds:  an upload in chunks where that is allowed, and its download: 201 Created
 //  0.61 s  holds:  a request that does not go on: 408
 //  0.61 s  holds:  at the end: who is idle, is let go
 //  3.11 s  holds:  a download goes on to its last byte
