@@ -1220,22 +1220,6 @@ ASYNC_TEST_CASE("memory_limit stops a job that wants too much" * doctest::skip(s
     CHECK(size == std::size_t{8} << 20);
 }
 
-ASYNC_TEST_CASE("100 MB travel both ways") {
-    std::vector<double> numbers(12'500'000);
-    std::iota(numbers.begin(), numbers.end(), 0.0);
-    asyncio::isolated_executor pool(1);
-    auto job = pool.submit(
-        [](std::vector<double> v) {
-            v[0] = -1;
-            return v;
-        },
-        numbers);
-    const std::vector<double> back = co_await std::move(job);
-    REQUIRE(back.size() == numbers.size());
-    CHECK(back[0] == -1);
-    CHECK(back[12'499'999] == 12'499'999.0);
-}
-
 ASYNC_TEST_CASE("payloads around the frame's size travel whole") {
     asyncio::isolated_executor pool(2);
     for (const std::size_t size : {0u, 1u, 65000u, 65400u, 65536u, 65537u, 131072u, 300000u}) {
@@ -1836,7 +1820,10 @@ TEST_CASE("a program that waits for all children, or ignores their end, is told 
 }
 
 // With ASYNCIO_TEST_SLOW=1 in the environment there are more of everything.
-int many(int usually, int slow) { return std::getenv("ASYNCIO_TEST_SLOW") ? slow : usually; }
+template <class Number>
+Number many(Number usually, Number slow) {
+    return std::getenv("ASYNCIO_TEST_SLOW") ? slow : usually;
+}
 
 ASYNC_TEST_CASE("thousands of small jobs all come back, in order") {
     asyncio::isolated_executor pool(2);
@@ -1849,6 +1836,55 @@ ASYNC_TEST_CASE("thousands of small jobs all come back, in order") {
         right += sum == i + 1 ? 1 : 0;
     }
     CHECK(right == count);
+}
+
+// 100 MB and 1 GiB.
+ASYNC_TEST_CASE("large arguments and results travel whole") {
+    std::vector<double> numbers(many<std::size_t>(12'500'000, 134'217'728));
+    std::iota(numbers.begin(), numbers.end(), 0.0);
+    asyncio::isolated_executor pool(1);
+    auto job = pool.submit(
+        [](std::vector<double> v) {
+            v[0] = -1;
+            return v;
+        },
+        numbers);
+    const std::vector<double> back = co_await std::move(job);
+    REQUIRE(back.size() == numbers.size());
+    numbers[0] = -1;
+    CHECK((back == numbers));
+}
+
+// At any moment they hold locks of malloc(), which a forked process would inherit locked.
+struct busy_threads {
+    busy_threads() {
+        for (std::thread& thread : threads) {
+            thread = std::thread([this] {
+                for (std::size_t size = 1; !over; size = size * 3 % 5003) std::string(size, 'y');
+            });
+        }
+    }
+    ~busy_threads() {
+        over = true;
+        for (std::thread& thread : threads) thread.join();
+    }
+
+    std::atomic<bool> over{false};
+    std::array<std::thread, 16> threads;
+};
+
+// 64 MiB and 2 GiB.
+TEST_CASE("a pool starts beside sixteen busy threads in a large program, and ends") {
+    const std::vector<char> ballast(many<std::size_t>(64 << 20, 2048u << 20), 'x');
+    const busy_threads busy;
+    for (const auto start : {asyncio::start_method::forkserver, asyncio::start_method::spawn}) {
+        asyncio::isolated_executor pool(4, {.start = start});
+        std::vector<asyncio::concurrent_future<int>> jobs;
+        for (int i = 0; i < 40; ++i) jobs.push_back(pool.submit(add, i, 1));
+        for (int i = 0; i < 40; ++i) CHECK(jobs[static_cast<std::size_t>(i)].result() == i + 1);
+    }
+    CHECK(ballast.back() == 'x');
+    CHECK(has_no_children());
 }
 
 TEST_CASE("executors come and go, and leave neither processes nor descriptors") {
