@@ -36,6 +36,7 @@ clients = {
     "chat_room": ["nc"],
     "per_core_server": ["nc"],
     "tls_openssl": ["openssl"],
+    "distributed_agent": ["redis-server"],
     "real_client": ["redis-server", "python3"],
 }
 failed = passed = 0
@@ -656,6 +657,55 @@ def http_client():
     broken = answers.get("/broken", "")
     check("  and tells that one has ended too early", "ended after 4 bytes" in broken, got)
     check("  over five connections at once", status == 0 and len(connections) == 5, len(connections))
+
+
+def distributed_agent():
+    """Two workers share a Redis over its port and its path; redis-cli gives jobs, and stops one."""
+    if not has("redis-cli"):
+        return
+    with redis_server() as (port, path), contextlib.ExitStack() as at_the_end:
+
+        def cli(*words):
+            return run("redis-cli", "-p", port, *words).decode().split()
+
+        def worker(*place):
+            process = subprocess.Popen([program, "--worker", *map(str, place)])
+            at_the_end.callback(process.wait)
+            at_the_end.callback(process.kill)
+            return process
+
+        def add(question, rounds):
+            return cli("XADD", "jobs", "*", "question", question, "rounds", rounds)[0]
+
+        def held():
+            return cli("XPENDING", "jobs", "agents", "-", "+", 10, "slow")
+
+        def result():
+            return cli("BLPOP", "results", limit)[1:3]  # who has done which job
+
+        slow = worker("slow", "127.0.0.1", port)
+        while True:
+            first = add("first", 300_000_000)
+            wait_for(held)
+            slow.send_signal(signal.SIGSTOP)
+            if held():
+                break
+            slow.send_signal(signal.SIGCONT)  # it has been too fast
+            result()
+        quick = worker("quick", path, 0)
+        got = result()
+        check("who does not end has its job taken away", got == [first, "quick"], got)
+        quick.kill()
+        quick.wait()
+        second = add("second", 1000)
+        slow.send_signal(signal.SIGCONT)
+        got = result()
+        check("  and does it in vain, then the next", got == [second, "slow"], got)
+        jobs = [add(f"question-{i}", 1000 * i) for i in range(20)]
+        got = [result()[0] for _ in jobs]
+        check("twenty more jobs have one result each", sorted(got) == sorted(jobs), got)
+        got = cli("LLEN", "results") + cli("XLEN", "jobs")
+        check("  and no other", got == ["0", "0"], got)
 
 
 def real_client():
