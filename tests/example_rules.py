@@ -26,6 +26,7 @@ longest = {
     "cookbook/http_server": 460,
     "cookbook/redis_like": 340,
     "cookbook/tls_openssl": 250,
+    "cookbook/https_client": 340,
     "cookbook/distributed_agent": 250,
 }
 

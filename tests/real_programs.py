@@ -36,6 +36,7 @@ clients = {
     "chat_room": ["nc"],
     "per_core_server": ["nc"],
     "tls_openssl": ["openssl"],
+    "https_client": ["openssl"],
     "distributed_agent": ["redis-server"],
     "real_client": ["redis-server", "python3"],
 }
@@ -528,6 +529,105 @@ async def python_over_tls(port, own):
     check("Python gets back 1 MB over TLS", got == data)
 
 
+def https_client():
+    with tempfile.TemporaryDirectory() as folder:
+        own = pathlib.Path(folder)
+        (own / "config").write_text(
+            "[ca]\ndefault_ca=own\n[own]\ndatabase=index\nrand_serial=yes\nunique_subject=no\n"
+            "new_certs_dir=.\ndefault_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n")
+        (own / "index").touch()
+        for authority in "ours", "theirs":
+            make_key(own, authority, "-x509", "-addext", "keyUsage=critical,keyCertSign")
+        now = time.time()
+        for name, authority, names, end in [
+            ("good", "ours", "DNS:localhost,IP:127.0.0.1", now + 86400),
+            ("wrong", "ours", "DNS:example.org,DNS:*.localhost", now + 86400),
+            ("expired", "ours", "DNS:localhost", now - 60),
+            ("unknown", "theirs", "DNS:localhost", now + 86400),
+        ]:
+            make_key(own, name)
+            (own / "names").write_text("subjectAltName=" + names)
+            dates = [time.strftime("%Y%m%d%H%M%SZ", time.gmtime(t)) for t in (now - 86400, end)]
+            openssl(own, "ca", "-batch", "-config", "config", "-cert", authority, "-keyfile",
+                    authority + ".key", "-startdate", dates[0], "-enddate", dates[1], "-extfile",
+                    "names", "-notext", "-in", name, "-out", name)
+        pages_over_tls(own)
+        asyncio.run(asyncio.wait_for(python_asked_over_tls(own), limit))
+
+
+def openssl(own, *command):
+    subprocess.run(["openssl", *command], cwd=own, check=True, stderr=subprocess.DEVNULL)
+
+
+def make_key(own, name, *options):
+    """A key in a file, and in another one what is to be signed, or with -x509 is."""
+    openssl(own, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-new",
+            "-subj", "/CN=" + name, "-keyout", name + ".key", "-out", name, *options)
+
+
+def get_from_s_server(own, url, *options, certificate="good", authority="ours"):
+    """What our client ends with and prints for a file of s_server, and what that one prints."""
+    command = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", certificate, "-key",
+               certificate + ".key", "-naccept", "1", "-WWW", *options]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=own, **pipe) as other:
+        try:
+            port = next(m[1] for line in other.stdout if (m := re.search(rb"^ACCEPT .*:(\d+)$", line)))
+            ask = [program, "--ca", own / authority, url.format(port=int(port))]
+            got = subprocess.run(ask, timeout=limit, **pipe)
+            return got.returncode, got.stdout, other.communicate(timeout=limit)[0]
+        finally:
+            other.kill()
+
+
+def pages_over_tls(own):
+    page = os.urandom(1_000_000)
+    (own / "page").write_bytes(page)
+    by_name, by_address = "https://localhost:{port}/page", "https://127.0.0.1:{port}/page"
+    for version in "-tls1_2", "-tls1_3":
+        for url in by_name, by_address:
+            status, got, seen = get_from_s_server(own, url, version)
+            right = status == 0 and got == page and b"FILE:page" in seen
+            check(f"our client gets 1 MB from s_server {version} at {url}", right, (got, seen))
+    refused = b"no certificate for localhost: "
+    for what, url, why, more in [
+        ("of another name", by_name, refused + b"hostname mismatch", {"certificate": "wrong"}),
+        ("of another address", by_address, b"IP address mismatch", {"certificate": "wrong"}),
+        ("whose time is over", by_name, refused + b"certificate has expired", {"certificate": "expired"}),
+        ("of an authority that is not ours", by_name, refused + b"unable to get local issuer",
+         {"certificate": "unknown"}),
+        ("of our authority, by who trusts another,", by_name, refused + b"unable to get local issuer",
+         {"authority": "theirs"}),
+    ]:
+        status, got, seen = get_from_s_server(own, url, **more)
+        right = status == 1 and why in got and b"FILE:" not in seen
+        check(f"a server {what} is refused", right, (got, seen))
+
+
+async def python_asked_over_tls(own):
+    """A server in Python's asyncio, which answers with what it has been sent."""
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", head)[1]))
+        answer = head + body
+        writer.write(b"HTTP/1.1 %d Fine\r\nContent-Length: %d\r\n\r\n" % (status, len(answer)) + answer)
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(own / "good", own / "good.key")
+    for status in 200, 500:
+        got, ended = await with_python_server(
+            serve, program, "--ca", own / "ours", "--header", "Authorization: Bearer KEY",
+            "--header", "Content-Type: application/json", "--data", '["Why?"]',
+            "https://localhost:{port}/ask?a=b", errors=subprocess.DEVNULL, ssl=context)
+        right = re.fullmatch(
+            rb"POST /ask\?a=b HTTP/1.1\r\nHost: localhost:\d+\r\nConnection: close\r\n"
+            rb"Authorization: Bearer KEY\r\nContent-Type: application/json\r\nContent-Length: 8\r\n"
+            rb'\r\n\["Why\?"\]', got)
+        check(f"Python's server gets our question and its key, and we its answer of {status}",
+              right and ended == (status != 200), (got, ended))
+
+
 @contextlib.contextmanager
 def redis_server():
     """A redis-server; gives its port and the path of its Unix socket, and ends it."""
@@ -550,9 +650,9 @@ def redis_server():
         raise RuntimeError("redis-server does not start:\n" + log.read_text())
 
 
-async def with_python_server(serve, *command, given=b"", errors=None):
+async def with_python_server(serve, *command, given=b"", errors=None, ssl=None):
     """What a client prints for the port of a server in Python's asyncio, and its exit code."""
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=ssl)
     async with server:
         port = server.sockets[0].getsockname()[1]
         command = [str(word).format(port=port) for word in command]

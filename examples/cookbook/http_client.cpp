@@ -5,7 +5,7 @@
 // What it teaches: readexactly(), readline() and read() are made for what protocols do. A limit
 // around all of it covers the connect, too; map() fetches many pages, but only so many at a time.
 // Look at: each failure costs its own page only. Without a URL it asks a server of its own; try
-// `./get http://example.org/ http://localhost:8080/` (https would go through make_streams()).
+// `./get http://example.org/ http://localhost:8080/` (https: see https_client.cpp).
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
 #include <algorithm>
