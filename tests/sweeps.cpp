@@ -36,14 +36,14 @@ std::atomic<long long> blocks_alive{0};
 
 } // namespace
 
-// clang's ThreadSanitizer has these already, and lets nobody replace them; there this count stays 0.
+// clang's ThreadSanitizer has these, and lets nobody replace them: no blocks are counted there.
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
-#define SWEEPS_KEEP_OPERATOR_NEW 1
+#define SWEEPS_COUNT_NO_BLOCKS 1
 #endif
 #endif
 
-#if !defined(SWEEPS_KEEP_OPERATOR_NEW)
+#if !defined(SWEEPS_COUNT_NO_BLOCKS)
 void* operator new(std::size_t size) {
     void* const memory = std::malloc(size ? size : 1);
     if (memory == nullptr) throw std::bad_alloc();
@@ -455,12 +455,14 @@ TEST_CASE("a lost frame, a lost block and a lost descriptor are found") {
         co_await asyncio::sleep(1s);
         lost.clear(); // not when it is cancelled before
     }));
+#if !defined(SWEEPS_COUNT_NO_BLOCKS)
     CHECK(finds("1 blocks of memory are lost", [](stage&) -> asyncio::coro<> {
         static std::forward_list<int> lost;
         lost.push_front(1);
         co_await asyncio::sleep(1s);
         lost.pop_front();
     }));
+#endif
     static std::vector<int> lost;
     CHECK(finds("descriptors are left open", [](stage&) -> asyncio::coro<> {
         lost.push_back(::dup(0));
