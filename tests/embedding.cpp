@@ -1410,12 +1410,9 @@ ASYNC_TEST_CASE_REAL("a task in the middle of I/O takes it back, and the next on
 
 ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children may end as well") {
     asyncio::event_loop& loop = asyncio::get_running_loop();
-    std::atomic<bool> go_on = false;
-    std::atomic<int> jobs = 0;
-    const auto job = [&] {
-        ++jobs;
-        jobs.notify_all();
-        go_on.wait(false);
+    const auto go_on = std::make_shared<std::atomic<bool>>(false); // a job may outlive this test
+    const auto job = [go_on] {
+        go_on->wait(false);
         return std::string(100, 'x');
     };
     const auto in_thread = [&]() -> asyncio::coro<> { co_await asyncio::to_thread(job); };
@@ -1446,8 +1443,7 @@ ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children m
     };
     for (const auto pause : {0ms, 1ms, 20ms}) {
         auto scope = std::make_unique<asyncio::task_scope>(loop);
-        jobs = 0;
-        go_on = false;
+        *go_on = false;
         scope->create_task(in_thread);
         scope->create_task(in_executor);
         scope->create_task(resolves);
@@ -1456,8 +1452,8 @@ ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children m
         scope->create_task(serves);
         co_await asyncio::sleep(pause);
         scope.reset();
-        go_on = true;
-        go_on.notify_all();
+        *go_on = true;
+        go_on->notify_all();
         co_await asyncio::sleep(1ms);
         CHECK(asyncio::all_tasks().size() == 1);
     }

@@ -31,19 +31,6 @@
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool sanitized = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
-    __has_feature(memory_sanitizer)
-constexpr bool sanitized = true;
-#else
-constexpr bool sanitized = false;
-#endif
-#else
-constexpr bool sanitized = false;
-#endif
-
 // A program that uses a loop before it calls worker_main(); see "forgotten worker_main".
 const bool forgets_worker_main = [] {
     if (std::getenv("ASYNCIO_TEST_FORGETS")) asyncio::event_loop loop;
@@ -1207,7 +1194,7 @@ ASYNC_TEST_CASE("cpu_time_limit ends a job that computes, not one that waits") {
     CHECK(three == 3);
 }
 
-ASYNC_TEST_CASE("memory_limit stops a job that wants too much" * doctest::skip(sanitized)) {
+ASYNC_TEST_CASE("memory_limit stops a job that wants too much" * doctest::skip(support::sanitized)) {
     asyncio::isolated_executor pool(1, {.memory_limit = std::size_t{64} << 20});
     // The last byte is looked at, or clang leaves the whole string out at -O2.
     const auto fill = [](std::size_t bytes) {
@@ -1903,7 +1890,7 @@ TEST_CASE("executors come and go, and leave neither processes nor descriptors") 
 }
 
 // ThreadSanitizer has a thread of its own in the program, which wakes up now and then.
-TEST_CASE("an idle pool wakes nobody" * doctest::skip(sanitized)) {
+TEST_CASE("an idle pool wakes nobody" * doctest::skip(support::sanitized)) {
     asyncio::isolated_executor pool(1);
     const auto [worker, server] = pool.submit(process_and_parent).result();
     std::vector<std::string> sleepers{std::to_string(worker), std::to_string(server),

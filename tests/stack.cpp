@@ -14,27 +14,13 @@
 
 #include <pthread.h>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define STACK_TEST_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define STACK_TEST_SANITIZED 1
-#endif
-#endif
-
 namespace {
 
 // A sanitizer's bookkeeping makes each frame many times as large and slow. A stack that grew would
 // overflow with far fewer.
-#if defined(STACK_TEST_SANITIZED)
-constexpr std::int64_t many = 500'000;
-constexpr std::int64_t deep = 50'000;
-constexpr std::int64_t chain = 20'000;
-#else
-constexpr std::int64_t many = 10'000'000;
-constexpr std::int64_t deep = 1'000'000;
-constexpr std::int64_t chain = 100'000;
-#endif
+constexpr std::int64_t many = support::sanitized ? 500'000 : 10'000'000;
+constexpr std::int64_t deep = support::sanitized ? 50'000 : 1'000'000;
+constexpr std::int64_t chain = support::sanitized ? 20'000 : 100'000;
 
 // What a test asks of the thread: the value, or the exception that came instead.
 struct on_thread {

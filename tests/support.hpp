@@ -26,6 +26,20 @@ using namespace std::chrono_literals;
 
 namespace support {
 
+/// Whether a sanitizer watches: it adds memory, threads and complaints to a process.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool sanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
+inline constexpr bool sanitized = true;
+#else
+inline constexpr bool sanitized = false;
+#endif
+#else
+inline constexpr bool sanitized = false;
+#endif
+
 /// Runs `body` with asyncio::run and checks afterwards that no task is pending. With
 /// ASYNCIO_TEST_SHUFFLE=N in the environment the loop runs what is ready in the random order
 /// that the seed N fixes, unless the options have a seed of their own.
