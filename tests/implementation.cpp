@@ -16,9 +16,18 @@
 #include <thread>
 
 #include <fcntl.h>
+#if defined(_WIN32)
+#include <condition_variable>
+#include <io.h>
+#include <mutex>
+#include <sys/stat.h>
+#include <windows.h>
+#else
 #include <sys/wait.h>
 #include <unistd.h>
-#if defined(__APPLE__)
+#endif
+#if defined(_WIN32)
+#elif defined(__APPLE__)
 #include <mach/mach.h>
 #include <pthread.h>
 #else
@@ -32,6 +41,13 @@
 namespace {
 
 char running_test[256] = "(no test)";
+
+#if defined(_WIN32)
+
+void say(const char* text) { std::fputs(text, stderr); }
+
+#else
+
 pid_t test_process = 0;
 
 void say(const char* text) {
@@ -39,11 +55,81 @@ void say(const char* text) {
     static_cast<void>(ignored);
 }
 
+#endif
+
 unsigned test_seconds() {
     const char* const text = std::getenv("ASYNCIO_TEST_TIMEOUT");
     const int seconds = text != nullptr ? std::atoi(text) : 0;
     return seconds > 0 ? static_cast<unsigned>(seconds) : 60U;
 }
+
+#if defined(_WIN32)
+
+// There is no fork to keep threads away from, and no signal.
+class alarm_clock {
+public:
+    void set(unsigned seconds) {
+        const std::lock_guard guard(mutex_);
+        limit_ = clock::time_point::max();
+        if (seconds != 0) limit_ = clock::now() + std::chrono::seconds(seconds);
+        if (!thread_.joinable()) thread_ = std::thread([this] { watch(); });
+        changed_.notify_one();
+    }
+    ~alarm_clock() {
+        {
+            const std::lock_guard guard(mutex_);
+            over_ = true;
+        }
+        changed_.notify_one();
+        if (thread_.joinable()) thread_.join();
+    }
+
+private:
+    using clock = std::chrono::steady_clock;
+
+    void watch() {
+        std::unique_lock lock(mutex_);
+        while (!over_) {
+            if (limit_ == clock::time_point::max()) changed_.wait(lock);
+            else changed_.wait_until(lock, limit_);
+            if (over_ || clock::now() < limit_) continue;
+            say("\nHANGS (see ASYNCIO_TEST_TIMEOUT): ");
+            say(running_test);
+            say("\n");
+            ::TerminateProcess(::GetCurrentProcess(), 3);
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    clock::time_point limit_ = clock::time_point::max();
+    bool over_ = false;
+    std::thread thread_;
+};
+
+void set_alarm(unsigned seconds) {
+    static alarm_clock clock;
+    clock.set(seconds);
+}
+
+void crashed() {
+    say("\nCRASHED: ");
+    say(running_test);
+    say("\n");
+}
+
+void install_handlers() {
+    ::SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
+    ::SetUnhandledExceptionFilter([](EXCEPTION_POINTERS*) -> LONG {
+        crashed();
+        return EXCEPTION_CONTINUE_SEARCH;
+    });
+    std::signal(SIGABRT, [](int) { crashed(); });
+}
+
+#else
+
+void set_alarm(unsigned seconds) { ::alarm(seconds); }
 
 // Only calls what a signal handler may call.
 extern "C" void die_with_name(int signal_number) {
@@ -77,15 +163,17 @@ void install_handlers() {
     }
 }
 
+#endif
+
 struct watchdog : doctest::IReporter {
     explicit watchdog(const doctest::ContextOptions&) {}
 
     void test_case_start(const doctest::TestCaseData& test) override {
         std::snprintf(running_test, sizeof running_test, "%s", test.m_name);
-        ::alarm(test_seconds());
+        set_alarm(test_seconds());
     }
-    void test_case_reenter(const doctest::TestCaseData&) override { ::alarm(test_seconds()); }
-    void test_case_end(const doctest::CurrentTestCaseStats&) override { ::alarm(0); }
+    void test_case_reenter(const doctest::TestCaseData&) override { set_alarm(test_seconds()); }
+    void test_case_end(const doctest::CurrentTestCaseStats&) override { set_alarm(0); }
 
     void report_query(const doctest::QueryData&) override {}
     void test_run_start() override {}
@@ -119,7 +207,9 @@ REGISTER_EXCEPTION_TRANSLATOR(const asyncio::base_exception_group& group) {
 
 int main(int argc, char** argv) {
     asyncio::worker_main(); // does not return in a worker process of an isolated_executor
+#if !defined(_WIN32)
     test_process = ::getpid();
+#endif
     install_handlers();
     return doctest::Context(argc, argv).run();
 }
@@ -152,6 +242,46 @@ std::optional<std::uint64_t> shuffle_seed() {
     throw std::system_error(errno, std::generic_category(), call);
 }
 
+#if defined(_WIN32)
+
+constexpr int standard_error = 2;
+
+// Of the C library, which deletes it when it is closed.
+int temporary_file() {
+    wchar_t folder[MAX_PATH];
+    wchar_t name[MAX_PATH];
+    if (::GetTempPathW(MAX_PATH, folder) == 0 || ::GetTempFileNameW(folder, L"aio", 0, name) == 0)
+        fail("GetTempFileNameW");
+    const int descriptor =
+        ::_wopen(name, _O_RDWR | _O_TRUNC | _O_BINARY | _O_TEMPORARY, _S_IREAD | _S_IWRITE);
+    if (descriptor < 0) fail("_wopen");
+    return descriptor;
+}
+
+std::string whole_file(int descriptor) {
+    std::string text;
+    char part[4096];
+    ::_lseeki64(descriptor, 0, SEEK_SET);
+    for (;;) {
+        const int count = ::_read(descriptor, part, sizeof part);
+        if (count <= 0) break;
+        text.append(part, static_cast<std::size_t>(count));
+    }
+    std::erase(text, '\r');
+    return text;
+}
+
+int copy_of(int descriptor) { return ::_dup(descriptor); }
+void close_it(int descriptor) { ::_close(descriptor); }
+
+void redirect(int from, int to) {
+    if (::_dup2(from, to) < 0) fail("_dup2");
+}
+
+#else
+
+constexpr int standard_error = STDERR_FILENO;
+
 // An unnamed temporary file; the descriptor outlives the FILE it comes from.
 int temporary_file() {
     std::FILE* const file = std::tmpfile();
@@ -175,9 +305,14 @@ std::string whole_file(int descriptor) {
     return text;
 }
 
+int copy_of(int descriptor) { return ::dup(descriptor); }
+void close_it(int descriptor) { ::close(descriptor); }
+
 void redirect(int from, int to) {
     if (::dup2(from, to) < 0) fail("dup2");
 }
+
+#endif
 
 } // namespace
 
@@ -241,9 +376,9 @@ std::vector<std::string> leaf_messages(std::exception_ptr error) {
 
 captured_stderr::captured_stderr() : file_(temporary_file()) {
     std::fflush(stderr);
-    original_ = ::dup(STDERR_FILENO);
+    original_ = copy_of(standard_error);
     if (original_ < 0) fail("dup");
-    redirect(file_, STDERR_FILENO);
+    redirect(file_, standard_error);
 }
 
 captured_stderr::~captured_stderr() { restore(); }
@@ -256,10 +391,10 @@ std::string captured_stderr::taken() {
 void captured_stderr::restore() {
     if (file_ < 0) return;
     std::fflush(stderr);
-    ::dup2(original_, STDERR_FILENO);
-    ::close(original_);
+    redirect(original_, standard_error);
+    close_it(original_);
     text_ = whole_file(file_);
-    ::close(file_);
+    close_it(file_);
     file_ = -1;
 }
 
@@ -273,7 +408,30 @@ std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
     return reports;
 }
 
-#if defined(__APPLE__)
+#if defined(_WIN32)
+
+int thread_id() noexcept { return static_cast<int>(::GetCurrentThreadId()); }
+
+// Nothing tells that a thread sleeps. One that uses no processor time for a while does.
+void wait_until_asleep(const std::atomic<int>& id) {
+    while (id == 0) std::this_thread::yield();
+    const HANDLE thread =
+        ::OpenThread(THREAD_QUERY_INFORMATION, FALSE, static_cast<DWORD>(id.load()));
+    if (thread == nullptr) fail("OpenThread");
+    unsigned long long last = 0;
+    for (int still = 0; still < 5;) {
+        FILETIME begun, ended, in_kernel, in_user;
+        if (::GetThreadTimes(thread, &begun, &ended, &in_kernel, &in_user) == 0)
+            fail("GetThreadTimes");
+        const unsigned long long now = in_kernel.dwLowDateTime + 0ull + in_user.dwLowDateTime;
+        still = now == last ? still + 1 : 0;
+        last = now;
+        ::Sleep(5);
+    }
+    ::CloseHandle(thread);
+}
+
+#elif defined(__APPLE__)
 
 int thread_id() noexcept { return static_cast<int>(::pthread_mach_thread_np(::pthread_self())); }
 
@@ -311,6 +469,8 @@ void wait_until_asleep(const std::atomic<int>& id) {
 
 #endif
 
+#if !defined(_WIN32)
+
 child_result in_child(const std::function<int()>& program) {
     const int out = temporary_file();
     const int err = temporary_file();
@@ -343,5 +503,7 @@ child_result in_child(const std::function<int()>& program) {
     ::close(err);
     return result;
 }
+
+#endif
 
 } // namespace support

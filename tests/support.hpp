@@ -115,6 +115,8 @@ std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
 int thread_id() noexcept;
 void wait_until_asleep(const std::atomic<int>& id);
 
+#if !defined(_WIN32) // where there is no fork
+
 /// How a child process ended and what it printed.
 struct child_result {
     int exit_code = -1; // -1 when a signal ended it
@@ -127,6 +129,8 @@ struct child_result {
 /// process. The child ends with the value that `program` returns; one that hangs is killed
 /// before this test is.
 child_result in_child(const std::function<int()>& program);
+
+#endif
 
 } // namespace support
 
