@@ -24190,33 +24190,29 @@ public:
             finder find{*this, &base(task), {}};
             if (suspension* waiting = base(task).waiting) waiting->show_awaited(find);
         }
+        std::stable_sort(awaits_.begin(), awaits_.end(), before);
+        std::stable_sort(awaited_by_.begin(), awaited_by_.end(), before);
     }
 
     const std::vector<any_task>& tasks() const noexcept { return tasks_; }
     static task_base& base(const any_task& task) {
         return static_cast<task_base&>(task.state());
     }
-    std::vector<task_base*> awaited_by(const task_base& task) const {
-        std::vector<task_base*> all;
-        for (const auto& [waiter, awaited] : edges_)
-            if (awaited == &task) all.push_back(waiter);
-        return all;
+    std::vector<const task_base*> awaited_by(const task_base& task) const {
+        return of(awaited_by_, task);
     }
-    std::vector<task_base*> awaits(const task_base& task) const {
-        std::vector<task_base*> all;
-        for (const auto& [waiter, awaited] : edges_)
-            if (waiter == &task) all.push_back(awaited);
-        return all;
-    }
+    std::vector<const task_base*> awaits(const task_base& task) const { return of(awaits_, task); }
 
 private:
     struct finder final : awaited_visitor {
-        finder(await_graph& g, task_base* w, std::vector<state_base*> s)
+        finder(await_graph& g, const task_base* w, std::vector<state_base*> s)
             : graph(g), waiter(w), seen(std::move(s)) {}
         void visit(state_base& state) override {
             if (state.is_task) {
-                if (!state.done())
-                    graph.edges_.emplace_back(waiter, static_cast<task_base*>(&state));
+                if (state.done()) return;
+                const auto* const awaited = static_cast<const task_base*>(&state);
+                graph.awaits_.emplace_back(waiter, awaited);
+                graph.awaited_by_.emplace_back(awaited, waiter);
                 return;
             }
             if (std::find(seen.begin(), seen.end(), &state) != seen.end()) return;
@@ -24224,12 +24220,26 @@ private:
             state.show_awaited(*this);
         }
         await_graph& graph;
-        task_base* waiter;
+        const task_base* waiter;
         std::vector<state_base*> seen;
     };
 
+    using edge = std::pair<const task_base*, const task_base*>;
+    static bool before(const edge& a, const edge& b) noexcept {
+        return std::less<>()(a.first, b.first);
+    }
+    // There may be a hundred thousand.
+    static std::vector<const task_base*> of(const std::vector<edge>& edges, const task_base& task) {
+        std::vector<const task_base*> all;
+        const edge wanted(&task, nullptr);
+        auto [it, end] = std::equal_range(edges.begin(), edges.end(), wanted, before);
+        for (; it != end; ++it) all.push_back(it->second);
+        return all;
+    }
+
     std::vector<any_task> tasks_;
-    std::vector<std::pair<task_base*, task_base*>> edges_; // (who waits, for whom)
+    std::vector<edge> awaits_;     // (who waits, for whom), by the first, then as found
+    std::vector<edge> awaited_by_; // (who is waited for, by whom)
 };
 
 // The coroutines of a task from the innermost suspended one outwards, without those of
@@ -24264,7 +24274,7 @@ void print_graph(std::ostream& out, const await_graph& graph, const task_base& t
     }
     if (!chain.empty()) out << indent << "  awaits in\n";
     for (const promise_base* p : chain) out << indent << "  | " << place_of(*p) << '\n';
-    const std::vector<task_base*> waiters = graph.awaited_by(task);
+    const std::vector<const task_base*> waiters = graph.awaited_by(task);
     if (waiters.empty()) return;
     out << indent << "  awaited by\n";
     above.push_back(&task);
@@ -24288,7 +24298,7 @@ void print_task_tree(std::ostream& out, const await_graph& graph, const task_bas
     const std::vector<const promise_base*> chain = coroutines_of(task);
     for (auto p = chain.rbegin(); p != chain.rend(); ++p)
         out << indent << "  " << place_of(**p) << '\n';
-    const std::vector<task_base*> children = graph.awaits(task);
+    const std::vector<const task_base*> children = graph.awaits(task);
     for (std::size_t i = 0; i < children.size(); ++i) {
         const bool last = i + 1 == children.size();
         out << indent << (last ? "  `-- " : "  |-- ");
@@ -24305,18 +24315,19 @@ void refuse_circles(const await_graph& graph, const task_base& task,
                     std::unordered_set<const task_base*>& safe) {
     struct step {
         const task_base* task;
-        std::vector<task_base*> awaits;
+        std::vector<const task_base*> awaits;
         std::size_t next = 0;
     };
     std::vector<step> path;
+    std::unordered_set<const task_base*> on_path;
     const auto enter = [&](const task_base& entered) {
         if (safe.contains(&entered)) return;
-        const auto again = std::find_if(path.begin(), path.end(), [&](const step& one) {
-            return one.task == &entered;
-        });
-        if (again != path.end()) {
+        if (!on_path.insert(&entered).second) {
             std::string names;
-            for (auto it = again; it != path.end(); ++it) names += "'" + it->task->name() + "' -> ";
+            auto it = std::find_if(path.begin(), path.end(), [&](const step& one) {
+                return one.task == &entered;
+            });
+            for (; it != path.end(); ++it) names += "'" + it->task->name() + "' -> ";
             throw std::runtime_error(
                 "asyncio::print_tasks: tasks wait for each other in a circle: " + names + "'" +
                 entered.name() + "'");
@@ -24330,6 +24341,7 @@ void refuse_circles(const await_graph& graph, const task_base& task,
             enter(*last.awaits[last.next++]);
         } else {
             safe.insert(last.task);
+            on_path.erase(last.task);
             path.pop_back();
         }
     }

@@ -238,7 +238,7 @@ asyncio::any_task make_chain(std::int64_t length) {
 TEST_CASE("a long chain of tasks is printed as far as anybody reads") {
     const std::int64_t shown = with_small_stack([] {
         return asyncio::run([]() -> asyncio::coro<std::int64_t> {
-            const asyncio::any_task last = make_chain(3000);
+            const asyncio::any_task last = make_chain(chain);
             co_await asyncio::sleep(0s);
             asyncio::any_task first;
             for (const asyncio::any_task& task : asyncio::all_tasks())
