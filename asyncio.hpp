@@ -24190,8 +24190,8 @@ public:
             finder find{*this, &base(task), {}};
             if (suspension* waiting = base(task).waiting) waiting->show_awaited(find);
         }
-        std::stable_sort(awaits_.begin(), awaits_.end(), before);
-        std::stable_sort(awaited_by_.begin(), awaited_by_.end(), before);
+        std::sort(awaits_.begin(), awaits_.end());
+        std::sort(awaited_by_.begin(), awaited_by_.end());
     }
 
     const std::vector<any_task>& tasks() const noexcept { return tasks_; }
@@ -24211,8 +24211,8 @@ private:
             if (state.is_task) {
                 if (state.done()) return;
                 const auto* const awaited = static_cast<const task_base*>(&state);
-                graph.awaits_.emplace_back(waiter, awaited);
-                graph.awaited_by_.emplace_back(awaited, waiter);
+                graph.awaits_.push_back({waiter, graph.awaits_.size(), awaited});
+                graph.awaited_by_.push_back({awaited, graph.awaited_by_.size(), waiter});
                 return;
             }
             if (std::find(seen.begin(), seen.end(), &state) != seen.end()) return;
@@ -24224,22 +24224,25 @@ private:
         std::vector<state_base*> seen;
     };
 
-    using edge = std::pair<const task_base*, const task_base*>;
-    static bool before(const edge& a, const edge& b) noexcept {
-        return std::less<>()(a.first, b.first);
-    }
-    // There may be a hundred thousand.
+    // They are sorted by the task that they are looked up by, then as they were found.
+    struct edge {
+        const task_base* from;
+        std::size_t number;
+        const task_base* to;
+        bool operator<(const edge& other) const noexcept {
+            return from != other.from ? std::less<>()(from, other.from) : number < other.number;
+        }
+    };
     static std::vector<const task_base*> of(const std::vector<edge>& edges, const task_base& task) {
         std::vector<const task_base*> all;
-        const edge wanted(&task, nullptr);
-        auto [it, end] = std::equal_range(edges.begin(), edges.end(), wanted, before);
-        for (; it != end; ++it) all.push_back(it->second);
+        auto it = std::lower_bound(edges.begin(), edges.end(), edge{&task, 0, nullptr});
+        for (; it != edges.end() && it->from == &task; ++it) all.push_back(it->to);
         return all;
     }
 
     std::vector<any_task> tasks_;
-    std::vector<edge> awaits_;     // (who waits, for whom), by the first, then as found
-    std::vector<edge> awaited_by_; // (who is waited for, by whom)
+    std::vector<edge> awaits_;     // from who waits
+    std::vector<edge> awaited_by_; // to who waits
 };
 
 // The coroutines of a task from the innermost suspended one outwards, without those of
