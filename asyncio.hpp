@@ -10865,6 +10865,41 @@ static void close_fd(int fd) noexcept { ::close(fd); }
 
 #endif
 
+// -- what a thread has for itself -----------------------------------------------------
+//
+//     of_this_thread        an object that goes when the thread ends
+//     may_keep_for_thread   whether the end of this thread is seen in time for what lies in
+//                           a plain thread_local
+
+#if defined(__MINGW32__)
+
+// The memory of thread-locals is given back there before the destructors of those that
+// have one run, in all threads but the first.
+template <class T>
+T& of_this_thread() {
+    static const DWORD place = ::FlsAlloc([](void* object) { delete static_cast<T*>(object); });
+    if (void* const object = ::FlsGetValue(place)) return *static_cast<T*>(object);
+    auto fresh = std::make_unique<T>();
+    if (::FlsSetValue(place, fresh.get()) == 0) throw std::bad_alloc();
+    return *fresh.release();
+}
+
+// Initialised before main(), or when a library is loaded.
+static const DWORD first_thread = ::GetCurrentThreadId();
+static bool may_keep_for_thread() noexcept { return ::GetCurrentThreadId() == first_thread; }
+
+#else
+
+template <class T>
+T& of_this_thread() {
+    static thread_local T object{};
+    return object;
+}
+
+static bool may_keep_for_thread() noexcept { return true; }
+
+#endif
+
 // Owns a descriptor, or on Windows a socket; -1 is none.
 class owned_fd {
 public:
@@ -13401,7 +13436,7 @@ void* frame_alloc_slow(std::size_t size) { return raw_alloc(block_size(size)); }
 
 void frame_free_slow(void* memory, std::size_t size) noexcept {
     if (!ASYNCIO_SANITIZED && !frame_cache_keeper::ended && !frame_cache_keeper::begun &&
-        size <= frame_cache::most) {
+        size <= frame_cache::most && may_keep_for_thread()) {
         // The first block that this thread frees.
         frame_cache_keeper::begun = true;
         thread_local frame_cache_keeper keeper;
@@ -13515,8 +13550,7 @@ static thread_local constinit const loop_core* telling_host = nullptr;
 thread_local constinit context_slot* this_thread_context = nullptr;
 
 context_slot& thread_context() noexcept {
-    static thread_local context_slot slot;
-    return slot;
+    return of_this_thread<context_slot>();
 }
 
 struct context_cell::entries {
@@ -20216,9 +20250,12 @@ socket socket::unix_dgram() { return udp(address::family_type::local); }
 
 // Of one that was moved from, or never was any: as of a closed one.
 const detail::ref_ptr<detail::socket_state>& socket::state() const {
-    static thread_local const detail::ref_ptr<detail::socket_state> none(
-        new detail::socket_state(detail::owned_fd(), false));
-    return state_ ? state_ : none;
+    if (state_) return state_;
+    auto& none = detail::of_this_thread<detail::ref_ptr<detail::socket_state>>();
+    if (!none)
+        none = detail::ref_ptr<detail::socket_state>(
+            new detail::socket_state(detail::owned_fd(), false));
+    return none;
 }
 
 int socket::open_fd(const char* call) const {
