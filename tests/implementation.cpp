@@ -44,7 +44,10 @@ char running_test[256] = "(no test)";
 
 #if defined(_WIN32)
 
-void say(const char* text) { std::fputs(text, stderr); }
+void say(const char* text) {
+    const int ignored = ::_write(2, text, static_cast<unsigned>(std::strlen(text)));
+    static_cast<void>(ignored);
+}
 
 #else
 
@@ -469,7 +472,33 @@ void wait_until_asleep(const std::atomic<int>& id) {
 
 #endif
 
-#if !defined(_WIN32)
+#if defined(_WIN32)
+
+child_result in_child(const std::function<int()>& program) {
+    constexpr int standard_output = 1;
+    const int out = temporary_file();
+    std::fflush(stdout);
+    const int original = copy_of(standard_output);
+    redirect(out, standard_output);
+    captured_stderr err;
+    child_result result;
+    std::exception_ptr error;
+    try {
+        result.exit_code = program();
+    } catch (...) {
+        error = std::current_exception();
+    }
+    result.err = err.taken();
+    std::fflush(stdout);
+    redirect(original, standard_output);
+    close_it(original);
+    result.out = whole_file(out);
+    close_it(out);
+    if (error) std::rethrow_exception(error);
+    return result;
+}
+
+#else
 
 child_result in_child(const std::function<int()>& program) {
     const int out = temporary_file();

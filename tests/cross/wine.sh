@@ -1,0 +1,48 @@
+#!/bin/sh
+# Builds the tests for Windows with mingw, without a warning, and runs them under Wine.
+#
+#     tests/cross/wine.sh [--jobs N] [TEST...]
+#
+# TEST: these only, as meson names them; all that Windows has when none is given. The build tree
+# goes away at the end; ASYNCIO_CROSS_FOLDER=folder keeps it there. The exit code is 0 when all of
+# them pass, 1 when some do not, 77 when mingw, Wine or meson is not here.
+set -eu
+
+jobs=2
+while [ $# -gt 0 ]; do
+    case $1 in
+    --jobs) jobs=$2; shift 2 ;;
+    -*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) break ;;
+    esac
+done
+
+cd "$(dirname "$0")/../.."
+for tool in x86_64-w64-mingw32-g++-posix /usr/lib/wine/wine64 meson ninja; do
+    command -v "$tool" >/dev/null || {
+        echo "no $tool: apt-get install g++-mingw-w64-x86-64-posix wine64 wine meson ninja-build"
+        exit 77
+    }
+done
+
+if [ -n "${ASYNCIO_CROSS_FOLDER:-}" ]; then
+    folder=$ASYNCIO_CROSS_FOLDER
+    mkdir -p "$folder"
+else
+    folder=$(mktemp -d)
+fi
+export WINEDEBUG=-all WINEPREFIX="$folder/wine"
+end() {
+    PATH="$PATH:/usr/lib/wine" wineserver -k || true # this prefix's alone
+    [ -n "${ASYNCIO_CROSS_FOLDER:-}" ] || rm -rf "$folder"
+}
+trap end EXIT
+
+# The first start makes the prefix, which takes longer than a test may.
+/usr/lib/wine/wine64 cmd /c exit >/dev/null 2>&1
+
+[ -d "$folder/build" ] ||
+    meson setup --cross-file tests/cross/mingw.ini "$folder/build" >"$folder/setup.log" ||
+    { cat "$folder/setup.log"; exit 1; }
+ninja -C "$folder/build" -j "$jobs"
+meson test -C "$folder/build" --no-rebuild --print-errorlogs --num-processes "$jobs" "$@" || exit 1
