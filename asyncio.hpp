@@ -24567,6 +24567,9 @@ void tracer::write_chrome_trace(std::ostream& out) const {
         out << ",\n"
             << R"({"name":"thread_name","ph":"M","pid":1,"tid":)" << s.id << R"(,"args":{"name":)"
             << quoted(s.name) << "}},\n"
+            // Viewers sort by name else; in the order of their creation tasks tell a story.
+            << R"({"name":"thread_sort_index","ph":"M","pid":1,"tid":)" << s.id
+            << R"(,"args":{"sort_index":)" << s.id << "}},\n"
             << R"({"name":)" << quoted(s.name) << R"(,"cat":"task","ph":"X","pid":1,"tid":)" << s.id
             << R"(,"ts":)" << microseconds(s.begin) << R"(,"dur":)" << microseconds(end - s.begin)
             << R"(,"args":{"state":")" << state << "\"}}";

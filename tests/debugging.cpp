@@ -213,6 +213,10 @@ ASYNC_TEST_CASE("the Chrome trace is JSON with a span for each task, and its sta
     CHECK(ask_python(json, "{x['tid']: x['name'] for x in e if x['ph'] == 'X'} == "
                            "{x['tid']: x['args']['name'] for x in e if x['name'] == "
                            "'thread_name'}") == "True");
+    // And stands where it was made, not where its name would put it.
+    CHECK(ask_python(json, "sorted(x['args']['sort_index'] for x in e if x['name'] == "
+                           "'thread_sort_index' and x['tid'] == x['args']['sort_index']) == "
+                           "sorted({x['tid'] for x in e if x['ph'] == 'X'})") == "True");
     CHECK(ask_python(json, "[x['args']['name'] for x in e if x['name'] == 'process_name']") ==
           "['asyncio']");
     co_await end_late_tasks();
