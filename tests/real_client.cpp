@@ -53,12 +53,15 @@ asyncio::coro<> pass_on(asyncio::stream_reader& from, asyncio::stream_writer& to
 }
 
 asyncio::coro<int> connect(string address) {
-    auto [reader, writer] = co_await connect_to(address);
+    asyncio::stream_pair server = co_await connect_to(address);
     asyncio::stream_reader input = co_await asyncio::stdin_reader();
     asyncio::stream_writer output = co_await asyncio::connect_write_pipe(STDOUT_FILENO);
-    auto sending = asyncio::create_task(pass_on(input, writer));
-    co_await pass_on(reader, output);
-    co_await sending;
+    co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& group) {
+        group.create_task(pass_on(input, server.second));
+        group.create_task(pass_on(server.first, output));
+    });
+    output.close();
+    co_await output.wait_closed(); // until all of it is written
     co_return 0;
 }
 

@@ -468,11 +468,18 @@ def ask_s_server(trusted, *options, name="localhost"):
     with subprocess.Popen(command, **pipe) as other:
         try:
             port = next(m[1] for line in other.stdout if (m := re.search(rb"^ACCEPT .*:(\d+)$", line)))
-            other.stdin.write(b"HTTP/1.1 200 fine\r\n\r\n")  # once there is somebody
-            other.stdin.flush()
-            got = subprocess.run([program, name, port], env=os.environ | {"SSL_CERT_FILE": str(trusted)},
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit)
-            return got.returncode, got.stdout, other.communicate(timeout=limit)[0]
+            environment = os.environ | {"SSL_CERT_FILE": str(trusted)}
+            with subprocess.Popen([program, name, port], env=environment, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT) as client:
+                seen = b""
+                for line in other.stdout:  # up to the request, or its end if it gets none
+                    seen += line
+                    if line.startswith(b"HEAD "):
+                        other.stdin.write(b"HTTP/1.1 200 fine\r\n\r\n")
+                        other.stdin.flush()
+                        break
+                got = client.communicate(timeout=limit)[0]
+            return client.returncode, got, seen + other.communicate(timeout=limit)[0]
         finally:
             other.kill()
 
