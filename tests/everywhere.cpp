@@ -57,7 +57,9 @@ asyncio::coro<std::string> receive(asyncio::socket* from) {
     co_return text;
 }
 
-asyncio::coro<> accept_one(asyncio::socket* from) { co_await from->accept(); }
+asyncio::coro<> accept_one(asyncio::socket* from) {
+    const asyncio::socket accepted = co_await from->accept();
+}
 asyncio::coro<> connect_to(asyncio::socket* from, asyncio::address to) {
     co_await from->connect(to);
 }
