@@ -98,6 +98,11 @@
 //     ASYNCIO_BACKEND_KQUEUE   Linux; kqueue, picked on macOS and the BSDs; a completion
 //     ASYNCIO_BACKEND_IOCP     port, picked on Windows; or poll(), picked where there is
 //     ASYNCIO_BACKEND_POLL     none of them
+//     ASYNCIO_NO_EXCEPTIONS    nothing throws; by itself under -fno-exceptions. A failed
+//                              await ends its coroutine and those that await it, innermost
+//                              first, up to one that asked for an outcome
+//     ASYNCIO_FATAL(text)      called with a sentence for what cannot be reported without
+//                              exceptions (default: prints it; abort() follows)
 //     ASYNCIO_ALLOC(size)      where coroutine frames and task states come from
 //     ASYNCIO_FREE(p, size)    (default: operator new and delete)
 //     ASYNCIO_DEBUG            1: debug mode is on unless run_options say otherwise
@@ -105,7 +110,10 @@
 //     ASYNCIO_VERSION_MAJOR, ASYNCIO_VERSION_MINOR, ASYNCIO_VERSION_PATCH
 //     ASYNCIO_ABI              the inline namespace: version and layout options
 //     ASYNCIO_HPP, ASYNCIO_IMPLEMENTATION_DONE   the two include guards
+//     ASYNCIO_ABI_...          what that is made of
 //     ASYNCIO_SANITIZED        set by the header when an address sanitizer runs
+//     ASYNCIO_TRY, ASYNCIO_CATCH, ASYNCIO_CATCH_AS, ASYNCIO_CATCH_ALL
+//                              try and catch; without exceptions only the first part stays
 // =============================================================================
 
 #define ASYNCIO_VERSION_MAJOR 0
@@ -158,13 +166,37 @@
 #define ASYNCIO_SANITIZED 0
 #endif
 
-// Objects built with another version or another allocator must not meet under
-// one name: the linker keeps them apart.
-#if defined(ASYNCIO_ALLOC)
-#define ASYNCIO_ABI v0_1_0_own_allocator
-#else
-#define ASYNCIO_ABI v0_1_0
+#if !defined(__cpp_exceptions) && !defined(_CPPUNWIND) && !defined(ASYNCIO_NO_EXCEPTIONS)
+#define ASYNCIO_NO_EXCEPTIONS 1
 #endif
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+#define ASYNCIO_TRY if constexpr (true)
+#define ASYNCIO_CATCH(type) else if constexpr (false)
+#define ASYNCIO_CATCH_AS(declared) \
+    else if constexpr ([[maybe_unused]] declared = ::asyncio::detail::never(); false)
+#define ASYNCIO_CATCH_ALL else
+#else
+#define ASYNCIO_TRY try
+#define ASYNCIO_CATCH(type) catch (type)
+#define ASYNCIO_CATCH_AS(declared) catch (declared)
+#define ASYNCIO_CATCH_ALL catch (...)
+#endif
+
+// Objects built with another version or other options that change what stands where must
+// not meet under one name: the linker keeps them apart.
+#if defined(ASYNCIO_ALLOC)
+#define ASYNCIO_ABI_ALLOC _own_allocator
+#else
+#define ASYNCIO_ABI_ALLOC
+#endif
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+#define ASYNCIO_ABI_EXCEPTIONS _no_exceptions
+#else
+#define ASYNCIO_ABI_EXCEPTIONS
+#endif
+#define ASYNCIO_ABI_JOINED(a, b, c) a##b##c
+#define ASYNCIO_ABI_JOIN(a, b, c) ASYNCIO_ABI_JOINED(a, b, c)
+#define ASYNCIO_ABI ASYNCIO_ABI_JOIN(v0_1_0, ASYNCIO_ABI_ALLOC, ASYNCIO_ABI_EXCEPTIONS)
 
 #include <algorithm>
 #include <array>
@@ -360,14 +392,114 @@ class exception_group;
 
 namespace detail {
 
+// The name of a type, as the compiler spells it.
+template <class T>
+constexpr std::string_view type_name() noexcept {
+    std::string_view text = std::source_location::current().function_name();
+    const std::size_t begin = text.find("T = ");
+    if (begin == std::string_view::npos) return text;
+    text.remove_prefix(begin + 4);
+    const std::size_t end = text.find_first_of(";]");
+    return text.substr(0, end);
+}
+
+} // namespace detail
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+namespace detail {
+
+[[noreturn]] ASYNCIO_API void fatal(const char* text) noexcept;
+
+// What a discarded handler's parameter is made of.
+struct anything {
+    template <class T>
+    operator T&() const noexcept;
+};
+anything never() noexcept;
+
+// One address for each type.
+template <class T>
+inline constexpr char tag_of = 0;
+
+ASYNCIO_API void* error_alloc(std::size_t size);
+ASYNCIO_API void error_free(void* memory, std::size_t size) noexcept;
+
+// An error that nobody throws. It knows the standard's and the library's bases of its
+// type; other bases are not found again.
+class error_object {
+public:
+    error_object() = default;
+    error_object(const error_object&) = delete;
+    error_object& operator=(const error_object&) = delete;
+    virtual ~error_object() = default;
+
+    virtual const void* find(const void* tag) const noexcept = 0; // the error, if it is one
+    virtual const void* tag() const noexcept = 0;                 // of its own type
+    virtual std::string_view type() const noexcept = 0;
+
+    void add_ref() noexcept { refs_.fetch_add(1, std::memory_order_relaxed); }
+    void release() noexcept {
+        if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+
+    static void* operator new(std::size_t size) { return error_alloc(size); }
+    static void operator delete(void* memory, std::size_t size) noexcept {
+        error_free(memory, size);
+    }
+
+private:
+    std::atomic<std::uint32_t> refs_{1};
+};
+
+} // namespace detail
+
+/// Points to an error; what std::exception_ptr is where errors are thrown.
+class exception_ptr {
+public:
+    constexpr exception_ptr() noexcept = default;
+    constexpr exception_ptr(std::nullptr_t) noexcept {}
+    explicit exception_ptr(detail::error_object* owned) noexcept : object_(owned) {}
+    exception_ptr(const exception_ptr& other) noexcept : object_(other.object_) {
+        if (object_) object_->add_ref();
+    }
+    exception_ptr(exception_ptr&& other) noexcept
+        : object_(std::exchange(other.object_, nullptr)) {}
+    exception_ptr& operator=(exception_ptr other) noexcept {
+        std::swap(object_, other.object_);
+        return *this;
+    }
+    ~exception_ptr() {
+        if (object_) object_->release();
+    }
+
+    explicit operator bool() const noexcept { return object_ != nullptr; }
+    friend bool operator==(const exception_ptr&, const exception_ptr&) = default;
+
+    // For the library's own functions.
+    const detail::error_object* get() const noexcept { return object_; }
+
+private:
+    detail::error_object* object_ = nullptr;
+};
+
+#else
+
+/// Points to an error.
+using exception_ptr = std::exception_ptr;
+
+#endif
+
+namespace detail {
+
 // What the library must tell apart. A base group holds a cancelled_error or a
 // keyboard_interrupt somewhere inside.
 enum class error_kind { ordinary, cancelled, interrupt, base_group };
 
-ASYNCIO_API error_kind kind_of(const std::exception_ptr& error) noexcept;
+ASYNCIO_API error_kind kind_of(const exception_ptr& error) noexcept;
 
 // "type: what" of any exception, for reports.
-ASYNCIO_API std::string describe(const std::exception_ptr& error);
+ASYNCIO_API std::string describe(const exception_ptr& error);
 
 ASYNCIO_API std::string group_text(const std::string& message, std::size_t count);
 
@@ -376,24 +508,65 @@ ASYNCIO_API std::string group_text(const std::string& message, std::size_t count
 [[noreturn]] ASYNCIO_API void throw_invalid_argument(const char* message);
 [[noreturn]] ASYNCIO_API void throw_invalid_state(const char* message);
 
-// An exception_group, or a base_exception_group when a leaf needs one.
-ASYNCIO_API std::exception_ptr make_group(std::string message,
-                                          std::vector<std::exception_ptr> errors);
-[[noreturn]] ASYNCIO_API void throw_group(const char* message,
-                                          std::vector<std::exception_ptr> errors);
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+// The end, with the error's text.
+template <class E>
+[[noreturn]] void throw_error(const E& error) noexcept {
+    fatal(error.what());
+}
+[[noreturn]] ASYNCIO_API void rethrow(const exception_ptr& error) noexcept;
+[[noreturn]] inline void rethrow_current() noexcept {
+    fatal("asyncio: nothing is being handled");
+}
+inline exception_ptr current_error() noexcept { return {}; }
+
+#else
 
 template <class E>
-const E* exception_cast(const std::exception_ptr& error) noexcept;
+[[noreturn]] void throw_error(E&& error) {
+    throw std::forward<E>(error);
+}
+[[noreturn]] inline void rethrow(exception_ptr error) {
+    std::rethrow_exception(std::move(error));
+}
+[[noreturn]] inline void rethrow_current() { throw; }
+inline exception_ptr current_error() noexcept { return std::current_exception(); }
+
+template <class E>
+exception_ptr make_error(E error) noexcept {
+    return std::make_exception_ptr(std::move(error));
+}
+
+#endif
+
+// Calls `fn`, and gives what it throws.
+template <class F>
+exception_ptr thrown_by(F&& fn) noexcept {
+    ASYNCIO_TRY {
+        fn();
+    } ASYNCIO_CATCH_ALL {
+        return current_error();
+    }
+    return nullptr;
+}
+
+// An exception_group, or a base_exception_group when a leaf needs one.
+ASYNCIO_API exception_ptr make_group(std::string message,
+                                          std::vector<exception_ptr> errors);
+
+template <class E>
+const E* exception_cast(const exception_ptr& error) noexcept;
 
 // Offers every error of the tree to `visit`; groups themselves only when asked to, and
 // those that it does not want are gone through.
 ASYNCIO_API void visit_leaves(const base_exception_group& group, bool with_groups,
-                              bool (*visit)(const std::exception_ptr&, void*), void* context);
+                              bool (*visit)(const exception_ptr&, void*), void* context);
 
 // What matches, and the rest, each as the members of a group.
 ASYNCIO_API void split_group(const base_exception_group& group, bool with_groups,
-                             bool (*matches)(const std::exception_ptr&),
-                             std::vector<std::exception_ptr> (&parts)[2]);
+                             bool (*matches)(const exception_ptr&),
+                             std::vector<exception_ptr> (&parts)[2]);
 
 } // namespace detail
 
@@ -402,7 +575,7 @@ ASYNCIO_API void split_group(const base_exception_group& group, bool with_groups
 class base_exception_group {
 public:
     /// Throws: std::invalid_argument when `errors` is empty or holds a null pointer.
-    ASYNCIO_API base_exception_group(std::string message, std::vector<std::exception_ptr> errors);
+    ASYNCIO_API base_exception_group(std::string message, std::vector<exception_ptr> errors);
     ASYNCIO_API base_exception_group(const base_exception_group&);
     ASYNCIO_API base_exception_group& operator=(const base_exception_group&);
     ASYNCIO_API virtual ~base_exception_group();
@@ -410,7 +583,7 @@ public:
     const std::string& message() const noexcept { return message_; }
 
     /// The members, in the order in which they happened; some may be groups.
-    const std::vector<std::exception_ptr>& exceptions() const noexcept { return errors_; }
+    const std::vector<exception_ptr>& exceptions() const noexcept { return errors_; }
 
     /// The message and the number of members.
     virtual const char* what() const noexcept { return what_.c_str(); }
@@ -447,7 +620,7 @@ protected:
 
 private:
     std::string message_;
-    std::vector<std::exception_ptr> errors_;
+    std::vector<exception_ptr> errors_;
     std::string what_;
 };
 
@@ -456,7 +629,7 @@ class exception_group : public base_exception_group, public std::exception {
 public:
     /// Throws: std::invalid_argument when `errors` is empty, or when one of them
     /// is no ordinary error (a cancelled_error, say): use base_exception_group.
-    ASYNCIO_API exception_group(std::string message, std::vector<std::exception_ptr> errors);
+    ASYNCIO_API exception_group(std::string message, std::vector<exception_ptr> errors);
 
     const char* what() const noexcept override { return base_exception_group::what(); }
 
@@ -474,10 +647,60 @@ public:
 /// Prints a group as a tree, one error a line.
 ASYNCIO_API std::ostream& operator<<(std::ostream& out, const base_exception_group& group);
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+namespace detail {
+
+template <class E>
+class error_object_of final : public error_object {
+public:
+    explicit error_object_of(E&& error) : error_(std::move(error)) {}
+
+    const void* tag() const noexcept override { return &tag_of<E>; }
+    const void* find(const void* tag) const noexcept override {
+        if (tag == &tag_of<E>) return &error_;
+        return as_one_of<std::exception, std::runtime_error, std::logic_error, std::system_error,
+                         std::invalid_argument, std::out_of_range, std::bad_alloc, timeout_error,
+                         invalid_state_error, broken_executor, base_exception_group,
+                         exception_group>(tag);
+    }
+    std::string_view type() const noexcept override { return type_name<E>(); }
+
+private:
+    template <class... Bases>
+    const void* as_one_of(const void* tag) const noexcept {
+        const void* found = nullptr;
+        (as<Bases>(tag, found), ...);
+        return found;
+    }
+    template <class Base>
+    void as(const void* tag, const void*& found) const noexcept {
+        if constexpr (std::derived_from<E, Base>)
+            if (tag == &tag_of<Base>) found = static_cast<const Base*>(&error_);
+    }
+
+    E error_;
+};
+
+template <class E>
+exception_ptr make_error(E error) {
+    return exception_ptr(new error_object_of<E>(std::move(error)));
+}
+
+} // namespace detail
+
+// The error behind `error` if it is an E.
+template <class E>
+const E* detail::exception_cast(const exception_ptr& error) noexcept {
+    return error ? static_cast<const E*>(error.get()->find(&tag_of<E>)) : nullptr;
+}
+
+#else
+
 // The exception behind `error` if it is an E. The object lives as long as the
 // pointer does.
 template <class E>
-const E* detail::exception_cast(const std::exception_ptr& error) noexcept {
+const E* detail::exception_cast(const exception_ptr& error) noexcept {
     if (!error) return nullptr;
     try {
         std::rethrow_exception(error);
@@ -488,10 +711,12 @@ const E* detail::exception_cast(const std::exception_ptr& error) noexcept {
     }
 }
 
+#endif
+
 template <class E, class F>
 void base_exception_group::for_each(F&& fn) const {
     struct caller {
-        static bool call(const std::exception_ptr& error, void* context) {
+        static bool call(const exception_ptr& error, void* context) {
             const E* match = detail::exception_cast<E>(error);
             if (match) (*static_cast<std::remove_reference_t<F>*>(context))(*match);
             return match != nullptr;
@@ -504,10 +729,10 @@ void base_exception_group::for_each(F&& fn) const {
 
 template <class E, class Group>
 std::pair<std::optional<Group>, std::optional<Group>> base_exception_group::split_as() const {
-    std::vector<std::exception_ptr> parts[2];
+    std::vector<exception_ptr> parts[2];
     detail::split_group(
         *this, std::derived_from<E, base_exception_group>,
-        [](const std::exception_ptr& error) {
+        [](const exception_ptr& error) {
             return detail::exception_cast<E>(error) != nullptr;
         },
         parts);
@@ -660,7 +885,7 @@ private:
 class error {
 public:
     error() = default;
-    explicit error(std::exception_ptr exception);
+    explicit error(exception_ptr exception);
 
     /// The exception's text.
     const char* what() const noexcept { return what_.c_str(); }
@@ -675,16 +900,16 @@ public:
         return detail::exception_cast<E>(exception_) != nullptr;
     }
 
-    const std::exception_ptr& exception() const noexcept { return exception_; }
+    const exception_ptr& exception() const noexcept { return exception_; }
 
     [[noreturn]] void rethrow() const {
         if (!exception_)
             detail::throw_invalid_state("asyncio::error: it is empty; nothing went wrong");
-        std::rethrow_exception(exception_);
+        detail::rethrow(exception_);
     }
 
 private:
-    std::exception_ptr exception_;
+    exception_ptr exception_;
     std::string what_;
     std::error_code code_;
 };
@@ -699,7 +924,7 @@ public:
     outcome() requires std::default_initializable<T> : state_(std::in_place_index<0>) {}
     outcome(T value) : state_(std::in_place_index<0>, std::move(value)) {}
     outcome(asyncio::error e) : state_(std::in_place_index<1>, std::move(e)) {}
-    outcome(std::exception_ptr e) : state_(std::in_place_index<1>, asyncio::error(std::move(e))) {}
+    outcome(exception_ptr e) : state_(std::in_place_index<1>, asyncio::error(std::move(e))) {}
 
     bool has_value() const noexcept { return state_.index() == 0; }
     explicit operator bool() const noexcept { return has_value(); }
@@ -744,7 +969,7 @@ public:
 
     outcome() = default;
     outcome(asyncio::error e) : error_(std::move(e)), failed_(true) {}
-    outcome(std::exception_ptr e) : error_(std::move(e)), failed_(true) {}
+    outcome(exception_ptr e) : error_(std::move(e)), failed_(true) {}
 
     bool has_value() const noexcept { return !failed_; }
     explicit operator bool() const noexcept { return has_value(); }
@@ -888,17 +1113,6 @@ private:
 
     box<base> impl_;
 };
-
-// The name of a type, as the compiler spells it.
-template <class T>
-constexpr std::string_view type_name() noexcept {
-    std::string_view text = std::source_location::current().function_name();
-    const std::size_t begin = text.find("T = ");
-    if (begin == std::string_view::npos) return text;
-    text.remove_prefix(begin + 4);
-    const std::size_t end = text.find_first_of(";]");
-    return text.substr(0, end);
-}
 
 // Memory for coroutine frames and task states. Each thread keeps what it freed,
 // sorted by size, and hands it out again; no lock, and no search. A block may be
@@ -1715,7 +1929,7 @@ struct run_options {
 /// What an exception handler is told.
 struct exception_context {
     std::string message;
-    std::exception_ptr exception = {};
+    exception_ptr exception = {};
     std::string task = {}; ///< the name of the task concerned; empty when there is none
 };
 
@@ -1984,6 +2198,9 @@ struct loop_core {
     std::int64_t last_now = 0;
     static constexpr std::int64_t no_frame = INT64_MIN;
     std::int64_t frame_began = no_frame;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    exception_ptr interrupt; // that ends the run
+#endif
     bool ask_soon = false;         // the next turn looks at timers and the system
 
     // Nodes that other threads posted, newest first; inbox_closed ends it.
@@ -2428,7 +2645,8 @@ private:
     bool unwatch(int fd, bool write);
     void unwatch_all() noexcept;
     friend class runner;
-    void run_until_done(detail::state_base& main);
+    // Gives what ended the run before `main` was done.
+    exception_ptr run_until_done(detail::state_base& main);
 
     std::size_t turn(bool may_sleep);
     void collect(bool may_sleep);
@@ -2588,8 +2806,8 @@ struct state_base : frame_allocated {
     // Ends it; what has been waiting is scheduled in the order of its coming.
     ASYNCIO_API void complete(status how) noexcept;
     ASYNCIO_API void wake_waiters() noexcept;
-    ASYNCIO_API void complete_cancelled(std::exception_ptr error) noexcept;
-    void fail(std::exception_ptr error) noexcept {
+    ASYNCIO_API void complete_cancelled(exception_ptr error) noexcept;
+    void fail(exception_ptr error) noexcept {
         exception = std::move(error);
         complete(status::finished);
     }
@@ -2614,11 +2832,12 @@ struct state_base : frame_allocated {
         node.previous = node.following = nullptr;
     }
 
-    // Throws what a result() without a value throws, and marks it as seen.
+    bool has_value() const noexcept { return current == status::finished && !exception; }
     void require_value() {
-        if (current == status::finished && !exception) return;
-        throw_no_value();
+        if (!has_value()) [[unlikely]] throw_no_value();
     }
+    // What a result() without a value throws; marks it as seen.
+    ASYNCIO_API exception_ptr why_no_value();
     [[noreturn]] ASYNCIO_API void throw_no_value();
 
     std::uint32_t refs = 0;
@@ -2628,7 +2847,7 @@ struct state_base : frame_allocated {
     bool reported = false; // somebody has seen the exception, or nobody needs to
     ref_ptr<loop_core> core;
     completion_node* waiters = nullptr; // a ring; the oldest first
-    std::exception_ptr exception;
+    exception_ptr exception;
 
 protected:
     virtual ~state_base() = default;
@@ -2709,7 +2928,7 @@ public:
     ///
     /// Throws: invalid_state_error while it is pending; cancelled_error when it
     /// was cancelled.
-    ASYNCIO_API std::exception_ptr exception() const;
+    ASYNCIO_API exception_ptr exception() const;
 
     /// Forgets the done-callback with this id; false when there is none.
     bool remove_done_callback(std::uint64_t id) const { return remove_callback(state(), id); }
@@ -2808,7 +3027,7 @@ public:
         require_pending();
         static_cast<detail::plain_state<T>&>(state()).set({});
     }
-    void set_exception(std::exception_ptr error) const {
+    void set_exception(exception_ptr error) const {
         if (!error)
             detail::throw_invalid_argument(
                 "asyncio::future::set_exception: there is no exception; give one");
@@ -2816,9 +3035,9 @@ public:
         state().fail(std::move(error));
     }
     template <class E>
-        requires(!std::same_as<std::remove_cvref_t<E>, std::exception_ptr>)
+        requires(!std::same_as<std::remove_cvref_t<E>, exception_ptr>)
     void set_exception(E&& error) const {
-        set_exception(std::make_exception_ptr(std::forward<E>(error)));
+        set_exception(detail::make_error(std::forward<E>(error)));
     }
 
     /// Runs `fn`, which takes the future or nothing, in the loop once it is done.
@@ -2865,6 +3084,19 @@ private:
                 "asyncio::future: it is done already; check done() before setting a result");
     }
 };
+
+namespace detail {
+
+// The value, as futures and outcomes keep it.
+template <class T>
+stored<T> take_stored(ref_ptr<state_base> state) {
+    if constexpr (std::is_void_v<T>) return {};
+    else if constexpr (std::is_reference_v<T>)
+        return std::addressof(future<T>::take(std::move(state)));
+    else return future<T>::take(std::move(state));
+}
+
+} // namespace detail
 
 /// A pending future of the running loop.
 ///
@@ -2929,6 +3161,9 @@ struct promise_base {
     task_base* owner;                 // the task it runs in, once it runs
     std::coroutine_handle<>* held_by; // the parent's handle, once parent is set
     std::source_location place;       // where it awaits; its function before it begins
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    exception_ptr* catches = nullptr; // where its await wants the error; null: it ends with it
+#endif
 
     static void* operator new(std::size_t size) { return frame_alloc(size); }
     [[gnu::always_inline]] static void operator delete(void* memory, std::size_t size) noexcept {
@@ -2980,7 +3215,8 @@ struct task_base : state_base, ready_node {
     }
 
     ASYNCIO_API static void step(ready_node* node);
-    [[noreturn]] ASYNCIO_API void throw_cancelled();
+    ASYNCIO_API exception_ptr cancellation() const;
+    [[noreturn]] void throw_cancelled() const { rethrow(cancellation()); }
     ASYNCIO_API void name(std::string_view text);
     ASYNCIO_API std::string name() const;
 
@@ -3010,9 +3246,20 @@ struct task_base : state_base, ready_node {
     // Moves the result out of the coroutine's frame into the state.
     virtual void finish() = 0;
     // The task is over; throws a keyboard_interrupt on, out of the loop.
-    ASYNCIO_API void end_with(std::exception_ptr error);
+    ASYNCIO_API void end_with(exception_ptr error);
     // Destroys the frames, innermost first, however deep they are nested.
     ASYNCIO_API void destroy_frames() noexcept;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    // Its await fails: the step ends the coroutine there.
+    void fail_at(promise_base& promise, exception_ptr error) noexcept {
+        at = &promise;
+        failure = std::move(error);
+        next_thing = then::fails;
+    }
+    // Ends the coroutines with `failure`, innermost first, up to one that catches it, which
+    // goes on. False: the task is over.
+    bool unwind() noexcept;
+#endif
     // Ends it where it stands, as cancelled; it must not be running.
     void end_at_once() noexcept;
     // It is running, and never gets past its next co_await.
@@ -3036,7 +3283,7 @@ struct task_base : state_base, ready_node {
     int cancel_requests = 0;
     std::uint32_t id = 0;
     // What the running step does when what it resumed has returned.
-    enum class then : std::uint8_t { waits, goes_on, stops };
+    enum class then : std::uint8_t { waits, goes_on, stops, fails };
     then next_thing = then::waits;
     // What the next step has to see to before it resumes anything; mostly nothing.
     enum : std::uint8_t {
@@ -3055,6 +3302,9 @@ struct task_base : state_base, ready_node {
     void set(std::uint8_t what) noexcept { attention |= what; }
     void unset(std::uint8_t what) noexcept { attention &= static_cast<std::uint8_t>(~what); }
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    exception_ptr failure; // on its way
+#endif
     // The parent of every root: the step that comes to it has ended the task.
     static promise_base end;
     box<task_extras> extras;
@@ -3096,6 +3346,10 @@ public:
     // After wake_and_confirm(), when the step has come: false, after wait_again(),
     // if the task has to wait on.
     virtual bool confirm() noexcept { return true; }
+
+    // What await_resume() would throw, if anything; what had been granted is given back
+    // then. Without exceptions it is asked in its place.
+    virtual exception_ptr failure() { return cancelled_ ? task_->cancellation() : nullptr; }
 
     // Whether its task is in a queue, or will be put there.
     virtual bool on_its_way() const noexcept { return woken_; }
@@ -3182,7 +3436,7 @@ protected:
     // First thing in await_resume. True: give back what had been granted, then
     // throw_cancelled(). Also right when nothing was suspended.
     bool interrupted() const noexcept { return cancelled_; }
-    [[noreturn]] void throw_cancelled() { task_->throw_cancelled(); }
+    [[noreturn]] void throw_cancelled() const { task_->throw_cancelled(); }
 
     task_base* task() const noexcept { return task_; }
     loop_core* core() const noexcept { return task_->core.get(); }
@@ -3358,6 +3612,13 @@ inline bool stop_at(promise_base& promise) noexcept {
     return true;
 }
 
+// What await_resume() of an awaiter would throw. Those of the library say so; others throw.
+template <class Awaiter>
+exception_ptr failure_of(Awaiter& awaiter) {
+    if constexpr (requires { awaiter.failure(); }) return awaiter.failure();
+    else return {};
+}
+
 // Awaits an awaiter where it stands. g++ would copy one that await_transform
 // returns by reference.
 template <class Awaiter, class Promise>
@@ -3376,6 +3637,7 @@ public:
         return awaiter_.await_suspend(self);
     }
     decltype(auto) await_resume() const { return awaiter_.await_resume(); }
+    exception_ptr failure() const { return failure_of(awaiter_); }
 
 private:
     bool stops() const noexcept { return promise_.owner->has(task_base::stopping); }
@@ -3386,7 +3648,7 @@ private:
 
 // What a coroutine of this library really awaits in place of `awaited`.
 template <class A, class Promise>
-decltype(auto) transform_await(A&& awaited, Promise& promise) {
+decltype(auto) awaiter_for(A&& awaited, Promise& promise) {
     using awaiter = std::remove_cvref_t<decltype(get_awaiter(std::forward<A>(awaited)))>;
     constexpr bool ours = requires { typename awaiter::belongs_to_asyncio; } ||
                           std::derived_from<awaiter, suspension>;
@@ -3397,6 +3659,178 @@ decltype(auto) transform_await(A&& awaited, Promise& promise) {
     else
         return foreign_awaiter<decltype(get_awaiter(std::forward<A>(awaited)))>(
             get_awaiter(std::forward<A>(awaited)));
+}
+
+// Fails. `error` is not null.
+class fail_awaiter {
+public:
+    using belongs_to_asyncio = void;
+
+    explicit fail_awaiter(exception_ptr error) noexcept : error_(std::move(error)) {}
+    bool await_ready() const noexcept { return true; }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) const noexcept {
+        stop_at(h.promise());
+    }
+    [[noreturn]] void await_resume() { rethrow(std::move(error_)); }
+    exception_ptr failure() const noexcept { return error_; }
+
+private:
+    exception_ptr error_;
+};
+
+inline fail_awaiter fail_with(exception_ptr error) noexcept {
+    return fail_awaiter(std::move(error));
+}
+
+// What an await gave that never throws.
+template <class T>
+struct caught {
+    caught() = default;
+
+    exception_ptr error;
+    std::optional<stored<T>> value; // if there was no error
+};
+
+// An await that gives a caught<T>.
+template <class A>
+struct catching_await {
+    using kept = A;
+    A&& awaited;
+};
+template <class A>
+catching_await<A> catching(A&& awaited) noexcept {
+    return {std::forward<A>(awaited)};
+}
+template <class A>
+inline constexpr bool is_catching = false;
+template <class A>
+inline constexpr bool is_catching<catching_await<A>> = true;
+
+template <class A, class Promise>
+class catching_awaiter {
+public:
+    using result = caught<await_result_t<A>>;
+
+    catching_awaiter(A&& awaited, Promise& promise)
+        : awaiter_(awaiter_for(std::forward<A>(awaited), promise)), promise_(promise) {}
+    catching_awaiter(const catching_awaiter&) = delete;
+    catching_awaiter& operator=(const catching_awaiter&) = delete;
+
+    bool await_ready() noexcept {
+        ASYNCIO_TRY {
+            if (!awaiter_.await_ready()) return false;
+        } ASYNCIO_CATCH_ALL {
+            error_ = current_error();
+        }
+        look_for_failure();
+        return true;
+    }
+    bool await_suspend(std::coroutine_handle<>) noexcept {
+        const auto self = std::coroutine_handle<Promise>::from_promise(promise_);
+        bool waits = true;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        promise_.catches = &error_;
+#endif
+        ASYNCIO_TRY {
+            if constexpr (std::is_void_v<decltype(awaiter_.await_suspend(self))>)
+                awaiter_.await_suspend(self);
+            else waits = awaiter_.await_suspend(self);
+        } ASYNCIO_CATCH_ALL {
+            error_ = current_error();
+            waits = false;
+        }
+        if (!waits) look_for_failure();
+        return waits;
+    }
+    result await_resume() noexcept {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        promise_.catches = nullptr;
+#endif
+        result got;
+        ASYNCIO_TRY {
+            using given = decltype(awaiter_.await_resume());
+            if (error_) {
+                got.error = std::move(error_);
+            } else if constexpr (std::is_void_v<given>) {
+                awaiter_.await_resume();
+                got.value.emplace();
+            } else if constexpr (std::is_reference_v<await_result_t<A>>) {
+                got.value.emplace(std::addressof(awaiter_.await_resume()));
+            } else {
+                got.value.emplace(awaiter_.await_resume());
+            }
+        } ASYNCIO_CATCH_ALL {
+            got.error = current_error();
+        }
+        return got;
+    }
+
+private:
+    void look_for_failure() noexcept {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        error_ = failure_of(awaiter_);
+#endif
+    }
+
+    decltype(awaiter_for(std::declval<A>(), std::declval<Promise&>())) awaiter_;
+    Promise& promise_;
+    exception_ptr error_;
+};
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+// An await that fails ends its coroutine.
+template <class A, class Promise>
+class failing_awaiter {
+public:
+    failing_awaiter(A&& awaited, Promise& promise)
+        : awaiter_(awaiter_for(std::forward<A>(awaited), promise)), promise_(promise) {}
+    failing_awaiter(const failing_awaiter&) = delete;
+    failing_awaiter& operator=(const failing_awaiter&) = delete;
+
+    bool await_ready() {
+        if (!awaiter_.await_ready()) return false;
+        error_ = failure_of(awaiter_);
+        return !error_;
+    }
+    bool await_suspend(std::coroutine_handle<>) {
+        const auto self = std::coroutine_handle<Promise>::from_promise(promise_);
+        if (!error_) {
+            if constexpr (std::is_void_v<decltype(awaiter_.await_suspend(self))>) {
+                awaiter_.await_suspend(self);
+                return true;
+            } else {
+                if (awaiter_.await_suspend(self)) return true;
+            }
+            error_ = failure_of(awaiter_);
+            if (!error_) return false;
+        }
+        promise_.owner->fail_at(promise_, std::move(error_));
+        return true;
+    }
+    decltype(auto) await_resume() { return awaiter_.await_resume(); }
+
+private:
+    decltype(awaiter_for(std::declval<A>(), std::declval<Promise&>())) awaiter_;
+    Promise& promise_;
+    exception_ptr error_;
+};
+
+#endif
+
+template <class A, class Promise>
+decltype(auto) transform_await(A&& awaited, Promise& promise) {
+    if constexpr (is_catching<std::remove_cvref_t<A>>) {
+        using kept = typename std::remove_cvref_t<A>::kept;
+        return catching_awaiter<kept, Promise>(std::forward<kept>(awaited.awaited), promise);
+    } else {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        return failing_awaiter<A, Promise>(std::forward<A>(awaited), promise);
+#else
+        return awaiter_for(std::forward<A>(awaited), promise);
+#endif
+    }
 }
 
 // The result of a coroutine: nothing until it ends, then a value or an error.
@@ -3413,17 +3847,17 @@ public:
         else std::construct_at(&value_, std::forward<U>(v));
         holds_ = value;
     }
-    void set_error(std::exception_ptr error) noexcept {
+    void set_error(exception_ptr error) noexcept {
         clear(); // a local's destructor may throw after co_return
         std::construct_at(&error_, std::move(error));
         holds_ = failure;
     }
-    std::exception_ptr take_error() noexcept {
+    exception_ptr take_error() noexcept {
         return holds_ == failure ? std::move(error_) : nullptr;
     }
     stored<T>&& take_value() noexcept { return std::move(value_); }
     T take() {
-        if (holds_ == failure) [[unlikely]] std::rethrow_exception(std::move(error_));
+        if (holds_ == failure) [[unlikely]] rethrow(std::move(error_));
         if constexpr (std::is_reference_v<T>) return static_cast<T>(*value_);
         else return std::move(value_);
     }
@@ -3441,7 +3875,7 @@ private:
 
     union {
         stored<T> value_;
-        std::exception_ptr error_;
+        exception_ptr error_;
     };
     std::uint8_t holds_ = nothing;
 };
@@ -3450,15 +3884,15 @@ template <>
 class promise_result<void> : public promise_base {
 public:
     void return_void() const noexcept {}
-    void set_error(std::exception_ptr error) noexcept { error_ = std::move(error); }
-    std::exception_ptr take_error() noexcept { return std::move(error_); }
+    void set_error(exception_ptr error) noexcept { error_ = std::move(error); }
+    exception_ptr take_error() noexcept { return std::move(error_); }
     std::monostate take_value() const noexcept { return {}; }
     void take() {
-        if (error_) [[unlikely]] std::rethrow_exception(std::move(error_));
+        if (error_) [[unlikely]] rethrow(std::move(error_));
     }
 
 private:
-    std::exception_ptr error_;
+    exception_ptr error_;
 };
 
 // "fetch, client.cpp:12", for reports.
@@ -3473,7 +3907,7 @@ struct promise : promise_result<T> {
         std::source_location here = std::source_location::current()) noexcept;
     std::suspend_always initial_suspend() const noexcept { return {}; }
     final_awaiter final_suspend() const noexcept { return {}; }
-    void unhandled_exception() noexcept { this->set_error(std::current_exception()); }
+    void unhandled_exception() noexcept { this->set_error(current_error()); }
 
     template <class A>
     decltype(auto) await_transform(
@@ -3686,16 +4120,15 @@ public:
     next_awaiter next() { return next_awaiter(*this, false); }
 
     /// Ends it: an exception that no handler names is thrown at its co_yield, so that
-    /// it can clean up. A generator that has not begun just ends.
+    /// it can clean up. A generator that has not begun just ends, and so does any without
+    /// exceptions: its locals are destroyed.
     ///
     /// Throws: what the clean-up throws; std::runtime_error when it yields again.
     coro<> aclose() {
-        std::optional<T> more;
-        try {
-            more = co_await next_awaiter(*this, true);
-        } catch (const typename promise_type::closed&) {
-        }
-        if (more)
+        const auto ended = co_await detail::catching(next_awaiter(*this, true));
+        if (ended.error && !detail::exception_cast<typename promise_type::closed>(ended.error))
+            co_await detail::fail_with(ended.error);
+        if (ended.value && *ended.value)
             detail::throw_runtime_error("asyncio::async_generator::aclose: the generator yielded "
                                         "again instead of ending");
     }
@@ -3720,7 +4153,9 @@ class async_generator<T>::promise_type : public detail::promise_base,
                                          public detail::open_generator {
 public:
     // Thrown at a co_yield by aclose().
-    struct closed {};
+    struct closed {
+        const char* what() const noexcept { return "asyncio::async_generator: closed"; }
+    };
 
     promise_type() noexcept
         : open_generator([](open_generator& self) {
@@ -3738,7 +4173,7 @@ public:
         return yielded(*this);
     }
     void return_void() const noexcept {}
-    void unhandled_exception() noexcept { exception = std::current_exception(); }
+    void unhandled_exception() noexcept { exception = detail::current_error(); }
 
     template <class A>
     decltype(auto) await_transform(
@@ -3748,7 +4183,7 @@ public:
     }
 
     std::optional<T> value;
-    std::exception_ptr exception;
+    exception_ptr exception;
     async_generator* holder = nullptr;
     bool running = false; // between a next() and the value that it gets
     bool begun = false;
@@ -3777,7 +4212,7 @@ private:
     public:
         using stopped::stopped;
         void await_resume() const {
-            if (this->promise_.closing) throw closed();
+            if (this->promise_.closing) detail::throw_error(closed());
         }
     };
 };
@@ -3796,7 +4231,12 @@ public:
         if (generator_->promise().running)
             detail::throw_runtime_error("asyncio::async_generator: a next() is waiting already; "
                                         "await one after the other");
-        if (close_ && !generator_->promise().begun) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        const bool just_ends = close_;
+#else
+        const bool just_ends = close_ && !generator_->promise().begun;
+#endif
+        if (just_ends) {
             detail::take(generator_->handle_).destroy();
             return true;
         }
@@ -3816,7 +4256,7 @@ public:
     std::optional<T> await_resume() {
         if (!generator_->handle_) return std::nullopt;
         promise_type& child = generator_->promise();
-        if (child.exception) std::rethrow_exception(std::exchange(child.exception, nullptr));
+        if (child.exception) detail::rethrow(std::exchange(child.exception, nullptr));
         return std::exchange(child.value, std::nullopt);
     }
 
@@ -4004,7 +4444,7 @@ ASYNCIO_API void require_awaitable(const task_base& waiter, const state_base& aw
 
 // Waits for a future or task. Cancelling the waiting task cancels what it awaits.
 template <class T, bool Move>
-class future_awaiter : suspension, completion_node {
+class future_awaiter : public suspension, completion_node {
 public:
     using belongs_to_asyncio = void;
 
@@ -4036,15 +4476,17 @@ public:
             waiter.unset(task_base::must_cancel);
     }
     decltype(auto) await_resume() {
-        if (interrupted()) {
-            // An error that came in the same turn has reached whoever awaited it.
-            if (state_->done()) state_->reported = true;
-            throw_cancelled();
-        }
-        state_->require_value();
+        if (interrupted() || !state_->has_value()) rethrow(failure());
         if constexpr (std::is_same_v<T, any_task>) return;
         else if constexpr (Move) return future<T>::take(std::move(state_));
         else return future<T>::view(*state_);
+    }
+
+    exception_ptr failure() override {
+        if (!interrupted()) return state_->has_value() ? nullptr : state_->why_no_value();
+        // An error that came in the same turn has reached whoever awaited it.
+        if (state_->done()) state_->reported = true;
+        return suspension::failure();
     }
 
 private:
@@ -4148,7 +4590,7 @@ struct foreign_hook {
 };
 
 template <class Awaiter>
-class foreign_awaiter : suspension {
+class foreign_awaiter : public suspension {
 public:
     explicit foreign_awaiter(Awaiter&& awaiter) : awaiter_(std::forward<Awaiter>(awaiter)) {}
     foreign_awaiter(const foreign_awaiter&) = delete;
@@ -4220,7 +4662,7 @@ void task_state<T>::finish() {
     auto frame = std::coroutine_handle<promise<T>>::from_promise(
         *static_cast<promise<T>*>(this->root));
     promise<T>& result = frame.promise();
-    std::exception_ptr error = result.take_error();
+    exception_ptr error = result.take_error();
     if (!error) this->value.emplace(result.take_value());
     this->root = nullptr;
     frame.destroy();
@@ -4447,30 +4889,18 @@ ASYNCIO_API any_task current_task();
 ASYNCIO_API std::vector<any_task> all_tasks();
 ASYNCIO_API std::vector<any_task> all_tasks(event_loop& loop);
 
-namespace detail {
-
-class fail_awaiter {
-public:
-    using belongs_to_asyncio = void;
-
-    fail_awaiter(std::error_code code, std::string what) : code_(code), what_(std::move(what)) {}
-    bool await_ready() const noexcept { return true; }
-    template <class Promise>
-    void await_suspend(std::coroutine_handle<Promise> h) const noexcept {
-        stop_at(h.promise());
-    }
-    [[noreturn]] void await_resume() const { throw std::system_error(code_, what_); }
-
-private:
-    std::error_code code_;
-    std::string what_;
-};
-
-} // namespace detail
-
-/// `co_await fail(code, what)` ends the coroutine with a std::system_error.
+/// `co_await fail(code, what)` ends the coroutine with a std::system_error, with and
+/// without exceptions.
 inline detail::fail_awaiter fail(std::error_code code, std::string what) {
-    return detail::fail_awaiter(code, std::move(what));
+    return detail::fail_with(detail::make_error(std::system_error(code, std::move(what))));
+}
+/// Passes the error of an outcome on.
+///
+/// Throws: invalid_state_error when it is empty.
+inline detail::fail_awaiter fail(const error& e) {
+    if (!e.exception())
+        detail::throw_invalid_state("asyncio::fail: the error is empty; nothing went wrong");
+    return detail::fail_with(e.exception());
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI
@@ -4531,9 +4961,13 @@ public:
     /// the default executor down, closes the loop. A second close() does nothing.
     void close();
 
+    // For run_main(): what run() gives or throws.
+    template <class A>
+    detail::caught<await_result_t<A>> run_catching(A&& main);
+
 private:
     class interrupt_guard;
-    void run_until_done(detail::state_base& main);
+    exception_ptr run_until_done(detail::state_base& main);
 
     run_options options_;
     detail::box<event_loop> loop_;
@@ -4546,12 +4980,21 @@ auto event_loop::run_until_complete(A&& main) {
     detail::refuse_nested_run(this, "asyncio::event_loop::run_until_complete");
     if constexpr (detail::is_coro<std::remove_cvref_t<A>>) main.accept_references();
     auto result = detail::ensure_future(*core_, std::forward<A>(main));
-    run_until_done(result.state());
+    if (exception_ptr error = run_until_done(result.state())) detail::rethrow(std::move(error));
     return std::move(result).result();
 }
 
 template <class A>
 await_result_t<A> runner::run(A&& main) {
+    using T = await_result_t<A>;
+    detail::caught<T> got = run_catching(std::forward<A>(main));
+    if (got.error) detail::rethrow(std::move(got.error));
+    if constexpr (std::is_reference_v<T>) return static_cast<T>(**got.value);
+    else if constexpr (!std::is_void_v<T>) return std::move(*got.value);
+}
+
+template <class A>
+detail::caught<await_result_t<A>> runner::run_catching(A&& main) {
     detail::refuse_nested_run(nullptr, "asyncio::runner::run");
     if constexpr (detail::is_coro<std::remove_cvref_t<A>>) main.accept_references();
     get_loop();
@@ -4559,8 +5002,16 @@ await_result_t<A> runner::run(A&& main) {
     options.ctx = &*context_;
     future<await_result_t<A>> result = detail::spawn<await_result_t<A>>(
         loop_->core(), detail::as_coro(std::decay_t<A>(std::forward<A>(main))), options);
-    run_until_done(result.state());
-    return std::move(result).result();
+    detail::ref_ptr<detail::state_base> state(&result.state());
+    result = {};
+    detail::caught<await_result_t<A>> got;
+    got.error = run_until_done(*state);
+    if (!got.error && !state->has_value()) got.error = state->why_no_value();
+    if (!got.error)
+        got.error = detail::thrown_by([&] {
+            got.value.emplace(detail::take_stored<await_result_t<A>>(std::move(state)));
+        });
+    return got;
 }
 
 /// Makes a loop, runs `main` on it, and ends everything that it left: tasks are
@@ -4587,8 +5038,8 @@ await_result_t<A> run(A&& main, run_options options = {}) {
 
 namespace detail {
 
-// Prints the exception that is being handled; gives the exit code.
-ASYNCIO_API int report_uncaught() noexcept;
+// Prints an error that nobody handled; gives the exit code.
+ASYNCIO_API int report_uncaught(const exception_ptr& error) noexcept;
 
 } // namespace detail
 
@@ -4596,15 +5047,18 @@ ASYNCIO_API int report_uncaught() noexcept;
 /// a tree, and give 1; Ctrl-C gives 130.
 template <awaitable A>
 int run_main(A&& main, run_options options = {}) {
-    try {
-        if constexpr (std::convertible_to<await_result_t<A>, int>) {
-            return static_cast<int>(run(std::forward<A>(main), options));
-        } else {
-            static_cast<void>(run(std::forward<A>(main), options));
-            return 0;
-        }
-    } catch (...) {
-        return detail::report_uncaught();
+    ASYNCIO_TRY {
+        detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file();
+        detail::refuse_nested_run(nullptr, "asyncio::run_main");
+        runner owner(options);
+        const auto got = owner.run_catching(std::forward<A>(main));
+        owner.close();
+        if (got.error) return detail::report_uncaught(got.error);
+        if constexpr (std::convertible_to<await_result_t<A>, int>)
+            return static_cast<int>(*got.value);
+        else return 0;
+    } ASYNCIO_CATCH_ALL {
+        return detail::report_uncaught(detail::current_error());
     }
 }
 
@@ -4705,24 +5159,28 @@ namespace asyncio::inline ASYNCIO_ABI {
 
 namespace detail {
 
-// A value that is there already, as an awaitable.
+// A value that is there already, or an error, as an awaitable.
 template <class T>
 class ready_awaiter : public awaitable_base<ready_awaiter<T>, T> {
 public:
     using belongs_to_asyncio = void;
 
-    explicit ready_awaiter(stored<T> value = {}) : value_(std::move(value)) {}
+    explicit ready_awaiter(stored<T> value = {}, exception_ptr error = {})
+        : value_(std::move(value)), error_(std::move(error)) {}
     bool await_ready() const noexcept { return true; }
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) const noexcept {
         stop_at(h.promise());
     }
     T await_resume() {
+        if (error_) rethrow(std::move(error_));
         if constexpr (!std::is_void_v<T>) return std::move(value_);
     }
+    exception_ptr failure() const noexcept { return error_; }
 
 private:
     [[no_unique_address]] stored<T> value_;
+    exception_ptr error_;
 };
 
 } // namespace detail
@@ -4760,7 +5218,11 @@ public:
 
     // What with() calls.
     detail::ready_awaiter<void> aenter();
-    detail::ready_awaiter<bool> aexit(const std::exception_ptr& error);
+    detail::ready_awaiter<bool> aexit(const exception_ptr& error) {
+        return detail::ready_awaiter<bool>(false, leave(error));
+    }
+    // Ends the block; gives the timeout_error that takes the place of `error`, if one does.
+    exception_ptr leave(const exception_ptr& error);
 
 private:
     friend timeout timeout_at(std::optional<time_point> when);
@@ -4786,7 +5248,7 @@ namespace detail {
 
 // Cancels a future and waits until it is done.
 template <class T>
-class cancel_and_wait : suspension, completion_node {
+class cancel_and_wait : public suspension, completion_node {
 public:
     using belongs_to_asyncio = void;
 
@@ -4827,10 +5289,10 @@ template <class A>
 coro<await_result_t<A>> wait_no_longer(A awaited) {
     using T = await_result_t<A>;
     auto f = ensure_future(*running_core(), std::move(awaited));
-    if (f.done()) co_return std::move(f).result();
-    co_await cancel_and_wait<T>(f);
-    if (f.cancelled()) throw timeout_error();
-    co_return std::move(f).result();
+    if (!f.done()) co_await cancel_and_wait<T>(f);
+    if (f.cancelled()) co_await fail_with(make_error(timeout_error()));
+    if constexpr (std::is_void_v<T>) co_await std::move(f);
+    else co_return co_await std::move(f);
 }
 
 template <class A>
@@ -4838,22 +5300,18 @@ coro<await_result_t<A>> wait_limited(A awaited, duration limit) {
     using T = await_result_t<A>;
     timeout guard(limit);
     co_await guard.aenter();
-    std::exception_ptr error;
-    std::optional<stored<T>> result;
-    try {
-        if constexpr (awaitable_object<A>) {
-            if constexpr (std::is_void_v<T>) co_await std::move(awaited);
-            else result.emplace(co_await std::move(awaited));
-        } else {
-            if constexpr (std::is_void_v<T>) co_await awaited();
-            else result.emplace(co_await awaited());
-        }
-    } catch (...) {
-        error = std::current_exception();
+    caught<T> got;
+    if constexpr (awaitable_object<A>) {
+        got = co_await catching(std::move(awaited));
+    } else {
+        std::optional<std::decay_t<decltype(awaited())>> work;
+        got.error = thrown_by([&] { work.emplace(awaited()); });
+        if (work) got = co_await catching(std::move(*work));
     }
-    guard.aexit(error);
-    if (error) std::rethrow_exception(error);
-    if constexpr (!std::is_void_v<T>) co_return std::move(*result);
+    if (exception_ptr late = guard.leave(got.error)) got.error = std::move(late);
+    if (got.error) co_await fail_with(std::move(got.error));
+    if constexpr (std::is_reference_v<T>) co_return static_cast<T>(**got.value);
+    else if constexpr (!std::is_void_v<T>) co_return std::move(*got.value);
 }
 
 } // namespace detail
@@ -4897,7 +5355,7 @@ template <class M>
 using entered_t = std::conditional_t<std::is_void_v<enter_result_t<M>>, M, enter_result_t<M>>;
 
 template <class M>
-concept manager = requires(M& m, std::exception_ptr error) {
+concept manager = requires(M& m, exception_ptr error) {
     m.aenter();
     { m.aexit(error) };
 };
@@ -4940,35 +5398,28 @@ auto run_with(M manager, Body body)
     if constexpr (std::is_void_v<enter_result_t<kept>>) what = std::addressof(manager);
     else what = std::addressof(*given);
 
-    std::exception_ptr error;
-    std::optional<stored<R>> result;
-    try {
-        if constexpr (awaitable_object<called>) {
-            if constexpr (std::is_void_v<R>) {
-                co_await call_body(body, *what);
-                result.emplace();
-            } else {
-                result.emplace(co_await call_body(body, *what));
-            }
-        } else if constexpr (std::is_void_v<R>) {
-            call_body(body, *what);
-            result.emplace();
-        } else {
-            result.emplace(call_body(body, *what));
-        }
-    } catch (...) {
-        error = std::current_exception();
+    caught<R> got;
+    if constexpr (awaitable_object<called>) {
+        std::optional<std::decay_t<called>> work;
+        got.error = thrown_by([&] { work.emplace(call_body(body, *what)); });
+        if (work) got = co_await catching(std::move(*work));
+    } else if constexpr (std::is_void_v<R>) {
+        got.error = thrown_by([&] { call_body(body, *what); });
+        if (!got.error) got.value.emplace();
+    } else {
+        got.error = thrown_by([&] { got.value.emplace(call_body(body, *what)); });
     }
-    const bool swallowed = co_await manager.aexit(error);
-    if (error && !swallowed) std::rethrow_exception(std::move(error));
+    const bool swallowed = co_await manager.aexit(got.error);
+    if (got.error && !swallowed) co_await fail_with(std::move(got.error));
     if constexpr (!std::is_void_v<R>) {
-        if (!result) {
+        if (!got.value) {
             if constexpr (std::constructible_from<R, std::nullopt_t>) co_return R(std::nullopt);
             else
-                throw_invalid_state("asyncio::with: the manager swallowed the error, and the "
-                                    "body has no value to give; let it return an optional");
+                co_await fail_with(make_error(invalid_state_error(
+                    "asyncio::with: the manager swallowed the error, and the body has no value "
+                    "to give; let it return an optional")));
         }
-        co_return std::move(*result);
+        co_return std::move(*got.value);
     }
 }
 
@@ -4979,40 +5430,28 @@ coro<outcome<await_result_t<A>>> run_as_outcome(coro<await_result_t<A>> work) {
     task_base& self = *running_core()->current;
     const int requests = self.cancel_requests;
     const bool pending = self.has(task_base::must_cancel);
-    std::exception_ptr failure;
-    try {
-        if constexpr (std::is_void_v<T>) {
-            co_await std::move(work);
-            co_return outcome<T>();
-        } else {
-            co_return outcome<T>(co_await std::move(work));
-        }
-    } catch (...) {
-        failure = std::current_exception();
+    caught<T> got = co_await catching(std::move(work));
+    if constexpr (std::is_void_v<T>) {
+        if (!got.error) co_return outcome<T>();
+    } else {
+        if (!got.error) co_return outcome<T>(std::move(*got.value));
     }
     const bool delivered = pending && !self.has(task_base::must_cancel);
     const bool caller = self.cancel_requests > requests || delivered;
-    if (kind_of(failure) == error_kind::interrupt ||
-        (caller && kind_of(failure) == error_kind::cancelled))
-        std::rethrow_exception(std::move(failure));
-    co_return outcome<T>(error(std::move(failure)));
+    if (kind_of(got.error) == error_kind::interrupt ||
+        (caller && kind_of(got.error) == error_kind::cancelled))
+        co_await fail_with(std::move(got.error));
+    co_return outcome<T>(error(std::move(got.error)));
 }
 
 template <class Body, class Cleanup>
 coro<await_result_t<Body>> run_finally(coro<await_result_t<Body>> body,
                                        coro<await_result_t<Cleanup>> cleanup) {
     using T = await_result_t<Body>;
-    std::exception_ptr error;
-    std::optional<stored<T>> result;
-    try {
-        if constexpr (std::is_void_v<T>) co_await std::move(body);
-        else result.emplace(co_await std::move(body));
-    } catch (...) {
-        error = std::current_exception();
-    }
+    caught<T> got = co_await catching(std::move(body));
     co_await std::move(cleanup);
-    if (error) std::rethrow_exception(std::move(error));
-    if constexpr (!std::is_void_v<T>) co_return std::move(*result);
+    if (got.error) co_await fail_with(std::move(got.error));
+    if constexpr (!std::is_void_v<T>) co_return std::move(*got.value);
 }
 
 } // namespace detail
@@ -5106,7 +5545,7 @@ public:
 
     // What with() calls.
     detail::ready_awaiter<void> aenter();
-    coro<bool> aexit(std::exception_ptr error);
+    coro<bool> aexit(exception_ptr error);
 
 private:
     struct child;
@@ -5122,8 +5561,8 @@ private:
     any_task parent_;
     child* children_ = nullptr;
     all_done* waiting_ = nullptr;
-    std::vector<std::exception_ptr> errors_;
-    std::exception_ptr interrupt_;
+    std::vector<exception_ptr> errors_;
+    exception_ptr interrupt_;
     bool entered_ = false;
     bool exiting_ = false;
     bool finished_ = false;
@@ -5228,18 +5667,10 @@ template <class T>
 outcome<T> take_outcome(ref_ptr<state_base> state) {
     if (state->exception) return outcome<T>(error(state->exception));
     if (state->current == state_base::status::cancelled)
-        return outcome<T>(error(std::make_exception_ptr(cancelled_error())));
+        return outcome<T>(error(make_error(cancelled_error())));
     if constexpr (std::is_void_v<T>) return outcome<T>();
     else return outcome<T>(future<T>::take(std::move(state)));
 }
-template <class T>
-stored<T> take_stored(ref_ptr<state_base> state) {
-    if constexpr (std::is_void_v<T>) return {};
-    else if constexpr (std::is_reference_v<T>)
-        return std::addressof(future<T>::take(std::move(state)));
-    else return future<T>::take(std::move(state));
-}
-
 template <bool Outcomes, class T>
 using gathered = std::conditional_t<Outcomes, outcome<T>, stored<T>>;
 
@@ -5437,12 +5868,12 @@ private:
         } else if (ended.exception) {
             this->fail(ended.exception);
         } else {
-            try {
+            ASYNCIO_TRY {
                 ref_ptr<state_base> only(&ended);
                 inner = future<T>();
                 this->set(take_stored<T>(std::move(only)));
-            } catch (...) {
-                this->fail(std::current_exception());
+            } ASYNCIO_CATCH_ALL {
+                this->fail(current_error());
             }
         }
     }
@@ -5673,7 +6104,8 @@ public:
                     deadline_ns_ - detail::task_now_ns(get_running_loop().core()));
                 if (left->count() <= 0) {
                     ++given_;
-                    throw timeout_error("asyncio::as_completed: the time limit passed");
+                    co_await detail::fail_with(detail::make_error(
+                        timeout_error("asyncio::as_completed: the time limit passed")));
                 }
             }
             co_await detail::some_done(std::move(states), return_when::first_completed, left);
@@ -6009,7 +6441,7 @@ public:
     }
 
     acquire_awaiter aenter() noexcept;
-    ASYNCIO_API coro<bool> aexit(std::exception_ptr);
+    ASYNCIO_API coro<bool> aexit(exception_ptr);
 
 private:
     friend class condition;
@@ -6191,7 +6623,7 @@ public:
     void notify_all() { notify(SIZE_MAX); }
 
     lock::acquire_awaiter aenter() noexcept { return lock_->acquire(); }
-    coro<bool> aexit(std::exception_ptr error) { return lock_->aexit(std::move(error)); }
+    coro<bool> aexit(exception_ptr error) { return lock_->aexit(std::move(error)); }
 
 private:
     friend class barrier;
@@ -6257,7 +6689,7 @@ public:
     }
 
     acquire_awaiter aenter() noexcept;
-    ASYNCIO_API coro<bool> aexit(std::exception_ptr);
+    ASYNCIO_API coro<bool> aexit(exception_ptr);
 
 protected:
     std::ptrdiff_t value_;
@@ -6342,7 +6774,7 @@ public:
         semaphore::release();
     }
 
-    ASYNCIO_API coro<bool> aexit(std::exception_ptr);
+    ASYNCIO_API coro<bool> aexit(exception_ptr);
 
 private:
     std::ptrdiff_t bound_;
@@ -6719,8 +7151,8 @@ public:
 
     /// Throws: queue_full; queue_shut_down after shutdown().
     void put_nowait(T item) {
-        if (shut_down_) throw queue_shut_down();
-        if (full()) throw queue_full();
+        if (shut_down_) throw_error(queue_shut_down());
+        if (full()) throw_error(queue_full());
         store(std::move(item));
     }
 
@@ -6738,8 +7170,8 @@ public:
     /// Throws: queue_empty; queue_shut_down when it is shut down and empty.
     T get_nowait() {
         if (empty()) {
-            if (shut_down_) throw queue_shut_down();
-            throw queue_empty();
+            if (shut_down_) throw_error(queue_shut_down());
+            throw_error(queue_empty());
         }
         return take();
     }
@@ -6789,18 +7221,25 @@ public:
     }
     Result await_resume() {
         this->leave();
-        if (this->interrupted()) {
-            this->pass_on();
-            this->throw_cancelled();
-        }
-        if (this->ended() || queue().count_ == 0) {
-            if constexpr (std::is_same_v<Result, T>) throw queue_shut_down();
+        if (this->interrupted()) [[unlikely]] rethrow(failure());
+        if (nothing_left()) {
+            if constexpr (std::is_same_v<Result, T>) throw_error(queue_shut_down());
             else return std::nullopt;
         }
         return queue().take();
     }
+    exception_ptr failure() override {
+        this->leave();
+        if (this->interrupted()) {
+            this->pass_on();
+            return suspension::failure();
+        }
+        if (!std::is_same_v<Result, T> || !nothing_left()) return nullptr;
+        return make_error(queue_shut_down());
+    }
 
 private:
+    bool nothing_left() const noexcept { return this->ended() || queue().count_ == 0; }
     basic_queue& queue() const noexcept { return static_cast<basic_queue&>(*this->queue_); }
 };
 
@@ -6828,15 +7267,20 @@ public:
     }
     void await_resume() {
         this->leave();
+        if (this->interrupted() || is_shut_down()) [[unlikely]] rethrow(failure());
+        queue().store(std::move(*item_));
+    }
+    exception_ptr failure() override {
+        this->leave();
         if (this->interrupted()) {
             this->pass_on();
-            this->throw_cancelled();
+            return suspension::failure();
         }
-        if (this->ended() || queue().shut_down_) throw queue_shut_down();
-        queue().store(std::move(*item_));
+        return is_shut_down() ? make_error(queue_shut_down()) : nullptr;
     }
 
 private:
+    bool is_shut_down() const noexcept { return this->ended() || queue().shut_down_; }
     basic_queue& queue() const noexcept { return static_cast<basic_queue&>(*this->queue_); }
 
     std::optional<T> own_;
@@ -6983,7 +7427,7 @@ public:
     ASYNCIO_API void publish(status how) noexcept;
 
     // Ends it with an error; false when it has an outcome.
-    ASYNCIO_API bool fail(std::exception_ptr why) noexcept;
+    ASYNCIO_API bool fail(exception_ptr why) noexcept;
 
     // Ends it as cancelled, running or not; false when it has an outcome.
     ASYNCIO_API bool cancel_anyway() noexcept;
@@ -6996,12 +7440,12 @@ public:
     ASYNCIO_API void require_value(std::optional<duration> timeout, bool last);
 
     // Blocks, and gives what exception() gives.
-    ASYNCIO_API std::exception_ptr exception(std::optional<duration> timeout);
+    ASYNCIO_API exception_ptr exception(std::optional<duration> timeout);
 
     // claim(), or invalid_state_error.
     ASYNCIO_API void require_claim();
 
-    std::exception_ptr error;
+    exception_ptr error;
 
 protected:
     ASYNCIO_API virtual ~concurrent_base();
@@ -7028,10 +7472,10 @@ public:
         return true;
     }
     void finish_claimed(stored<T> result) noexcept {
-        try {
+        ASYNCIO_TRY {
             value.emplace(std::move(result));
-        } catch (...) {
-            error = std::current_exception();
+        } ASYNCIO_CATCH_ALL {
+            error = current_error();
         }
         publish(status::finished);
     }
@@ -7197,8 +7641,8 @@ public:
     /// What the job threw, or null; blocks like result().
     ///
     /// Throws: cancelled_error, timeout_error.
-    std::exception_ptr exception() const { return state().exception({}); }
-    std::exception_ptr exception(duration timeout) const { return state().exception(timeout); }
+    exception_ptr exception() const { return state().exception({}); }
+    exception_ptr exception(duration timeout) const { return state().exception(timeout); }
 
     /// Runs `fn`, which takes the future or nothing, on the thread that completes
     /// it; at once when it is done already. Callbacks run in the order given, and
@@ -7237,15 +7681,15 @@ public:
         state().require_claim();
         state().finish_claimed({});
     }
-    void set_exception(std::exception_ptr error) const {
+    void set_exception(exception_ptr error) const {
         state().require_claim();
         state().error = std::move(error);
         state().publish(detail::concurrent_base::status::finished);
     }
     template <class E>
-        requires(!std::same_as<std::remove_cvref_t<E>, std::exception_ptr>)
+        requires(!std::same_as<std::remove_cvref_t<E>, exception_ptr>)
     void set_exception(E&& error) const {
-        set_exception(std::make_exception_ptr(std::forward<E>(error)));
+        set_exception(detail::make_error(std::forward<E>(error)));
     }
 
     detail::concurrent_awaiter<T, false> operator co_await() const& {
@@ -7290,12 +7734,12 @@ namespace detail {
 template <class T, class F>
 void concurrent_callback<T, F>::done(concurrent_base& state) noexcept {
     const std::unique_ptr<concurrent_callback> own(this);
-    try {
+    ASYNCIO_TRY {
         if constexpr (std::invocable<F&, concurrent_future<T>>)
             fn(concurrent_future<T>(
                 ref_ptr<concurrent_state<T>>(static_cast<concurrent_state<T>*>(&state))));
         else fn();
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         report_callback_error();
     }
 }
@@ -7334,15 +7778,15 @@ public:
         const auto work = [this](Args&... args) -> decltype(auto) {
             return Call::call(*fn_, args...);
         };
-        try {
+        ASYNCIO_TRY {
             if constexpr (std::is_void_v<R>) {
                 std::apply(work, *args_);
                 this->value.emplace();
             } else {
                 this->value.emplace(std::apply(work, *args_));
             }
-        } catch (...) {
-            this->error = std::current_exception();
+        } ASYNCIO_CATCH_ALL {
+            this->error = current_error();
         }
         args_.reset();
         fn_.reset();
@@ -7731,7 +8175,7 @@ auto submit_isolated(executor_core& core, Fn&& fn, Args&&... args) {
 template <class R>
 struct map_chunk {
     std::vector<R> values;
-    std::exception_ptr error;
+    exception_ptr error;
 };
 
 template <class Fn, class In, class R>
@@ -7741,7 +8185,7 @@ struct map_call {
     map_chunk<stored<R>> operator()(std::vector<In> items) {
         map_chunk<stored<R>> done;
         done.values.reserve(items.size());
-        try {
+        ASYNCIO_TRY {
             for (auto&& item : items) {
                 if constexpr (std::is_void_v<R>) {
                     std::invoke(fn, static_cast<In>(std::move(item)));
@@ -7750,8 +8194,8 @@ struct map_call {
                     done.values.push_back(std::invoke(fn, static_cast<In>(std::move(item))));
                 }
             }
-        } catch (...) {
-            done.error = std::current_exception();
+        } ASYNCIO_CATCH_ALL {
+            done.error = current_error();
         }
         return done;
     }
@@ -7762,9 +8206,9 @@ struct map_call {
 /// An exception travels as one of the same type where it is a standard one or one
 /// of this library's, else as a remote_error; nested ones and groups keep theirs.
 template <>
-struct codec<std::exception_ptr> {
-    ASYNCIO_API static void encode(const std::exception_ptr& error, encoder& out);
-    ASYNCIO_API static std::exception_ptr decode(decoder& in);
+struct codec<exception_ptr> {
+    ASYNCIO_API static void encode(const exception_ptr& error, encoder& out);
+    ASYNCIO_API static exception_ptr decode(decoder& in);
 };
 
 template <class Fn, class In, class R>
@@ -7811,9 +8255,9 @@ public:
     ///
     /// Throws: what the element's job threw; timeout_error.
     std::optional<value_type> next() {
-        try {
+        ASYNCIO_TRY {
             while (place_ == chunk_.values.size()) {
-                if (chunk_.error) std::rethrow_exception(std::exchange(chunk_.error, nullptr));
+                if (chunk_.error) detail::rethrow(std::exchange(chunk_.error, nullptr));
                 if (taken_ == jobs_.size()) return std::nullopt;
                 auto job = std::move(jobs_[taken_++]);
                 if (submit_next_) submit_next_(jobs_);
@@ -7823,9 +8267,9 @@ public:
                              ? std::move(job).result()
                              : std::move(job).result(detail::left_until(deadline_));
             }
-        } catch (...) {
+        } ASYNCIO_CATCH_ALL {
             cancel_rest();
-            throw;
+            detail::rethrow_current();
         }
         return std::optional<value_type>(std::move(chunk_.values[place_++]));
     }
@@ -7839,15 +8283,15 @@ public:
         : submit_next_(std::move(submit_next)),
           deadline_(detail::steady_deadline(options.timeout)) {
         const std::size_t ahead = options.buffersize.value_or(0);
-        try {
+        ASYNCIO_TRY {
             while (!options.buffersize || jobs_.size() * options.chunksize < ahead)
                 if (!submit_next_(jobs_)) {
                     submit_next_ = {};
                     break;
                 }
-        } catch (...) {
+        } ASYNCIO_CATCH_ALL {
             cancel_rest();
-            throw;
+            detail::rethrow_current();
         }
     }
 
@@ -7940,7 +8384,7 @@ public:
 
     /// For with(): shuts down with waiting, on a thread that may block.
     coro<> aenter();
-    ASYNCIO_API coro<bool> aexit(std::exception_ptr error);
+    ASYNCIO_API coro<bool> aexit(exception_ptr error);
 
     // For the library's own functions.
     detail::executor_core& core() const {
@@ -8280,7 +8724,7 @@ private:
         trace_.ended(*this->core, *job);
         if (this->done()) return;
         if (job->current() == concurrent_base::status::cancelled)
-            this->complete_cancelled(std::make_exception_ptr(cancelled_error()));
+            this->complete_cancelled(make_error(cancelled_error()));
         else if (job->error) this->fail(std::move(job->error));
         else this->set(std::move(*job->value));
     }
@@ -8487,19 +8931,14 @@ private:
 template <class T>
 coro<> run_for_thread(coro<T> work, promised<T> result) {
     const auto link = std::make_unique<cancel_link>(*result, current_task());
-    try {
-        if constexpr (std::is_void_v<T>) {
-            co_await std::move(work);
-            result->finish({});
-        } else {
-            auto value = co_await std::move(work);
-            result->finish(std::move(value));
-        }
-    } catch (const cancelled_error&) {
+    caught<T> got = co_await catching(std::move(work));
+    if (!got.error) {
+        result->finish(std::move(*got.value));
+    } else if (kind_of(got.error) == error_kind::cancelled) {
         result->cancel_anyway();
-        throw;
-    } catch (...) {
-        result->fail(std::current_exception());
+        co_await fail_with(std::move(got.error));
+    } else {
+        result->fail(std::move(got.error));
     }
 }
 
@@ -8610,8 +9049,9 @@ public:
         if (left_ == 0) return std::nullopt;
         const auto index = watch_.next(deadline_);
         if (!index)
-            throw timeout_error("asyncio::concurrent::as_completed: the time limit passed before "
-                                "all were done");
+            detail::throw_error(
+                timeout_error("asyncio::concurrent::as_completed: the time limit passed before "
+                              "all were done"));
         --left_;
         return std::move(futures_[*index]);
     }
@@ -9700,7 +10140,7 @@ public:
     int port() const;
 
     coro<> aenter();
-    coro<bool> aexit(std::exception_ptr error);
+    coro<bool> aexit(exception_ptr error);
 
 private:
     detail::server_state& state() const;
@@ -10140,23 +10580,22 @@ coro<attempt_result_t<F>> run_retry(F fn, retry_options options, Predicate again
     for (;;) {
         now.next_delay =
             now.number < options.attempts ? retry_delay(options, now.number + 1) : duration();
-        std::exception_ptr failure;
-        try {
-            if constexpr (std::is_void_v<R>) {
-                co_await wait_for(call_attempt(fn, now), options.timeout);
-                co_return;
-            } else {
-                co_return co_await wait_for(call_attempt(fn, now), options.timeout);
-            }
-        } catch (...) {
-            failure = std::current_exception();
+        std::optional<coro<R>> call;
+        caught<R> got;
+        got.error = thrown_by([&] { call.emplace(wait_for(call_attempt(fn, now), options.timeout)); });
+        if (call) got = co_await catching(std::move(*call));
+        if constexpr (std::is_void_v<R>) {
+            if (!got.error) co_return;
+        } else {
+            if (!got.error) co_return std::move(*got.value);
         }
+        const exception_ptr failure = std::move(got.error);
         if (kind_of(failure) != error_kind::ordinary || now.number >= options.attempts)
-            std::rethrow_exception(std::move(failure));
+            co_await fail_with(failure);
         last = error(failure);
         now.last_error = &last;
         const bool repeat = again(std::as_const(last));
-        if (!repeat) std::rethrow_exception(std::move(failure));
+        if (!repeat) co_await fail_with(failure);
         co_await sleep(now.next_delay);
         ++now.number;
     }
@@ -10233,22 +10672,19 @@ private:
     template <class F>
     coro<await_result_t<F>> run_call(F fn) {
         using R = await_result_t<F>;
-        let_in();
+        const bool open = !let_in();
+        if (open) co_await detail::fail_with(detail::make_error(circuit_open_error()));
         const std::uint64_t period = period_;
-        std::exception_ptr failure;
-        std::optional<detail::stored<R>> result;
-        try {
-            if constexpr (std::is_void_v<R>) co_await fn();
-            else result.emplace(co_await fn());
-        } catch (...) {
-            failure = std::current_exception();
-        }
-        note(period, failure);
-        if (failure) std::rethrow_exception(std::move(failure));
-        if constexpr (!std::is_void_v<R>) co_return std::move(*result);
+        std::optional<std::decay_t<std::invoke_result_t<F&>>> work;
+        detail::caught<R> got;
+        got.error = detail::thrown_by([&] { work.emplace(fn()); });
+        if (work) got = co_await detail::catching(std::move(*work));
+        note(period, got.error);
+        if (got.error) co_await detail::fail_with(std::move(got.error));
+        if constexpr (!std::is_void_v<R>) co_return std::move(*got.value);
     }
-    void let_in();
-    void note(std::uint64_t period, const std::exception_ptr& failure);
+    bool let_in();
+    void note(std::uint64_t period, const exception_ptr& failure);
     void change(circuit_state to);
 
     circuit_breaker_options options_;
@@ -10343,21 +10779,16 @@ coro<range_result<Outcomes, map_result_t<T, F>>> run_map(std::vector<T> items, F
     map_state<Outcomes, T, F> work{std::move(items), std::move(fn), 0, {}, options.ordered, 0};
     work.results.resize(count);
     const std::size_t workers = (std::min)(count, options.limit.value_or(count));
-    std::exception_ptr failure;
-    try {
-        auto body = [&work, workers](task_group& group) {
-            for (std::size_t i = 0; i < workers; ++i) group.create_task(map_worker(work));
-        };
-        co_await with(task_group(), body);
-    } catch (const exception_group& group) {
-        failure = group.exceptions().front();
-    } catch (const base_exception_group& group) {
-        failure = group.exceptions().front();
-    }
-    if (failure) std::rethrow_exception(std::move(failure));
+    auto body = [&work, workers](task_group& group) {
+        for (std::size_t i = 0; i < workers; ++i) group.create_task(map_worker(work));
+    };
+    const caught<void> got = co_await catching(with(task_group(), body));
+    const auto* const group = exception_cast<base_exception_group>(got.error);
+    if (group) co_await fail_with(group->exceptions().front());
+    if (got.error) co_await fail_with(got.error);
     // A call that somebody else has cancelled gave nothing.
     if constexpr (!Outcomes) {
-        if (work.finished < count) throw cancelled_error();
+        if (work.finished < count) co_await fail_with(make_error(cancelled_error()));
     }
     if constexpr (!std::is_void_v<range_result<Outcomes, R>>) {
         range_result<Outcomes, R> results;
@@ -10365,7 +10796,7 @@ coro<range_result<Outcomes, map_result_t<T, F>>> run_map(std::vector<T> items, F
         for (auto& result : work.results) {
             if (result) results.push_back(std::move(*result));
             else if constexpr (Outcomes)
-                results.push_back(outcome<R>(error(std::make_exception_ptr(cancelled_error()))));
+                results.push_back(outcome<R>(error(make_error(cancelled_error()))));
         }
         co_return results;
     }
@@ -10433,55 +10864,59 @@ struct stream_calls {
 template <class R>
 coro<> end_calls(stream_calls<R>& calls) {
     calls.cancel();
-    std::exception_ptr cancelled;
+    exception_ptr cancelled;
     for (bool ended = false; !ended;) {
-        try {
-            co_await calls.wait(return_when::all_completed);
-            ended = true;
-        } catch (const cancelled_error&) {
-            cancelled = std::current_exception();
-        }
+        caught<void> got = co_await catching(calls.wait(return_when::all_completed));
+        if (got.error) cancelled = std::move(got.error);
+        else ended = true;
     }
     for (const task<R>& call : calls.tasks) call.state().reported = true;
     calls.tasks.clear();
-    if (cancelled) std::rethrow_exception(std::move(cancelled));
+    if (cancelled) co_await fail_with(std::move(cancelled));
 }
 
 template <bool Outcomes, class Range, class F, class R>
 async_generator<gathered<Outcomes, R>> run_map_stream(Range range, F fn, map_options options) {
     const std::size_t limit = options.limit.value_or(16);
     stream_calls<R> calls;
-    std::exception_ptr failure;
-    try {
-        auto place = std::begin(range);
-        const auto end = std::end(range);
-        for (;;) {
+    auto place = std::begin(range);
+    const auto end = std::end(range);
+    exception_ptr failure;
+    while (!failure) {
+        failure = thrown_by([&] {
             while (calls.tasks.size() < limit && place != end) {
                 calls.tasks.push_back(create_task(fn(*place)));
                 ++place;
             }
-            if (calls.tasks.empty()) break;
-            std::size_t next = 0;
-            if (options.ordered) {
-                state_list first;
-                first.add(calls.tasks.front().state());
-                co_await some_done(std::move(first), return_when::all_completed, std::nullopt);
-            } else {
-                co_await calls.wait(return_when::first_completed);
-                while (!calls.tasks[next].done()) ++next;
-            }
-            if constexpr (Outcomes) calls.tasks[next].state().reported = true;
-            else static_cast<void>(calls.tasks[next].result()); // or throws
-            ref_ptr<state_base> done(&calls.tasks[next].state());
-            calls.tasks.erase(calls.tasks.begin() + static_cast<std::ptrdiff_t>(next));
-            co_yield take_gathered<Outcomes, R>(std::move(done));
+        });
+        if (failure || calls.tasks.empty()) break;
+        std::size_t next = 0;
+        caught<void> waited;
+        if (options.ordered) {
+            state_list first;
+            first.add(calls.tasks.front().state());
+            some_done oldest(std::move(first), return_when::all_completed, std::nullopt);
+            waited = co_await catching(std::move(oldest));
+        } else {
+            waited = co_await catching(calls.wait(return_when::first_completed));
         }
-    } catch (...) {
-        failure = std::current_exception();
+        failure = std::move(waited.error);
+        if (failure) break;
+        while (!calls.tasks[next].done()) ++next;
+        ref_ptr<state_base> done(&calls.tasks[next].state());
+        if constexpr (Outcomes) done->reported = true;
+        else if (!done->has_value()) failure = done->why_no_value();
+        if (failure) break;
+        calls.tasks.erase(calls.tasks.begin() + static_cast<std::ptrdiff_t>(next));
+        ASYNCIO_TRY {
+            co_yield take_gathered<Outcomes, R>(std::move(done));
+        } ASYNCIO_CATCH_ALL {
+            failure = current_error(); // of an aclose(), most likely
+        }
     }
     if (!failure) co_return;
     co_await end_calls(calls);
-    std::rethrow_exception(std::move(failure));
+    co_await fail_with(std::move(failure));
 }
 
 template <bool Outcomes, class Range, class F>
@@ -10880,7 +11315,7 @@ T& of_this_thread() {
     static const DWORD place = ::FlsAlloc([](void* object) { delete static_cast<T*>(object); });
     if (void* const object = ::FlsGetValue(place)) return *static_cast<T*>(object);
     auto fresh = std::make_unique<T>();
-    if (::FlsSetValue(place, fresh.get()) == 0) throw std::bad_alloc();
+    if (::FlsSetValue(place, fresh.get()) == 0) detail::throw_error(std::bad_alloc());
     return *fresh.release();
 }
 
@@ -13009,9 +13444,9 @@ void iocp_backend::watch(int fd, bool write, io_watch& w, const char* call) {
     if (fresh) {
         d.fd = fd;
         d.watched = true;
-        try {
+        ASYNCIO_TRY {
             connect_to_afd(d);
-        } catch (const std::system_error& e) {
+        } ASYNCIO_CATCH_AS(const std::system_error& e) {
             watched_.erase(place);
             refuse_watch(e.code().value(), fd, call);
         }
@@ -13264,7 +13699,61 @@ namespace detail {
 // version, or more than one: that is its only purpose.
 implementation_present define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file() { return {}; }
 
-error_kind kind_of(const std::exception_ptr& error) noexcept {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+void fatal(const char* text) noexcept {
+#if defined(ASYNCIO_FATAL)
+    ASYNCIO_FATAL(text);
+#else
+    std::fprintf(stderr, "%s\n", text);
+#endif
+    std::abort();
+}
+
+void* error_alloc(std::size_t size) { return frame_alloc(size); }
+void error_free(void* memory, std::size_t size) noexcept { frame_free(memory, size); }
+
+void rethrow(const exception_ptr& error) noexcept { fatal(describe(error).c_str()); }
+
+error_kind kind_of(const exception_ptr& error) noexcept {
+    if (exception_cast<cancelled_error>(error)) return error_kind::cancelled;
+    if (exception_cast<keyboard_interrupt>(error)) return error_kind::interrupt;
+    if (exception_cast<exception_group>(error)) return error_kind::ordinary;
+    if (exception_cast<base_exception_group>(error)) return error_kind::base_group;
+    return error_kind::ordinary;
+}
+
+// The inline namespace is no part of the name that users write.
+static std::string readable_name(std::string_view name) {
+    std::string text(name);
+    const std::string_view own = "asyncio::v";
+    if (text.starts_with(own)) {
+        const std::size_t end = text.find("::", own.size());
+        if (end != std::string::npos) text = "asyncio" + text.substr(end);
+    }
+    return text;
+}
+
+// The text of an error; empty when it has none.
+static const char* text_of(const exception_ptr& error) noexcept {
+    if (const auto* const e = exception_cast<std::exception>(error)) return e->what();
+    if (const auto* const e = exception_cast<base_exception_group>(error)) return e->what();
+    if (const auto* const e = exception_cast<cancelled_error>(error)) return e->what();
+    if (const auto* const e = exception_cast<keyboard_interrupt>(error)) return e->what();
+    return "";
+}
+
+std::string describe(const exception_ptr& error) {
+    if (!error) return "no exception";
+    const std::string_view text = text_of(error);
+    std::string name = readable_name(error.get()->type());
+    if (text.empty()) return name;
+    return name.append(": ").append(text);
+}
+
+#else
+
+error_kind kind_of(const exception_ptr& error) noexcept {
     try {
         std::rethrow_exception(error);
     } catch (const cancelled_error&) {
@@ -13320,7 +13809,7 @@ static std::string readable_name(const char* mangled) {
     return text;
 }
 
-std::string describe(const std::exception_ptr& error) {
+std::string describe(const exception_ptr& error) {
     if (!error) return "no exception";
     try {
         std::rethrow_exception(error);
@@ -13338,35 +13827,39 @@ std::string describe(const std::exception_ptr& error) {
     }
 }
 
+#endif
+
 std::string group_text(const std::string& message, std::size_t count) {
     return message + " (" + std::to_string(count) +
            (count == 1 ? " sub-exception)" : " sub-exceptions)");
 }
 
 void throw_system_error(int code, const char* call) {
-    throw std::system_error(code_of(code), call);
+    throw_error(std::system_error(code_of(code), call));
 }
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+void throw_runtime_error(const char* message) { fatal(message); }
+void throw_invalid_argument(const char* message) { fatal(message); }
+void throw_invalid_state(const char* message) { fatal(message); }
+#else
 void throw_runtime_error(const char* message) { throw std::runtime_error(message); }
 void throw_invalid_argument(const char* message) { throw std::invalid_argument(message); }
 void throw_invalid_state(const char* message) { throw invalid_state_error(message); }
+#endif
 
-std::exception_ptr make_group(std::string message, std::vector<std::exception_ptr> errors) {
+exception_ptr make_group(std::string message, std::vector<exception_ptr> errors) {
     const bool ordinary = std::all_of(errors.begin(), errors.end(), [](const auto& error) {
         return kind_of(error) == error_kind::ordinary;
     });
     if (ordinary)
-        return std::make_exception_ptr(exception_group(std::move(message), std::move(errors)));
-    return std::make_exception_ptr(base_exception_group(std::move(message), std::move(errors)));
-}
-
-void throw_group(const char* message, std::vector<std::exception_ptr> errors) {
-    std::rethrow_exception(make_group(message, std::move(errors)));
+        return make_error(exception_group(std::move(message), std::move(errors)));
+    return make_error(base_exception_group(std::move(message), std::move(errors)));
 }
 
 static void print_tree(std::ostream& out, const base_exception_group& group,
                        const std::string& indent) {
     out << group.what() << '\n';
-    const std::vector<std::exception_ptr>& members = group.exceptions();
+    const std::vector<exception_ptr>& members = group.exceptions();
     for (std::size_t i = 0; i < members.size(); ++i) {
         const bool last = i + 1 == members.size();
         out << indent << (last ? "`-- " : "|-- ");
@@ -13384,7 +13877,7 @@ namespace {
 void* raw_alloc(std::size_t size) {
 #if defined(ASYNCIO_ALLOC)
     void* memory = ASYNCIO_ALLOC(size);
-    if (!memory) throw std::bad_alloc();
+    if (!memory) throw_error(std::bad_alloc());
     return memory;
 #else
     return ::operator new(size);
@@ -13448,8 +13941,8 @@ void frame_free_slow(void* memory, std::size_t size) noexcept {
 }
 
 void visit_leaves(const base_exception_group& group, bool with_groups,
-                  bool (*visit)(const std::exception_ptr&, void*), void* context) {
-    for (const std::exception_ptr& error : group.exceptions()) {
+                  bool (*visit)(const exception_ptr&, void*), void* context) {
+    for (const exception_ptr& error : group.exceptions()) {
         const auto* inner = exception_cast<base_exception_group>(error);
         if ((with_groups || !inner) && visit(error, context)) continue;
         if (inner) visit_leaves(*inner, with_groups, visit, context);
@@ -13457,14 +13950,14 @@ void visit_leaves(const base_exception_group& group, bool with_groups,
 }
 
 void split_group(const base_exception_group& group, bool with_groups,
-                 bool (*matches)(const std::exception_ptr&),
-                 std::vector<std::exception_ptr> (&parts)[2]) {
-    for (const std::exception_ptr& error : group.exceptions()) {
+                 bool (*matches)(const exception_ptr&),
+                 std::vector<exception_ptr> (&parts)[2]) {
+    for (const exception_ptr& error : group.exceptions()) {
         const auto* inner = exception_cast<base_exception_group>(error);
         if ((with_groups || !inner) && matches(error)) {
             parts[0].push_back(error);
         } else if (inner) {
-            std::vector<std::exception_ptr> inner_parts[2];
+            std::vector<exception_ptr> inner_parts[2];
             split_group(*inner, with_groups, matches, inner_parts);
             for (int i = 0; i < 2; ++i)
                 if (!inner_parts[i].empty())
@@ -13485,12 +13978,12 @@ incomplete_read_error::incomplete_read_error(std::string partial,
       partial_(std::move(partial)), expected_(expected) {}
 
 base_exception_group::base_exception_group(std::string message,
-                                           std::vector<std::exception_ptr> errors)
+                                           std::vector<exception_ptr> errors)
     : message_(std::move(message)), errors_(std::move(errors)) {
     if (errors_.empty())
         detail::throw_invalid_argument(
             "asyncio::exception_group: no errors given; a group holds at least one");
-    for (const std::exception_ptr& error : errors_)
+    for (const exception_ptr& error : errors_)
         if (!error)
             detail::throw_invalid_argument("asyncio::exception_group: a null exception_ptr");
     what_ = detail::group_text(message_, errors_.size());
@@ -13499,9 +13992,9 @@ base_exception_group::base_exception_group(const base_exception_group&) = defaul
 base_exception_group& base_exception_group::operator=(const base_exception_group&) = default;
 base_exception_group::~base_exception_group() = default;
 
-exception_group::exception_group(std::string message, std::vector<std::exception_ptr> errors)
+exception_group::exception_group(std::string message, std::vector<exception_ptr> errors)
     : base_exception_group(std::move(message), std::move(errors)) {
-    for (const std::exception_ptr& error : exceptions())
+    for (const exception_ptr& error : exceptions())
         if (detail::kind_of(error) != detail::error_kind::ordinary)
             detail::throw_invalid_argument(
                 "asyncio::exception_group: a cancellation or an interrupt is no ordinary "
@@ -13513,22 +14006,20 @@ std::ostream& operator<<(std::ostream& out, const base_exception_group& group) {
     return out;
 }
 
-error::error(std::exception_ptr exception) : exception_(std::move(exception)) {
+error::error(exception_ptr exception) : exception_(std::move(exception)) {
     if (!exception_) return;
-    try {
-        std::rethrow_exception(exception_);
-    } catch (const std::system_error& e) {
-        code_ = e.code();
-        what_ = e.what();
-    } catch (const timeout_error& e) {
+    if (const auto* const system = detail::exception_cast<std::system_error>(exception_)) {
+        code_ = system->code();
+        what_ = system->what();
+    } else if (const auto* const late = detail::exception_cast<timeout_error>(exception_)) {
         code_ = std::make_error_code(std::errc::timed_out);
-        what_ = e.what();
-    } catch (const cancelled_error& e) {
+        what_ = late->what();
+    } else if (const auto* const end = detail::exception_cast<cancelled_error>(exception_)) {
         code_ = std::make_error_code(std::errc::operation_canceled);
-        what_ = e.what();
-    } catch (const std::exception& e) {
-        what_ = e.what();
-    } catch (...) {
+        what_ = end->what();
+    } else if (const auto* const any = detail::exception_cast<std::exception>(exception_)) {
+        what_ = any->what();
+    } else {
         what_ = detail::describe(exception_);
     }
 }
@@ -13589,9 +14080,9 @@ std::shared_ptr<const void> context_cell::put(std::uint64_t variable,
 
 loop_core& require_running(const char* who) {
     if (loop_core* core = this_thread_core) return *core;
-    throw std::runtime_error(std::string("asyncio::") + who +
+    throw_error(std::runtime_error(std::string("asyncio::") + who +
                              ": no running event loop; call it inside run(), or after "
-                             "event_loop::enter()");
+                             "event_loop::enter()"));
 }
 
 // -- timers ----------------------------------------------------------------------
@@ -13665,15 +14156,15 @@ callback_base::callback_base() noexcept {
                 if (self->shared) self->progress.notify_all();
             }
         } end{self};
-        try {
+        ASYNCIO_TRY {
             const context_scope scope(self->variables);
             self->call();
-        } catch (const keyboard_interrupt&) {
-            throw;
-        } catch (...) {
+        } ASYNCIO_CATCH(const keyboard_interrupt&) {
+            rethrow_current();
+        } ASYNCIO_CATCH_ALL {
             if (owner->loop)
                 owner->loop->call_exception_handler(
-                    {"exception in a callback", std::current_exception()});
+                    {"exception in a callback", current_error()});
         }
     };
     fire = [](timer_node* node) {
@@ -13908,8 +14399,8 @@ void want_signal(loop_core& core, int number) {
         if (!signal_users.loops[i].load() && place == signal_table::most_loops) place = i;
     }
     if (place == signal_table::most_loops)
-        throw std::runtime_error(
-            "asyncio::event_loop::add_signal_handler: over 64 loops handle signals");
+        throw_error(std::runtime_error(
+            "asyncio::event_loop::add_signal_handler: over 64 loops handle signals"));
     if (signal_users.users[number] == 0 &&
         catch_signal(number, on_signal, signal_users.before[number]) != 0)
         throw_last_error("sigaction");
@@ -13976,8 +14467,10 @@ bool event_loop::remove_signal_handler(int number) {
 void event_loop::listen(int number, signal_layer layer, const void* owner,
                         detail::function<void()> fn) {
     if (number < 1 || number > detail::most_signals)
-        throw std::invalid_argument("asyncio::event_loop::add_signal_handler: no signal has the "
-                                    "number " + std::to_string(number));
+        detail::throw_error(
+            std::invalid_argument("asyncio::event_loop::add_signal_handler: no signal has the "
+                                  "number " +
+                                  std::to_string(number)));
 #if defined(_WIN32)
     if (!detail::can_catch(number))
         detail::throw_not_on_windows("asyncio::event_loop::add_signal_handler: signal " +
@@ -14138,14 +14631,14 @@ void event_loop::set_exception_handler(
 void event_loop::call_exception_handler(const exception_context& context) {
     std::string also;
     if (rest_->exception_handler) {
-        try {
+        ASYNCIO_TRY {
             rest_->exception_handler(*this, context);
             return;
-        } catch (const keyboard_interrupt&) {
-            throw;
-        } catch (...) {
+        } ASYNCIO_CATCH(const keyboard_interrupt&) {
+            detail::rethrow_current();
+        } ASYNCIO_CATCH_ALL {
             also = "\n  the exception handler itself failed with " +
-                   detail::describe(std::current_exception());
+                   detail::describe(detail::current_error());
         }
     }
     std::string text = "asyncio: " + context.message;
@@ -14157,10 +14650,11 @@ void event_loop::call_exception_handler(const exception_context& context) {
 
 void event_loop::check_call(const char* who) const {
     if (core_->closed)
-        throw std::runtime_error(std::string(who) + ": the loop is closed");
+        detail::throw_error(std::runtime_error(std::string(who) + ": the loop is closed"));
     if (core_->debug && running_ && detail::this_thread_core != core_.get())
-        throw std::runtime_error(std::string(who) + ": called from another thread; use "
-                                                    "call_soon_threadsafe()");
+        detail::throw_error(std::runtime_error(std::string(who) +
+                                               ": called from another thread; use "
+                                               "call_soon_threadsafe()"));
 }
 
 std::int64_t event_loop::after_ns(duration delay) const noexcept {
@@ -14187,14 +14681,14 @@ struct event_loop::watch_entry final : detail::io_watch, detail::ready_node {
             w.queued = false;
             const std::shared_ptr<watch_entry> alive = std::move(w.kept);
             if (w.removed || w.loop.core().dropping) return;
-            try {
+            ASYNCIO_TRY {
                 const detail::context_scope scope(w.fn->variables);
                 w.fn->call();
-            } catch (const keyboard_interrupt&) {
-                throw;
-            } catch (...) {
+            } ASYNCIO_CATCH(const keyboard_interrupt&) {
+                detail::rethrow_current();
+            } ASYNCIO_CATCH_ALL {
                 w.loop.call_exception_handler({"exception in a reader's or writer's callback",
-                                               std::current_exception()});
+                                               detail::current_error()});
             }
         };
     }
@@ -14248,15 +14742,18 @@ struct event_loop::running_guard {
     running_guard(event_loop& l, const char* who, bool frame) : loop(l) {
         loop.core_->require_open("asyncio::event_loop: the loop is closed; make another one");
         if (loop.running_)
-            throw std::runtime_error(std::string(who) + ": the loop is running already; await "
-                                                        "the work instead");
+            detail::throw_error(std::runtime_error(std::string(who) +
+                                                   ": the loop is running already; await "
+                                                   "the work instead"));
         before = detail::this_thread_core;
         if (before && before != loop.core_.get() && before->loop && before->loop->running_)
-            throw std::runtime_error(std::string(who) + ": another loop is running on this "
-                                                        "thread; await the work there");
+            detail::throw_error(std::runtime_error(std::string(who) +
+                                                   ": another loop is running on this "
+                                                   "thread; await the work there"));
         if (detail::telling_host == loop.core_.get())
-            throw std::runtime_error(std::string(who) + ": called in the wake handler; let that "
-                                                        "only tell the host to do it");
+            detail::throw_error(std::runtime_error(std::string(who) +
+                                                   ": called in the wake handler; let that "
+                                                   "only tell the host to do it"));
         loop.end_watch();
         detail::this_thread_core = loop.core_.get();
         loop.running_ = true;
@@ -14429,17 +14926,17 @@ void event_loop::shuffle_ready() {
     detail::ready_node** const end = std::exchange(ready.tail, &ready.first);
     detail::ready_node* next = nullptr;
     std::size_t ran = 0;
-    try {
+    ASYNCIO_TRY {
         do {
             next = node->next; // the node may be gone after it ran
             ++ran;
             node->run(node);
             node = next;
         } while (node);
-    } catch (...) { // an interrupt: the rest runs when the loop runs again
+    } ASYNCIO_CATCH_ALL { // an interrupt: the rest runs when the loop runs again
         if (next) ready.prepend(next, end);
         metrics_.callbacks += ran;
-        throw;
+        detail::rethrow_current();
     }
     metrics_.callbacks += ran;
     return ran;
@@ -14637,8 +15134,9 @@ void event_loop::resume() {
 }
 void event_loop::require_real_clock(const char* who) const {
     if (core_->clock != clock_kind::real)
-        throw std::runtime_error(std::string(who) + ": only the real clock has a scale; move a "
-                                                    "manual one with advance()");
+        detail::throw_error(std::runtime_error(std::string(who) +
+                                               ": only the real clock has a scale; move a "
+                                               "manual one with advance()"));
 }
 
 void event_loop::rescale(double scale, bool paused) noexcept {
@@ -14697,9 +15195,20 @@ namespace detail {
 
 // -- futures -------------------------------------------------------------------------
 
+// Ends the run with an interrupt: what run_forever() throws.
+static void leave_loop_with(loop_core& core, exception_ptr interrupt) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    core.interrupt = std::move(interrupt);
+    core.loop->stop();
+#else
+    static_cast<void>(core);
+    std::rethrow_exception(std::move(interrupt));
+#endif
+}
+
 bool state_base::cancel(std::string_view message) {
     if (done() || core->closed) return false;
-    complete_cancelled(std::make_exception_ptr(cancelled_error(std::string(message))));
+    complete_cancelled(make_error(cancelled_error(std::string(message))));
     return true;
 }
 
@@ -14715,24 +15224,20 @@ void state_base::wake_waiters() noexcept {
     }
 }
 
-void state_base::complete_cancelled(std::exception_ptr error) noexcept {
+void state_base::complete_cancelled(exception_ptr error) noexcept {
     exception = std::move(error);
     complete(status::cancelled);
 }
 
-void state_base::throw_no_value() {
-    if (done()) reported = true;
-    switch (current) {
-    case status::pending:
-        throw invalid_state_error("asyncio::future: the result is not there yet; await it, or "
-                                  "ask done() first");
-    case status::cancelled:
-        if (exception) std::rethrow_exception(exception);
-        throw cancelled_error();
-    case status::finished: break;
-    }
-    std::rethrow_exception(exception);
+exception_ptr state_base::why_no_value() {
+    if (!done())
+        return make_error(invalid_state_error("asyncio::future: the result is not there yet; "
+                                              "await it, or ask done() first"));
+    reported = true;
+    return exception ? exception : make_error(cancelled_error());
 }
+
+void state_base::throw_no_value() { rethrow(why_no_value()); }
 
 void state_base::last_handle_gone() noexcept {
     event_loop* const loop = core->loop;
@@ -14743,13 +15248,13 @@ void state_base::last_handle_gone() noexcept {
                                           : "a future failed and nobody looked at its error",
                                   exception};
         if (is_task) context.task = static_cast<task_base*>(this)->name();
-        try {
+        ASYNCIO_TRY {
             loop->call_exception_handler(context);
-        } catch (...) {
+        } ASYNCIO_CATCH_ALL {
             // What the handler throws leaves the loop in the next turn, not here.
             if (!core->closed)
-                loop->call_soon([error = std::current_exception()] {
-                    std::rethrow_exception(error);
+                loop->call_soon([error = current_error()] {
+                    rethrow(error);
                 });
         }
         --refs;
@@ -14777,15 +15282,15 @@ void done_callback::run_and_delete(ready_node* node) {
     const box<done_callback> self(static_cast<done_callback*>(node));
     const ref_ptr<loop_core> core = self->subject->core;
     if (core->dropping) return;
-    try {
+    ASYNCIO_TRY {
         const context_scope scope(self->variables);
         self->call();
-    } catch (const keyboard_interrupt&) {
-        throw;
-    } catch (...) {
+    } ASYNCIO_CATCH(const keyboard_interrupt&) {
+        rethrow_current();
+    } ASYNCIO_CATCH_ALL {
         if (core->loop)
             core->loop->call_exception_handler(
-                {"exception in a done-callback", std::current_exception()});
+                {"exception in a done-callback", current_error()});
     }
 }
 
@@ -14813,7 +15318,7 @@ bool remove_callback(state_base& state, std::uint64_t id) noexcept {
     return false;
 }
 
-std::exception_ptr future_handle::exception() const {
+exception_ptr future_handle::exception() const {
     state_base& s = state();
     if (s.current != state_base::status::finished) s.throw_no_value();
     s.reported = true;
@@ -14834,8 +15339,8 @@ std::uint64_t next_variable_id() noexcept {
 }
 
 void throw_no_variable(const std::string& name) {
-    throw std::out_of_range("asyncio::context_var: '" + name +
-                            "' has no value here and no default; set() it first");
+    throw_error(std::out_of_range("asyncio::context_var: '" + name +
+                            "' has no value here and no default; set() it first"));
 }
 
 // -- tasks ---------------------------------------------------------------------------
@@ -14999,7 +15504,7 @@ static std::size_t listed_parameters(std::string_view signature) {
 void task_base::report_references(const reference_mark& mark) const noexcept {
     if (is_ours(root->place)) return; // and sees to it that what it refers to lives on
     const std::string_view name = root->place.function_name();
-    try {
+    ASYNCIO_TRY {
         const bool has_object = listed_parameters(name) + 1 == mark.parameters;
         const bool call = name.ends_with(")>") || name.find("operator()") != name.npos;
         std::string what;
@@ -15015,7 +15520,7 @@ void task_base::report_references(const reference_mark& mark) const noexcept {
         }
         core->loop->call_exception_handler(
             {"the coroutine of a task " + what + ": " + place_of(*root), {}, this->name()});
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         // Out of memory: the task goes on without the report.
     }
 }
@@ -15028,13 +15533,13 @@ void drop_never_awaited(std::coroutine_handle<> frame) noexcept {
     if (debug && !ending && std::uncaught_exceptions() == 0) {
         const promise_base& promise =
             std::coroutine_handle<promise_base>::from_address(frame.address()).promise();
-        try {
+        ASYNCIO_TRY {
             const std::string message =
                 "a coroutine was never awaited; co_await it, or give it to create_task(): " +
                 place_of(promise);
             if (core) core->loop->call_exception_handler({message, {}, {}});
             else std::fprintf(stderr, "asyncio: %s\n", message.c_str());
-        } catch (...) {
+        } ASYNCIO_CATCH_ALL {
             // Out of memory: the coroutine goes without the report.
         }
     }
@@ -15104,8 +15609,8 @@ void task_base::note_cancel(std::string_view message) {
     extras->cancel_message = message;
 }
 
-void task_base::throw_cancelled() {
-    throw cancelled_error(extras ? extras->cancel_message : std::string());
+exception_ptr task_base::cancellation() const {
+    return make_error(cancelled_error(extras ? extras->cancel_message : std::string()));
 }
 
 void task_base::name(std::string_view text) {
@@ -15123,13 +15628,21 @@ std::string task_base::name() const {
 void task_base::step(ready_node* node) {
     task_base& self = static_cast<task_base&>(*node);
     if (self.attention != 0 && !self.prepare_step()) [[unlikely]] return;
-    self.waiting = nullptr;
     loop_core& loop = *self.core;
     loop.current = &self;
     this_thread_context = &self.variables;
     self.next_thing = then::waits;
+    [[maybe_unused]] suspension* const waited = take(self.waiting);
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (waited)
+        if (exception_ptr error = waited->failure()) self.fail_at(*self.at, std::move(error));
+    if (self.next_thing == then::waits) self.at->self().resume();
+    while ((self.next_thing == then::goes_on && self.at != &end) ||
+           (self.next_thing == then::fails && self.unwind())) {
+#else
     self.at->self().resume();
     while (self.next_thing == then::goes_on && self.at != &end) {
+#endif
         self.next_thing = self.has(stopping) ? then::stops : then::waits;
         self.at->self().resume();
     }
@@ -15137,8 +15650,36 @@ void task_base::step(ready_node* node) {
     this_thread_context = nullptr;
     if (self.next_thing == then::waits) [[likely]] return;
     if (self.next_thing == then::goes_on) self.finish();
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    else if (self.next_thing == then::fails) self.end_with(std::move(self.failure));
+#endif
     else self.end_at_once(); // its scope is gone
 }
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+bool task_base::unwind() noexcept {
+    // What the frames hold and never awaited is nobody's oversight.
+    const bool before = std::exchange(core->ending_frames, true);
+    bool caught = false;
+    for (promise_base* p = at; p && !caught;) {
+        if (p->catches) {
+            *take(p->catches) = std::move(failure);
+            at = p;
+            caught = true;
+        } else {
+            promise_base* const parent = p == root ? nullptr : p->parent;
+            if (parent) *p->held_by = nullptr;
+            else root = nullptr;
+            at = parent;
+            p->self().destroy();
+            p = parent;
+        }
+    }
+    core->ending_frames = before;
+    next_thing = then::fails; // whatever its destructors made of it
+    return caught;
+}
+#endif
 
 constinit promise_base task_base::end{nullptr};
 
@@ -15194,19 +15735,17 @@ bool task_base::prepare_step() {
     // Cancelled before it began: nothing of it ever runs.
     const ref_ptr<state_base> kept(this);
     destroy_frames();
-    complete_cancelled(std::make_exception_ptr(
-        cancelled_error(extras ? extras->cancel_message : std::string())));
+    complete_cancelled(cancellation());
     leave_loop();
     return false;
 }
 
-void task_base::end_with(std::exception_ptr error) {
+void task_base::end_with(exception_ptr error) {
     const ref_ptr<state_base> kept(this);
     const error_kind kind = error ? kind_of(error) : error_kind::ordinary;
     if (!error && has(must_cancel)) {
         // It cancelled itself and then returned: the cancellation wins.
-        complete_cancelled(std::make_exception_ptr(
-            cancelled_error(extras ? extras->cancel_message : std::string())));
+        complete_cancelled(cancellation());
     } else if (!error) {
         complete(status::finished);
     } else if (kind == error_kind::cancelled) {
@@ -15217,7 +15756,7 @@ void task_base::end_with(std::exception_ptr error) {
     leave_loop();
     if (kind == error_kind::interrupt) {
         reported = true;
-        std::rethrow_exception(std::move(error));
+        leave_loop_with(*core, std::move(error));
     }
 }
 
@@ -15231,7 +15770,7 @@ void task_base::end_at_once() noexcept {
     }
     destroy_frames();
     reported = true;
-    complete_cancelled(std::make_exception_ptr(
+    complete_cancelled(make_error(
         cancelled_error("asyncio::task_scope: the scope of the task is gone")));
     leave_loop();
     this_thread_core = before;
@@ -15323,11 +15862,12 @@ void detail::refuse_nested_run(const event_loop* loop, const char* who) {
     const loop_core* running = this_thread_core;
     const bool nested = running && running->loop && running->loop->is_running();
     if (nested || (loop && loop->is_running()))
-        throw std::runtime_error(std::string(who) + ": a loop is running on this thread already; "
-                                                    "co_await the work instead");
+        detail::throw_error(std::runtime_error(std::string(who) +
+                                               ": a loop is running on this thread already; "
+                                               "co_await the work instead"));
 }
 
-void event_loop::run_until_done(detail::state_base& main) {
+exception_ptr event_loop::run_until_done(detail::state_base& main) {
     core_->require_open("asyncio::event_loop::run_until_complete: the loop is closed; make "
                         "another one");
     const future<void> watched{detail::ref_ptr<detail::state_base>(&main)};
@@ -15336,18 +15876,18 @@ void event_loop::run_until_done(detail::state_base& main) {
     const std::uint64_t id = watched.add_done_callback([this, run = ++runs_] {
         if (run == runs_) stop();
     });
-    try {
-        run_forever();
-    } catch (...) {
-        ++runs_;
-        watched.remove_done_callback(id);
-        if (main.done()) main.reported = true;
-        throw;
-    }
+    exception_ptr error = detail::thrown_by([this] { run_forever(); });
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    error = std::exchange(core_->interrupt, nullptr);
+#endif
+    if (error) ++runs_;
     watched.remove_done_callback(id);
-    if (!main.done())
-        throw std::runtime_error("asyncio::event_loop::run_until_complete: stop() ended the run "
-                                 "before the work was done; run it again to go on");
+    if (error && main.done()) main.reported = true;
+    if (!error && !main.done())
+        error = detail::make_error(
+            std::runtime_error("asyncio::event_loop::run_until_complete: stop() ended the run "
+                               "before the work was done; run it again to go on"));
+    return error;
 }
 
 // Ctrl-C while a runner's main task runs.
@@ -15379,7 +15919,7 @@ private:
         // A third one has the system's effect.
         loop_.stop_listening(this);
         active_ = false;
-        throw keyboard_interrupt();
+        detail::leave_loop_with(loop_.core(), detail::make_error(keyboard_interrupt()));
     }
 
     event_loop& loop_;
@@ -15389,10 +15929,10 @@ private:
 };
 
 runner::~runner() {
-    try {
+    ASYNCIO_TRY {
         close();
-    } catch (...) {
-        detail::report_uncaught();
+    } ASYNCIO_CATCH_ALL {
+        detail::report_uncaught(detail::current_error());
     }
 }
 
@@ -15406,15 +15946,14 @@ event_loop& runner::get_loop() {
     return *loop_;
 }
 
-void runner::run_until_done(detail::state_base& main) {
+exception_ptr runner::run_until_done(detail::state_base& main) {
     const any_task task{detail::ref_ptr<detail::state_base>(&main)};
     const interrupt_guard guard(*loop_, task, options_.handle_sigint);
     loop_->core().started = loop_->core().now_ns();
-    loop_->run_until_done(main);
-    if (task.cancelled() && guard.count() > 0 && task.uncancel() == 0) {
-        main.reported = true;
-        throw keyboard_interrupt();
-    }
+    if (exception_ptr error = loop_->run_until_done(main)) return error;
+    if (!task.cancelled() || guard.count() == 0 || task.uncancel() != 0) return nullptr;
+    main.reported = true;
+    return detail::make_error(keyboard_interrupt());
 }
 
 namespace detail {
@@ -15478,17 +16017,13 @@ static coro<> end_tasks(event_loop& loop, duration patience) {
 static coro<> close_generators(event_loop& loop) {
     while (open_generator* const generator = loop.core().first_generator) {
         generator->leave();
-        try {
-            co_await generator->close();
-        } catch (const keyboard_interrupt&) {
-            throw;
-        } catch (const cancelled_error&) {
-            // Its own, which concerns nobody else.
-        } catch (...) {
-            loop.call_exception_handler({"a generator failed while run() was closing it",
-                                         std::current_exception(),
-                                         {}});
-        }
+        const caught<void> closed = co_await catching(generator->close());
+        if (!closed.error) continue;
+        const error_kind kind = kind_of(closed.error);
+        if (kind == error_kind::interrupt) co_await fail_with(closed.error);
+        if (kind == error_kind::cancelled) continue; // its own, which concerns nobody else
+        loop.call_exception_handler(
+            {"a generator failed while run() was closing it", closed.error, {}});
     }
 }
 
@@ -15513,27 +16048,20 @@ void runner::close() {
     loop_->close();
 }
 
-int detail::report_uncaught() noexcept {
-    try {
-        throw;
-    } catch (const keyboard_interrupt&) {
-        return 130;
-    } catch (const base_exception_group& group) {
-        std::ostringstream text;
-        text << "asyncio: uncaught " << group;
-        std::fputs(text.str().c_str(), stderr);
-    } catch (...) {
-        std::fprintf(stderr, "asyncio: uncaught %s\n",
-                     describe(std::current_exception()).c_str());
-    }
+int detail::report_uncaught(const exception_ptr& error) noexcept {
+    if (kind_of(error) == error_kind::interrupt) return 130;
+    std::ostringstream text;
+    if (const auto* const group = exception_cast<base_exception_group>(error)) text << *group;
+    else text << describe(error) << '\n';
+    std::fprintf(stderr, "asyncio: uncaught %s", text.str().c_str());
     return 1;
 }
 
 detail::signal_awaiter::signal_awaiter(std::initializer_list<int> numbers) {
     for (const int number : numbers) {
         if (number < 1 || number > most_signals)
-            throw std::invalid_argument("asyncio::wait_signal: no signal has the number " +
-                                        std::to_string(number));
+            detail::throw_error(std::invalid_argument(
+                "asyncio::wait_signal: no signal has the number " + std::to_string(number)));
         numbers_ |= std::uint64_t(1) << (number - 1);
     }
 }
@@ -15590,7 +16118,7 @@ private:
     struct enlisted;
     static coro<> run_member(std::shared_ptr<core_group> group, std::size_t i, coro<> main);
     void work(std::size_t i, coro<> main, const run_options& options) noexcept;
-    void ended(std::exception_ptr error);
+    void ended(exception_ptr error);
     void cancel_all();
 
     std::mutex mutex_; // for `loop` of the members, and cancelled_
@@ -15600,15 +16128,15 @@ private:
     event_loop* home_ = nullptr;
     future<void> news_;
     std::size_t running_ = 0;
-    std::exception_ptr first_error_;
+    exception_ptr first_error_;
 };
 
 coro<> core_group::run(std::vector<coro<>> mains, run_options options) {
     const auto self = shared_from_this();
     home_ = &get_running_loop();
     options.handle_sigint = false; // Ctrl-C comes to this task
-    std::exception_ptr error;
-    try {
+    exception_ptr error;
+    ASYNCIO_TRY {
         for (std::size_t i = 0; i < members_.size(); ++i) {
             members_[i].thread = std::thread(
                 [self, i, options, main = std::move(mains[i])]() mutable {
@@ -15616,34 +16144,31 @@ coro<> core_group::run(std::vector<coro<>> mains, run_options options) {
                 });
             ++running_;
         }
-    } catch (const std::system_error&) {
-        error = std::current_exception();
+    } ASYNCIO_CATCH(const std::system_error&) {
+        error = current_error();
         cancel_all();
     }
     while (running_ > 0) {
         news_ = home_->create_future<void>();
-        try {
-            future<void> news = news_;
-            co_await news;
-        } catch (const cancelled_error&) {
-            if (!error) error = std::current_exception();
-        }
+        const future<void> news = news_;
+        caught<void> got = co_await catching(news);
+        if (got.error && !error) error = std::move(got.error);
         if (error || first_error_) cancel_all();
     }
     if (!error) error = first_error_;
-    if (error) std::rethrow_exception(error);
+    if (error) co_await fail_with(std::move(error));
 }
 
 // On the member's thread, from here to cancel_all().
 void core_group::work(std::size_t i, coro<> main, const run_options& options) noexcept {
-    std::exception_ptr error;
-    try {
+    exception_ptr error;
+    ASYNCIO_TRY {
         asyncio::run(run_member(shared_from_this(), i, std::move(main)), options);
-    } catch (const cancelled_error&) {
+    } ASYNCIO_CATCH(const cancelled_error&) {
         const std::lock_guard lock(mutex_);
-        if (!cancelled_) error = std::current_exception();
-    } catch (...) {
-        error = std::current_exception();
+        if (!cancelled_) error = current_error();
+    } ASYNCIO_CATCH_ALL {
+        error = current_error();
     }
     home_->call_soon_threadsafe([self = shared_from_this(), error] { self->ended(error); });
 }
@@ -15652,7 +16177,7 @@ void core_group::work(std::size_t i, coro<> main, const run_options& options) no
 struct core_group::enlisted {
     enlisted(core_group& g, member& m) : owner(g), self(m) {
         const std::lock_guard lock(owner.mutex_);
-        if (owner.cancelled_) throw cancelled_error();
+        if (owner.cancelled_) throw_error(cancelled_error());
         self.main = current_task();
         self.loop = &get_running_loop();
     }
@@ -15671,7 +16196,7 @@ coro<> core_group::run_member(std::shared_ptr<core_group> group, std::size_t i, 
 }
 
 // On the calling thread again.
-void core_group::ended(std::exception_ptr error) {
+void core_group::ended(exception_ptr error) {
     --running_;
     if (error && !first_error_) first_error_ = std::move(error);
     if (!news_.done()) news_.set_result();
@@ -15792,7 +16317,7 @@ void timeout::reschedule(std::optional<time_point> when) {
     set_timer();
 }
 
-detail::ready_awaiter<bool> timeout::aexit(const std::exception_ptr& error) {
+exception_ptr timeout::leave(const exception_ptr& error) {
     timer_.cancel();
     timer_ = handle();
     const any_task task = std::exchange(task_, any_task());
@@ -15801,11 +16326,11 @@ detail::ready_awaiter<bool> timeout::aexit(const std::exception_ptr& error) {
         // Somebody else's cancellation goes on as what it is.
         if (task.uncancel() <= cancelling_ && error &&
             detail::kind_of(error) == detail::error_kind::cancelled)
-            throw timeout_error("asyncio::timeout: the time limit passed");
+            return detail::make_error(timeout_error("asyncio::timeout: the time limit passed"));
     } else if (state_ == state::entered) {
         state_ = state::exited;
     }
-    return detail::ready_awaiter<bool>(false);
+    return nullptr;
 }
 
 // -- task_group ------------------------------------------------------------------------
@@ -15960,31 +16485,26 @@ detail::ready_awaiter<void> task_group::aenter() {
     return detail::ready_awaiter<void>();
 }
 
-coro<bool> task_group::aexit(std::exception_ptr error) {
+coro<bool> task_group::aexit(exception_ptr error) {
     using detail::error_kind;
     exiting_ = true;
     const error_kind kind = error ? detail::kind_of(error) : error_kind::ordinary;
     if (error && kind == error_kind::interrupt && !interrupt_) interrupt_ = error;
-    std::exception_ptr cancellation;
+    exception_ptr cancellation;
     if (error && kind == error_kind::cancelled) cancellation = error;
     if (error && !aborting_) abort();
 
     // The parent may be cancelled again and again while it waits here.
     while (children_) {
-        std::exception_ptr cancelled;
-        try {
-            co_await all_done(*this);
-        } catch (const cancelled_error&) {
-            cancelled = std::current_exception();
-        }
-        if (cancelled && !cancellation) cancellation = std::move(cancelled);
+        detail::caught<void> waited = co_await detail::catching(all_done(*this));
+        if (waited.error && !cancellation) cancellation = std::move(waited.error);
         if (cancellation && !aborting_) abort();
     }
     finished_ = true;
     const any_task parent = std::exchange(parent_, any_task());
-    const std::vector<std::exception_ptr> nothing;
-    std::vector<std::exception_ptr> errors = std::exchange(errors_, nothing);
-    if (interrupt_) std::rethrow_exception(std::exchange(interrupt_, nullptr));
+    const std::vector<exception_ptr> nothing;
+    std::vector<exception_ptr> errors = std::exchange(errors_, nothing);
+    if (interrupt_) co_await detail::fail_with(std::exchange(interrupt_, nullptr));
 
     bool own_cancellation = false; // the body's cancelled_error is this group's doing
     if (parent_cancel_requested_ && parent.uncancel() == 0) {
@@ -15992,7 +16512,7 @@ coro<bool> task_group::aexit(std::exception_ptr error) {
         cancellation = nullptr;
     }
     if (error && kind != error_kind::cancelled) errors.push_back(error);
-    if (cancellation && errors.empty()) std::rethrow_exception(std::move(cancellation));
+    if (cancellation && errors.empty()) co_await detail::fail_with(std::move(cancellation));
     if (!errors.empty()) {
         // A cancellation from outside that has been delivered already is asked for
         // again, so that the next await throws it.
@@ -16000,7 +16520,8 @@ coro<bool> task_group::aexit(std::exception_ptr error) {
             parent.uncancel();
             parent.cancel();
         }
-        detail::throw_group("unhandled errors in a task group", std::move(errors));
+        co_await detail::fail_with(
+            detail::make_group("unhandled errors in a task group", std::move(errors)));
     }
     co_return own_cancellation;
 }
@@ -16170,20 +16691,20 @@ void gather_children::child_done(child& c) {
     if (future_->done()) return;
     if (!outcomes_ && (ended.failed() || ended.current == state_base::status::cancelled)) {
         future_->fail(ended.exception ? ended.exception
-                                      : std::make_exception_ptr(cancelled_error()));
+                                      : make_error(cancelled_error()));
         return;
     }
     if (unfinished_ > 0) return;
     if (cancel_requested_) {
-        future_->fail(std::make_exception_ptr(cancelled_error()));
+        future_->fail(make_error(cancelled_error()));
         return;
     }
-    try {
+    ASYNCIO_TRY {
         // So that values may be moved out of states that nobody else holds.
         for (std::size_t i = 0; i < count_; ++i) children_[i].state = nullptr;
         assemble();
-    } catch (...) {
-        future_->fail(std::current_exception());
+    } ASYNCIO_CATCH_ALL {
+        future_->fail(current_error());
     }
 }
 
@@ -16226,27 +16747,27 @@ void detail::waiter_list::detach_all() noexcept {
 void detail::report_orphan(task_base& task) noexcept {
     loop_core& core = *task.core;
     if (!core.debug || core.closing || !core.loop) return;
-    try {
+    ASYNCIO_TRY {
         core.loop->call_exception_handler(
             {"what a task waits for was destroyed; the task stays suspended until it is cancelled",
              {},
              task.name()});
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         // A destructor has no way to pass it on.
     }
 }
 
-coro<bool> lock::aexit(std::exception_ptr) {
+coro<bool> lock::aexit(exception_ptr) {
     release();
     co_return false;
 }
 
-coro<bool> semaphore::aexit(std::exception_ptr) {
+coro<bool> semaphore::aexit(exception_ptr) {
     release();
     co_return false;
 }
 
-coro<bool> bounded_semaphore::aexit(std::exception_ptr) {
+coro<bool> bounded_semaphore::aexit(exception_ptr) {
     release();
     co_return false;
 }
@@ -16298,25 +16819,23 @@ coro<bool> condition::wait() {
     visit here(*this);
     const std::uint64_t turn = mutex.turn_;
     mutex.release();
-    std::exception_ptr cancelled;
-    try {
-        co_await notified(*this);
-    } catch (const cancelled_error&) {
-        cancelled = std::current_exception();
+    exception_ptr cancelled;
+    {
+        detail::caught<void> notification = co_await detail::catching(notified(*this));
+        cancelled = std::move(notification.error);
     }
     // However often it is cancelled meanwhile, the task comes out with the lock; unless
     // the condition is gone, and its lock probably with it.
     for (bool held = false; !held;) {
-        if (!here.condition_lives() && cancelled) std::rethrow_exception(std::move(cancelled));
-        try {
-            held = co_await mutex.acquire();
-        } catch (const cancelled_error&) {
-            cancelled = std::current_exception();
-        }
+        if (!here.condition_lives() && cancelled)
+            co_await detail::fail_with(std::move(cancelled));
+        detail::caught<bool> acquired = co_await detail::catching(mutex.acquire());
+        if (acquired.error) cancelled = std::move(acquired.error);
+        else held = true;
     }
     // For the caller's guard it is the turn that it had before.
     mutex.turn_ = turn;
-    if (cancelled) std::rethrow_exception(std::move(cancelled));
+    if (cancelled) co_await detail::fail_with(std::move(cancelled));
     here.succeeded();
     co_return true;
 }
@@ -16332,7 +16851,8 @@ void condition::notify(std::size_t count) {
 
 coro<> barrier::wait_in_round() {
     while (state_ == state::filling) co_await changed_.wait();
-    if (state_ == state::broken || state_ == state::resetting) throw broken_barrier_error();
+    if (state_ == state::broken || state_ == state::resetting)
+        co_await detail::fail_with(detail::make_error(broken_barrier_error()));
 }
 
 // Also where the lock is not held: in a frame that is destroyed while it waits.
@@ -16347,7 +16867,8 @@ coro<std::size_t> barrier::wait() {
     const auto held = co_await changed_.scoped();
     // Those of the last round leave first.
     while (state_ == state::draining || state_ == state::resetting) co_await changed_.wait();
-    if (state_ == state::broken) throw broken_barrier_error();
+    if (state_ == state::broken)
+        co_await detail::fail_with(detail::make_error(broken_barrier_error()));
 
     const std::size_t place = static_cast<std::size_t>(count_++);
     const leaving at_end(*this);
@@ -16506,7 +17027,7 @@ void concurrent_base::publish(status how) noexcept {
     while (node) std::exchange(node, node->following)->done(*this);
 }
 
-bool concurrent_base::fail(std::exception_ptr why) noexcept {
+bool concurrent_base::fail(exception_ptr why) noexcept {
     if (!claim()) return false;
     error = std::move(why);
     publish(status::finished);
@@ -16582,26 +17103,27 @@ bool concurrent_base::wait(std::optional<duration> timeout) noexcept {
     return true;
 }
 
-std::exception_ptr concurrent_base::exception(std::optional<duration> timeout) {
+exception_ptr concurrent_base::exception(std::optional<duration> timeout) {
     if (!wait(timeout))
-        throw timeout_error("asyncio::concurrent_future: the time limit passed before the job was "
-                            "done; it goes on");
-    if (current() == status::cancelled) throw cancelled_error();
+        throw_error(
+            timeout_error("asyncio::concurrent_future: the time limit passed before the job was "
+                          "done; it goes on"));
+    if (current() == status::cancelled) throw_error(cancelled_error());
     return error;
 }
 
 void concurrent_base::require_value(std::optional<duration> timeout, bool last) {
-    std::exception_ptr why = exception(timeout);
+    exception_ptr why = exception(timeout);
     if (!why) return;
     if (last && only_handle()) error = nullptr;
-    std::rethrow_exception(std::move(why));
+    rethrow(std::move(why));
 }
 
 void report_callback_error() noexcept {
-    try {
+    ASYNCIO_TRY {
         std::fprintf(stderr, "asyncio::concurrent_future: a done-callback threw %s\n",
-                     describe(std::current_exception()).c_str());
-    } catch (...) {
+                     describe(current_error()).c_str());
+    } ASYNCIO_CATCH_ALL {
         // There is no memory left to say it with.
     }
 }
@@ -16721,10 +17243,10 @@ std::optional<std::size_t> completion_watch::next(steady_time deadline) {
 // -- executors ---------------------------------------------------------------------
 
 void executor_core::submit(ref_ptr<concurrent_base>, local_job&) {
-    throw std::logic_error("asyncio::executor: it runs encoded calls only");
+    throw_error(std::logic_error("asyncio::executor: it runs encoded calls only"));
 }
 void executor_core::submit(ref_ptr<concurrent_base>, remote_job&, box<outgoing>) {
-    throw std::logic_error("asyncio::executor: it runs no encoded calls");
+    throw_error(std::logic_error("asyncio::executor: it runs no encoded calls"));
 }
 void executor_core::stop(remote_job& job) noexcept { job.state().cancel(); }
 void executor_core::kill(int) {
@@ -16733,10 +17255,11 @@ void executor_core::kill(int) {
 }
 
 void throw_cannot_travel(std::string_view callable) {
-    throw codec_error("asyncio::executor::submit: this call cannot travel to an isolated worker; "
-                      "give it a function or a captureless lambda, with arguments and a result "
-                      "that have a codec (" +
-                      std::string(callable) + ")");
+    throw_error(
+        codec_error("asyncio::executor::submit: this call cannot travel to an isolated worker; "
+                    "give it a function or a captureless lambda, with arguments and a result "
+                    "that have a codec (" +
+                    std::string(callable) + ")"));
 }
 
 // -- threads and forks -------------------------------------------------------------
@@ -16800,19 +17323,20 @@ private:
 
 void thread_core::submit(ref_ptr<concurrent_base> state, local_job& job) {
     std::unique_lock lock(mutex_);
-    if (!broken_.empty()) throw broken_executor(broken_);
+    if (!broken_.empty()) throw_error(broken_executor(broken_));
     if (shut_down_)
-        throw std::runtime_error(how_.who + "::submit: the executor was shut down; submit before "
-                                            "shutdown(), or make another one");
+        throw_error(std::runtime_error(how_.who +
+                                       "::submit: the executor was shut down; submit before "
+                                       "shutdown(), or make another one"));
     job.next = nullptr;
     (last_ ? last_->next : first_) = &job;
     local_job* const before = std::exchange(last_, &job);
     static_cast<void>(state.detach());
     ++queued_;
     if (queued_ > idle_ && alive_ < how_.most) {
-        try {
+        ASYNCIO_TRY {
             start_thread();
-        } catch (...) {
+        } ASYNCIO_CATCH_ALL {
             // Other threads will come to it; with none, nobody would.
             if (alive_ > 0) return;
             last_ = before;
@@ -16820,7 +17344,7 @@ void thread_core::submit(ref_ptr<concurrent_base> state, local_job& job) {
             --queued_;
             lock.unlock();
             release(job);
-            throw;
+            rethrow_current();
         }
         return;
     }
@@ -16833,14 +17357,14 @@ void thread_core::start_thread() {
     auto self = std::static_pointer_cast<thread_core>(shared_from_this());
     harmless_threads.fetch_add(1);
     std::thread thread;
-    try {
+    ASYNCIO_TRY {
         thread = std::thread([self = std::move(self), number = started_] {
             self->work(number);
             harmless_threads.fetch_sub(1);
         });
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         harmless_threads.fetch_sub(1);
-        throw;
+        rethrow_current();
     }
     ++started_;
     ++alive_;
@@ -16864,11 +17388,11 @@ local_job* thread_core::take_all() noexcept {
 bool thread_core::initialise() {
     if (!how_.initializer) return true;
     const working_thread busy;
-    try {
+    ASYNCIO_TRY {
         how_.initializer();
         return true;
-    } catch (...) {
-        break_pool(how_.who + ": the initializer threw " + describe(std::current_exception()) +
+    } ASYNCIO_CATCH_ALL {
+        break_pool(how_.who + ": the initializer threw " + describe(current_error()) +
                    "; no worker can run jobs");
         return false;
     }
@@ -16882,7 +17406,7 @@ void thread_core::break_pool(const std::string& why) noexcept {
     wake_.notify_all();
     while (job) {
         local_job* const next = job->next;
-        job->state().fail(std::make_exception_ptr(broken_executor(why)));
+        job->state().fail(make_error(broken_executor(why)));
         release(*std::exchange(job, next));
     }
 }
@@ -16918,9 +17442,9 @@ void thread_core::work(std::size_t number) {
     }
     --alive_;
     if (retired && first_ && queued_ > idle_) {
-        try {
+        ASYNCIO_TRY {
             start_thread();
-        } catch (...) {
+        } ASYNCIO_CATCH_ALL {
             if (alive_ == 0) {
                 lock.unlock();
                 break_pool(how_.who + ": no thread could be started for the next job");
@@ -16987,7 +17511,7 @@ void executor::shutdown(shutdown_options options) {
     core().shutdown(options.wait, options.cancel_futures);
 }
 
-coro<bool> executor::aexit(std::exception_ptr) {
+coro<bool> executor::aexit(exception_ptr) {
     // The thread may outlive the executor object, when this wait is cancelled.
     auto ended = concurrent_future<void>::create();
     ended.set_running();
@@ -17035,14 +17559,10 @@ coro<> event_loop::shutdown_default_executor(std::optional<duration> timeout) {
         co_await ended;
         co_return;
     }
-    bool late = false;
-    try {
-        auto waiting = detail::as_coro(ended);
-        co_await wait_for(std::move(waiting), *timeout);
-    } catch (const timeout_error&) {
-        late = true;
-    }
-    if (late)
+    const auto got = co_await detail::catching(wait_for(ended, *timeout));
+    if (got.error && !detail::exception_cast<timeout_error>(got.error))
+        co_await detail::fail_with(got.error);
+    if (got.error)
         call_exception_handler({"the default executor did not end its jobs in time; their threads "
                                 "are left to themselves",
                                 {},
@@ -17063,27 +17583,40 @@ enum class error_form : std::uint8_t {
     base_group
 };
 
-// How one exception type travels.
+// How one exception type travels. Without exceptions there are no nested ones.
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+struct error_type {
+    const void* tag;
+    void (*put)(const std::exception& error, encoder& out);
+    exception_ptr (*make)(decoder& in, const exception_ptr& cause);
+};
+
+template <class E>
+exception_ptr with_cause(E error, const exception_ptr&) {
+    return make_error(std::move(error));
+}
+#else
 struct error_type {
     const std::type_info* plain;
     const std::type_info& (*nested)(); // its type when thrown by throw_with_nested()
     void (*put)(const std::exception& error, encoder& out);
-    std::exception_ptr (*make)(decoder& in, const std::exception_ptr& cause);
+    exception_ptr (*make)(decoder& in, const exception_ptr& cause);
 };
 
 template <class E>
-std::exception_ptr with_cause(E error, const std::exception_ptr& cause) {
-    if (!cause) return std::make_exception_ptr(std::move(error));
+exception_ptr with_cause(E error, const exception_ptr& cause) {
+    if (!cause) return make_error(std::move(error));
     try {
-        std::rethrow_exception(cause);
+        rethrow(cause);
     } catch (...) {
         try {
             std::throw_with_nested(std::move(error));
         } catch (...) {
-            return std::current_exception();
+            return current_error();
         }
     }
 }
+#endif
 
 // E as it is put and made: by its message, unless it has none or has more.
 template <class E>
@@ -17208,6 +17741,11 @@ struct carried<std::system_error> {
 
 template <class E>
 error_type type_of() {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    return {&tag_of<E>, &carried<E>::put, [](decoder& in, const exception_ptr& cause) {
+                return with_cause<E>(carried<E>::make(in), cause);
+            }};
+#else
     return {&typeid(E),
             []() -> const std::type_info& {
                 static const std::type_info& type = []() -> const std::type_info& {
@@ -17220,9 +17758,10 @@ error_type type_of() {
                 return type;
             },
             &carried<E>::put,
-            [](decoder& in, const std::exception_ptr& cause) {
+            [](decoder& in, const exception_ptr& cause) {
                 return with_cause<E>(carried<E>::make(in), cause);
             }};
+#endif
 }
 
 template <class... E>
@@ -17245,15 +17784,38 @@ const auto& error_types() {
     return types;
 }
 
-std::string current_exception_type() {
-    const std::type_info* const type = current_type();
-    return type ? demangled(type->name()) : "unknown";
-}
-
 void put_group(encoder& out, error_form form, const base_exception_group& group) {
     out.put(form);
     out.put(group.message());
     out.put(group.exceptions());
+}
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+void put_other(encoder& out, const exception_ptr& error) {
+    const auto& types = error_types();
+    const auto* const standard = exception_cast<std::exception>(error);
+    for (std::size_t i = 0; standard && i < types.size(); ++i) {
+        if (types[i].tag != error.get()->tag()) continue;
+        if (const auto* const coded = exception_cast<std::system_error>(error))
+            if (!portable_category(coded->code().category().name())) break;
+        out.put(error_form::known);
+        out.put(static_cast<std::uint8_t>(i));
+        out.put(exception_ptr());
+        types[i].put(*standard, out);
+        return;
+    }
+    out.put(error_form::other);
+    out.put(readable_name(error.get()->type()));
+    out.put(std::string(text_of(error)));
+    out.put(exception_ptr());
+}
+
+#else
+
+std::string current_exception_type() {
+    const std::type_info* const type = current_type();
+    return type ? demangled(type->name()) : "unknown";
 }
 
 void put_standard(encoder& out, const std::exception& error) {
@@ -17266,77 +17828,85 @@ void put_standard(encoder& out, const std::exception& error) {
             if (!portable_category(coded->code().category().name())) break;
         out.put(error_form::known);
         out.put(static_cast<std::uint8_t>(i));
-        out.put(nested ? nested->nested_ptr() : std::exception_ptr());
+        out.put(nested ? nested->nested_ptr() : exception_ptr());
         types[i].put(error, out);
         return;
     }
     out.put(error_form::other);
     out.put(current_exception_type());
     out.put(std::string(error.what()));
-    out.put(nested ? nested->nested_ptr() : std::exception_ptr());
+    out.put(nested ? nested->nested_ptr() : exception_ptr());
 }
 
-void throw_codec_error(const char* message) { throw codec_error(message); }
+void put_other(encoder& out, const exception_ptr& error) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const std::exception& e) {
+        put_standard(out, e);
+    } catch (...) {
+        out.put(error_form::other);
+        out.put(current_exception_type());
+        out.put(std::string("an exception that is no std::exception"));
+        out.put(exception_ptr());
+    }
+}
+
+#endif
+
+void throw_codec_error(const char* message) { throw_error(codec_error(message)); }
 
 } // namespace detail
 
-void codec<std::exception_ptr>::encode(const std::exception_ptr& error, encoder& out) {
+void codec<exception_ptr>::encode(const exception_ptr& error, encoder& out) {
     using detail::error_form;
     if (!error) {
         out.put(error_form::none);
         return;
     }
-    try {
-        std::rethrow_exception(error);
-    } catch (const cancelled_error& e) {
+    if (const auto* const end = detail::exception_cast<cancelled_error>(error)) {
         out.put(error_form::cancelled);
-        out.put(std::string(e.what()));
-    } catch (const keyboard_interrupt& e) {
+        out.put(std::string(end->what()));
+    } else if (const auto* const stop = detail::exception_cast<keyboard_interrupt>(error)) {
         out.put(error_form::interrupt);
-        out.put(std::string(e.what()));
-    } catch (const exception_group& e) {
-        detail::put_group(out, error_form::group, e);
-    } catch (const base_exception_group& e) {
-        detail::put_group(out, error_form::base_group, e);
-    } catch (const std::exception& e) {
-        detail::put_standard(out, e);
-    } catch (...) {
-        out.put(error_form::other);
-        out.put(detail::current_exception_type());
-        out.put(std::string("an exception that is no std::exception"));
-        out.put(std::exception_ptr());
+        out.put(std::string(stop->what()));
+    } else if (const auto* const group = detail::exception_cast<exception_group>(error)) {
+        detail::put_group(out, error_form::group, *group);
+    } else if (const auto* const any = detail::exception_cast<base_exception_group>(error)) {
+        detail::put_group(out, error_form::base_group, *any);
+    } else {
+        detail::put_other(out, error);
     }
 }
 
-std::exception_ptr codec<std::exception_ptr>::decode(decoder& in) {
+exception_ptr codec<exception_ptr>::decode(decoder& in) {
     using detail::error_form;
     switch (in.get<error_form>()) {
     case error_form::none: return nullptr;
     case error_form::cancelled:
-        return std::make_exception_ptr(cancelled_error(in.get<std::string>()));
+        return detail::make_error(cancelled_error(in.get<std::string>()));
     case error_form::interrupt:
-        return std::make_exception_ptr(keyboard_interrupt(in.get<std::string>()));
+        return detail::make_error(keyboard_interrupt(in.get<std::string>()));
     case error_form::group: {
         auto message = in.get<std::string>();
-        auto errors = in.get<std::vector<std::exception_ptr>>();
-        return std::make_exception_ptr(exception_group(std::move(message), std::move(errors)));
+        auto errors = in.get<std::vector<exception_ptr>>();
+        return detail::make_error(exception_group(std::move(message), std::move(errors)));
     }
     case error_form::base_group: {
         auto message = in.get<std::string>();
-        auto errors = in.get<std::vector<std::exception_ptr>>();
-        return std::make_exception_ptr(base_exception_group(std::move(message), std::move(errors)));
+        auto errors = in.get<std::vector<exception_ptr>>();
+        return detail::make_error(base_exception_group(std::move(message), std::move(errors)));
     }
     case error_form::known: {
         const auto& types = detail::error_types();
         const std::size_t index = in.get<std::uint8_t>();
         if (index >= types.size()) break;
-        const auto cause = in.get<std::exception_ptr>();
+        const auto cause = in.get<exception_ptr>();
         return types[index].make(in, cause);
     }
     case error_form::other: {
         auto type = in.get<std::string>();
         auto what = in.get<std::string>();
-        const auto cause = in.get<std::exception_ptr>();
+        const auto cause = in.get<exception_ptr>();
         return detail::with_cause(remote_error(std::move(type), what), cause);
     }
     }
@@ -17753,18 +18323,18 @@ private:
 };
 
 // Sends an error; one that cannot travel is told by its text.
-void send_error(int socket, frame_kind kind, const std::exception_ptr& error) {
+void send_error(int socket, frame_kind kind, const exception_ptr& error) {
     outgoing message;
-    try {
+    ASYNCIO_TRY {
         message.out.put(error);
         message.seal();
         send_frame(socket, kind, message, 0);
         return;
-    } catch (const std::exception&) {
+    } ASYNCIO_CATCH(const std::exception&) {
         // Fall through to an error that surely fits.
     }
     outgoing plain;
-    plain.out.put(std::make_exception_ptr(
+    plain.out.put(make_error(
         codec_error("asyncio::codec: the job's error could not travel: " + describe(error))));
     plain.seal();
     send_frame(socket, kind, plain, 0);
@@ -17773,21 +18343,21 @@ void send_error(int socket, frame_kind kind, const std::exception_ptr& error) {
 // Runs a job, which puts its result, and sends what came of it.
 template <class Job>
 void answer(int socket, Job job) noexcept {
-    std::exception_ptr error;
-    try {
+    exception_ptr error;
+    ASYNCIO_TRY {
         outgoing result;
         job(result.out);
         result.seal();
         std::fflush(nullptr);
         send_frame(socket, frame_kind::result, result, 0);
         return;
-    } catch (...) {
-        error = std::current_exception();
+    } ASYNCIO_CATCH_ALL {
+        error = current_error();
     }
     std::fflush(nullptr);
-    try {
+    ASYNCIO_TRY {
         send_error(socket, frame_kind::failure, error);
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         leave_worker(1); // not even the memory for an error message
     }
 }
@@ -17801,13 +18371,13 @@ void answer(int socket, Job job) noexcept {
         reader.kind() != frame_kind::setup)
         leave_worker(0);
     worker_setup setup;
-    try {
+    ASYNCIO_TRY {
         decoder in(reader.bytes());
         setup = in.get<worker_setup>();
         if (setup.memory_limit) limit_memory(*setup.memory_limit);
         if (setup.has_initializer) get_code(in)();
-    } catch (...) {
-        send_error(socket, frame_kind::unfit, std::current_exception());
+    } ASYNCIO_CATCH_ALL {
+        send_error(socket, frame_kind::unfit, current_error());
         leave_worker(0);
     }
     cpu_alarm alarm(setup.cpu_limit);
@@ -18207,7 +18777,7 @@ private:
     // What has happened to a job; told to its future when no lock is held.
     struct ending {
         item job;
-        std::exception_ptr error; // null: cancelled
+        exception_ptr error; // null: cancelled
     };
     using endings = std::vector<ending>;
     struct loop_link;
@@ -18379,14 +18949,14 @@ void process_core::begin() {
     const signals_held quiet;
     const std::lock_guard guard(mutex_);
     harmless_threads.fetch_add(1);
-    try {
+    ASYNCIO_TRY {
         supervisor_ = std::thread([self = std::move(self)] {
             self->supervise();
             harmless_threads.fetch_sub(1);
         });
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         harmless_threads.fetch_sub(1);
-        throw;
+        rethrow_current();
     }
     supervisor_id_ = supervisor_.get_id();
 }
@@ -18409,10 +18979,11 @@ void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job,
     endings ends;
     {
         const std::lock_guard guard(mutex_);
-        if (!broken_.empty()) throw broken_executor(broken_);
+        if (!broken_.empty()) throw_error(broken_executor(broken_));
         if (shut_down_)
-            throw std::runtime_error(how_.who + "::submit: the executor was shut down; submit "
-                                                "before shutdown(), or make another one");
+            throw_error(std::runtime_error(how_.who +
+                                           "::submit: the executor was shut down; submit "
+                                           "before shutdown(), or make another one"));
         queue_.push_back({std::move(state), &job, std::move(call), false});
         hand_out(ends, queue_.size() == 1 ? submitting_loop : nullptr);
         if (!queue_.empty()) listen_alone();
@@ -18442,7 +19013,7 @@ void process_core::hand_out(endings& ends, loop_core* alone) {
             continue;
         }
         if (error != 0) {
-            ends.push_back({std::move(next), std::make_exception_ptr(std::system_error(
+            ends.push_back({std::move(next), make_error(std::system_error(
                                                  error, std::system_category(), "sendmsg"))});
             queue_.pop_front();
             continue;
@@ -18458,12 +19029,12 @@ void process_core::hand_out(endings& ends, loop_core* alone) {
 // Ends a job with what its worker sent.
 static void finish_remote(concurrent_base& state, remote_job& job, const frame_reader& reader) {
     if (!state.claim()) return;
-    try {
+    ASYNCIO_TRY {
         decoder in(reader.bytes());
         if (reader.kind() == frame_kind::result) job.decode_result(in);
-        else state.error = in.get<std::exception_ptr>();
-    } catch (...) {
-        state.error = std::current_exception();
+        else state.error = in.get<exception_ptr>();
+    } ASYNCIO_CATCH_ALL {
+        state.error = current_error();
     }
     state.publish(concurrent_base::status::finished);
 }
@@ -18497,7 +19068,7 @@ void process_core::set_listener(worker& w, loop_core* loop) {
         return;
     }
     if (std::find(w.watched_by.begin(), w.watched_by.end(), loop) != w.watched_by.end()) return;
-    try {
+    ASYNCIO_TRY {
         owned_fd socket = made_fd(::fcntl(w.socket.get(), F_DUPFD_CLOEXEC, 0), "fcntl");
         const int fd = socket.get();
         w.watched_by.push_back(loop);
@@ -18506,7 +19077,7 @@ void process_core::set_listener(worker& w, loop_core* loop) {
             std::move(socket)});
         loop->loop->add_reader(fd, [link] { link->ready(); });
         link->registered = true;
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         std::erase(w.watched_by, loop);
         w.listener = nullptr; // the supervisor, which has not stopped to
     }
@@ -18665,7 +19236,7 @@ void process_core::settle(endings& ends) {
 }
 
 bool process_core::start_worker(endings& ends) {
-    try {
+    ASYNCIO_TRY {
         auto [ours, theirs] = socket_pair();
         outgoing setup;
         setup.out.put(how_.setup);
@@ -18684,7 +19255,7 @@ bool process_core::start_worker(endings& ends) {
         workers_.push_back(std::move(made));
         ++starting_;
         return true;
-    } catch (const std::exception& error) {
+    } ASYNCIO_CATCH_AS(const std::exception& error) {
         // Those that work will come to the jobs; with none, nobody would.
         if (workers_.empty())
             break_pool(how_.who + ": no worker could be started: " + error.what(), ends);
@@ -18695,7 +19266,7 @@ bool process_core::start_worker(endings& ends) {
 void process_core::break_pool(const std::string& why, endings& ends) {
     if (broken_.empty()) broken_ = why;
     for (item& waiting : queue_)
-        ends.push_back({std::move(waiting), std::make_exception_ptr(broken_executor(broken_))});
+        ends.push_back({std::move(waiting), make_error(broken_executor(broken_))});
     queue_.clear();
 }
 
@@ -18738,7 +19309,7 @@ bool process_core::take(worker& from, frame_reader::outcome got, const frame_rea
     const bool noise = got == frame_reader::outcome::frame || got == frame_reader::outcome::broken;
     if (noise && from.now == phase::busy)
         ends.push_back({std::exchange(from.job, {}),
-                        std::make_exception_ptr(codec_error(
+                        make_error(codec_error(
                             how_.who + ": what the worker sent is no message; a job must not "
                                        "write to descriptors it did not open"))});
     if (from.now == phase::idle) from.now = phase::leaving;
@@ -18758,10 +19329,10 @@ bool process_core::take_frame(worker& from, const frame_reader& reader, item& jo
     case frame_kind::unfit: {
         if (from.now != phase::starting) return false;
         std::string why = "unknown";
-        try {
+        ASYNCIO_TRY {
             decoder in(reader.bytes());
-            why = describe(in.get<std::exception_ptr>());
-        } catch (const std::exception&) {
+            why = describe(in.get<exception_ptr>());
+        } ASYNCIO_CATCH(const std::exception&) {
             // It is unfit all the same.
         }
         dismiss(from);
@@ -18834,7 +19405,7 @@ void process_core::bury(std::uint32_t id, int signal, int code, bool by_itself) 
         } else if (dead->job.state) {
             deaths_in_a_row_ = 0;
             ends.push_back({std::move(dead->job),
-                            std::make_exception_ptr(worker_crashed(
+                            make_error(worker_crashed(
                                 how_.who + ": the worker that ran this job died by " +
                                     how_it_died(signal, code),
                                 signal, code))});
@@ -18872,12 +19443,12 @@ void process_core::expire(clock::time_point now) {
             const bool late = w->now == phase::busy && w->deadline && *w->deadline <= now;
             if (late)
                 ends.push_back({std::exchange(w->job, {}),
-                                std::make_exception_ptr(timeout_error(
+                                make_error(timeout_error(
                                     how_.who + ": the job ran longer than job_timeout; its worker "
                                                "was killed"))});
             else if (end && w->now == phase::busy)
                 ends.push_back({std::exchange(w->job, {}),
-                                std::make_exception_ptr(broken_executor(
+                                make_error(broken_executor(
                                     how_.who + ": the executor was destroyed while the job ran; "
                                                "wait with shutdown() before that"))});
             if (late || end) {
@@ -19019,10 +19590,10 @@ static void require_no_threads() {
         others = all - own - harmless;
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    throw std::runtime_error("asyncio::fork_job: " + std::to_string(others) +
+    throw_error(std::runtime_error("asyncio::fork_job: " + std::to_string(others) +
                              " other threads are at work, and locks that they hold would stay "
                              "locked in the child; fork while none runs, or use an "
-                             "isolated_executor");
+                             "isolated_executor"));
 }
 
 // Closes what exec() would have closed, all but `kept`.
@@ -19118,7 +19689,7 @@ private:
         const int status = known ? end->si_status : 0;
         const int signal = left ? 0 : status;
         const int code = left ? status : 0;
-        state_->fail(std::make_exception_ptr(worker_crashed(
+        state_->fail(make_error(worker_crashed(
             "asyncio::fork_job: the process that ran this job died by " +
                 (known ? how_it_died(signal, code)
                        : std::string("a cause that somebody else's wait() took away")),
@@ -19162,8 +19733,9 @@ void start_forked(loop_core& loop, ref_ptr<concurrent_base> state, remote_job& j
 static std::shared_ptr<executor_core> make_process_core(const std::string& name, std::size_t most,
                                                         const isolated_options& options) {
     if (options.start == start_method::spawn && !worker_main_ran.load())
-        throw std::runtime_error(name + ": start_method::spawn starts this program again; make "
-                                        "asyncio::worker_main() the first line of main()");
+        throw_error(std::runtime_error(name +
+                                       ": start_method::spawn starts this program again; make "
+                                       "asyncio::worker_main() the first line of main()"));
     process_core::settings how;
     how.who = name;
     how.most = most;
@@ -19231,7 +19803,7 @@ isolated_executor::isolated_executor(const char* who, std::ptrdiff_t workers,
           detail::refuse_in_worker();
           const std::string name = who;
           const auto reject = [&](const char* what) {
-              throw std::invalid_argument(name + ": " + what);
+              detail::throw_error(std::invalid_argument(name + ": " + what));
           };
           if (workers < 0) reject("the number of workers is negative; give 0 for a good one");
           if (options.max_tasks_per_child == std::size_t{0})
@@ -19339,8 +19911,8 @@ address system_address::to_address() const {
 
 static std::uint16_t checked_port(int port) {
     if (port < 0 || port > 65535)
-        throw std::invalid_argument("asyncio::address: no port has the number " +
-                                    std::to_string(port) + "; ports are 0 to 65535");
+        throw_error(std::invalid_argument("asyncio::address: no port has the number " +
+                                    std::to_string(port) + "; ports are 0 to 65535"));
     return static_cast<std::uint16_t>(port);
 }
 
@@ -19370,15 +19942,16 @@ static address parse_numeric(std::string_view host, std::uint16_t port) {
 address::address(std::string_view host, int port) {
     *this = detail::parse_numeric(host, detail::checked_port(port));
     if (!*this)
-        throw std::invalid_argument("asyncio::address: '" + std::string(host) +
-                                    "' is no numeric address; look names up with getaddrinfo()");
+        detail::throw_error(std::invalid_argument("asyncio::address: '" + std::string(host) +
+                                    "' is no numeric address; look names up with getaddrinfo()"));
 }
 
 address address::local(std::string_view path) {
     if (path.size() >= sizeof(sockaddr_un::sun_path))
-        throw std::invalid_argument("asyncio::address: the path of a Unix socket has at most " +
-                                    std::to_string(sizeof(sockaddr_un::sun_path) - 1) +
-                                    " bytes: '" + std::string(path) + "'");
+        detail::throw_error(
+            std::invalid_argument("asyncio::address: the path of a Unix socket has at most " +
+                                  std::to_string(sizeof(sockaddr_un::sun_path) - 1) + " bytes: '" +
+                                  std::string(path) + "'"));
     address a;
     a.path_ = path;
     a.family_ = family_type::local;
@@ -19405,8 +19978,8 @@ address address::parse(std::string_view text) {
                           ? address()
                           : detail::parse_numeric(host, static_cast<std::uint16_t>(port));
     if (!a)
-        throw std::invalid_argument("asyncio::address: '" + std::string(text) +
-                                    "' is not of the form 127.0.0.1:80, [::1]:80 or unix:/path");
+        detail::throw_error(std::invalid_argument("asyncio::address: '" + std::string(text) +
+                                    "' is not of the form 127.0.0.1:80, [::1]:80 or unix:/path"));
     return a;
 }
 
@@ -19535,11 +20108,11 @@ public:
     void add(lookup_job* job) {
         const std::lock_guard lock(mutex_);
         if (running_ < most) {
-            try {
+            ASYNCIO_TRY {
                 std::thread([this] { work(); }).detach();
                 ++running_;
-            } catch (const std::system_error&) {
-                if (running_ == 0) throw; // else one of the others will do it
+            } ASYNCIO_CATCH(const std::system_error&) {
+                if (running_ == 0) rethrow_current(); // else one of the others will do it
             }
         }
         (last_ != nullptr ? last_->behind : first_) = job;
@@ -19586,11 +20159,11 @@ public:
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) {
         job_ = new lookup_job(host_, service_, share(*h.promise().owner->core));
-        try {
+        ASYNCIO_TRY {
             lookup_threads::instance().add(job_);
-        } catch (...) {
+        } ASYNCIO_CATCH_ALL {
             job_->release();
-            throw;
+            rethrow_current();
         }
         if (!suspend(h)) return;
         job_->waiter = this;
@@ -19603,7 +20176,7 @@ public:
         if (job_->failure == EAI_SYSTEM) throw_system_error(job_->system_failure, what.c_str());
 #endif
         if (job_->failure != 0)
-            throw std::system_error(job_->failure, getaddrinfo_category(), what);
+            throw_error(std::system_error(job_->failure, getaddrinfo_category(), what));
         return std::move(job_->found);
     }
 
@@ -19872,9 +20445,9 @@ void socket_state::go_on(direction& d) noexcept {
     socket_wait* const w = d.first;
     if (w == nullptr || w->woken() || w->started_) return;
     bool ready = true;
-    try {
+    ASYNCIO_TRY {
         ready = take_kept(*w) || start(*w, false);
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         finish(*w, ENOMEM);
     }
     if (ready) w->wake();
@@ -19897,9 +20470,9 @@ void socket_state::leave(socket_wait& w) noexcept {
 // Gives the operation to the system. True: it is finished.
 bool socket_state::start(socket_wait& w, bool only_now) noexcept {
     direction& d = direction_of(w);
-    try {
+    ASYNCIO_TRY {
         prepare(w, d);
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         finish(w, ENOMEM);
         return true;
     }
@@ -19919,14 +20492,14 @@ bool socket_state::start(socket_wait& w, bool only_now) noexcept {
 // cannot be tried again.
 bool socket_state::retry_soon(socket_wait& w) noexcept {
     w.started_ = true;
-    try {
+    ASYNCIO_TRY {
         retry_ = core_->loop->call_later(
             std::chrono::milliseconds(1), [self = ref_ptr<socket_state>(this), &w] {
                 w.started_ = false;
                 self->go_on(self->sending_);
             });
         return false;
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         w.started_ = false;
         finish(w, ENOMEM);
         return true;
@@ -19997,13 +20570,13 @@ bool socket_state::took(socket_wait& w, direction& d) noexcept {
     w.count_ = d.count;
     if (!receives(w)) return true;
     w.truncated_ = d.truncated;
-    try {
+    ASYNCIO_TRY {
         if (w.memory_ == nullptr) w.text_.assign(buffer_.get(), d.count);
         if (datagrams_) {
             d.address_.size = static_cast<socklen_t>(d.peer_size);
             w.peer_ = d.address_.to_address();
         }
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         w.error_ = ENOMEM;
     }
     return true;
@@ -20027,7 +20600,7 @@ void socket_state::keep(socket_wait& w) noexcept {
     if (!std::exchange(w.finished_, false)) return;
     owned_fd accepted(std::exchange(w.accepted_, -1));
     if (!receives(w) || closed_) return;
-    try {
+    ASYNCIO_TRY {
         if (w.error_ != 0) {
             kept_error_ = w.error_;
         } else if (w.what_ == socket_wait::action::accept) {
@@ -20042,7 +20615,7 @@ void socket_state::keep(socket_wait& w) noexcept {
                                         std::move(w.peer_), w.truncated_);
             else kept_bytes_.insert(0, data);
         }
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         kept_error_ = ENOMEM;
     }
 }
@@ -20157,9 +20730,9 @@ void socket_wait::take() {
         let_go();
         const bool told = task()->extras && !task()->extras->cancel_message.empty();
         if (what_ == action::send_all && count_ > 0 && !told)
-            throw cancelled_error("asyncio::socket::sendall: cancelled when " +
+            throw_error(cancelled_error("asyncio::socket::sendall: cancelled when " +
                                   std::to_string(count_) + " of " + std::to_string(size_) +
-                                  " bytes had been sent");
+                                  " bytes had been sent"));
         throw_cancelled();
     }
     finished_ = false;
@@ -20554,10 +21127,10 @@ void endpoint_link::retry_soon() noexcept {
     state_->backend().cancel(send_);
     const auto kept = ref_ptr<endpoint_link>::adopt(this); // the timer holds it now
     retry_.cancel();
-    try {
+    ASYNCIO_TRY {
         retry_ = state_->core()->loop->call_later(std::chrono::milliseconds(1),
                                                   [kept] { kept->flush(); });
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         abort();
     }
 }
@@ -20656,22 +21229,24 @@ static coro<datagram_endpoint> make_endpoint(endpoint_plan plan, datagram_option
         locals = co_await getaddrinfo(plan.local_host, std::to_string(plan.local_port));
     if (plan.remote)
         remotes = co_await getaddrinfo(plan.remote_host, std::to_string(plan.remote_port));
-    std::exception_ptr error;
+    exception_ptr error;
     for (const address& remote : remotes) {
         for (const address& local : locals) {
             if (local && remote && local.family() != remote.family()) continue;
-            try {
+            ref_ptr<endpoint_link> made;
+            ASYNCIO_TRY {
                 socket s = endpoint_socket(local, remote, options);
-                co_return datagram_endpoint(ref_ptr<endpoint_link>(
-                    new endpoint_link(std::move(s), options.max_size)));
-            } catch (const std::system_error&) {
-                error = std::current_exception();
+                made = ref_ptr<endpoint_link>(new endpoint_link(std::move(s), options.max_size));
+            } ASYNCIO_CATCH(const std::system_error&) {
+                error = current_error();
             }
+            if (made) co_return datagram_endpoint(std::move(made));
         }
     }
-    if (error) std::rethrow_exception(error);
-    throw_invalid_argument("asyncio::create_datagram_endpoint: the two addresses are of different "
-                           "families");
+    if (!error)
+        error = make_error(std::invalid_argument("asyncio::create_datagram_endpoint: the two "
+                                                 "addresses are of different families"));
+    co_await fail_with(std::move(error));
 }
 
 static coro<datagram_endpoint> make_endpoint(socket over, std::size_t max_size) {
@@ -20960,8 +21535,8 @@ public:
     bool closing() const noexcept { return closing_; }
     bool closed() const noexcept { return closed_; }
     bool failed() const noexcept { return error_ != 0; }
-    [[noreturn]] void throw_error() const {
-        if (reason_) std::rethrow_exception(reason_);
+    [[noreturn]] void throw_reason() const {
+        if (reason_) rethrow(reason_);
         throw_system_error(error_, call_);
     }
 
@@ -21036,7 +21611,7 @@ private:
     std::size_t low_ = 16 * 1024;
     const char* call_ = "";
     int error_ = 0;
-    std::exception_ptr reason_; // of a transport
+    exception_ptr reason_; // of a transport
     bool eof_ = false;
     bool eof_wanted_ = false; // write_eof()
     bool file_ = false;       // sendfile() is at work
@@ -21134,9 +21709,9 @@ void stream_link::forget(read_wait& w) noexcept {
     if (w.reading_) reader_ = nullptr;
     w.reading_ = false;
     if (w.received_ == 0) return;
-    try {
+    ASYNCIO_TRY {
         in_.append(w.target_.first(std::exchange(w.received_, 0)));
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         fail(ENOMEM, "recv");
     }
 }
@@ -21188,9 +21763,9 @@ void stream_link::absorb() noexcept {
 void stream_link::go_on() noexcept {
     if (reader_ == nullptr || reader_->woken()) return;
     bool ready = true;
-    try {
+    ASYNCIO_TRY {
         ready = pump(*reader_);
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         fail(ENOMEM, "recv"); // wakes the reader
         return;
     }
@@ -21240,11 +21815,11 @@ bool stream_link::search(read_wait& w) const {
 }
 
 std::string stream_link::take(read_wait& w) {
-    if (failed()) throw_error();
+    if (failed()) throw_reason();
     switch (w.goal_) {
     case read_wait::goal::some: return in_.take(std::min(w.n_, in_.size()));
     case read_wait::goal::exactly:
-        if (in_.size() < w.n_) throw incomplete_read_error(in_.take(in_.size()), w.n_);
+        if (in_.size() < w.n_) throw_error(incomplete_read_error(in_.take(in_.size()), w.n_));
         return in_.take(w.n_);
     case read_wait::goal::line:
     case read_wait::goal::until: break;
@@ -21258,21 +21833,21 @@ std::string stream_link::take(read_wait& w) {
             throw_invalid_argument("asyncio::stream_reader::readline: the line is longer than "
                                    "the limit; raise it with {.limit = ...}");
         }
-        throw limit_overrun_error(
+        throw_error(limit_overrun_error(
             found ? "asyncio::stream_reader::readuntil: the separator comes after more bytes "
                     "than the limit; raise it with {.limit = ...}"
                   : "asyncio::stream_reader::readuntil: no separator within the limit; raise it "
                     "with {.limit = ...}",
-            found ? w.found_ : w.searched_);
+            found ? w.found_ : w.searched_));
     }
     if (w.found_size_ != 0) return in_.take(w.found_ + w.found_size_);
     std::string rest = in_.take(in_.size());
-    if (!line) throw incomplete_read_error(std::move(rest), std::nullopt);
+    if (!line) throw_error(incomplete_read_error(std::move(rest), std::nullopt));
     return rest;
 }
 
 std::size_t stream_link::take_into(read_wait& w) {
-    if (failed()) throw_error();
+    if (failed()) throw_reason();
     const std::size_t n = std::min(w.target_.size(), in_.size());
     if (n == 0) return 0;
     std::memcpy(w.target_.data(), in_.view().data(), n);
@@ -21451,7 +22026,7 @@ wait_list* stream_link::list_of(wait_goal goal) noexcept {
 }
 
 void stream_link::check(wait_goal goal) const {
-    if (failed()) throw_error();
+    if (failed()) throw_reason();
     if (goal != wait_goal::closed && closed_)
         throw_system_error(ECONNRESET, "asyncio::stream_writer::drain: the connection is closed");
 }
@@ -21461,10 +22036,10 @@ void stream_link::check(wait_goal goal) const {
 void stream_link::run_over(any_task& place, coro<> (*work)(ref_ptr<stream_link>)) noexcept {
     if (place.valid()) return;
     const ref_ptr<stream_link> self(this);
-    try {
+    ASYNCIO_TRY {
         place = core_->loop->create_task(work(self));
         place.add_done_callback([self, &place](any_task task) { self->over_ended(place, task); });
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         fail(ENOMEM, "asyncio::make_streams");
     }
 }
@@ -21770,7 +22345,7 @@ public:
     std::size_t await_resume() {
         leave();
         if (interrupted()) throw_cancelled();
-        if (link_.failed()) link_.throw_error();
+        if (link_.failed()) link_.throw_reason();
         if (link_.closed())
             throw_system_error(ECONNRESET,
                                "asyncio::stream_writer::sendfile: the connection is closed");
@@ -21851,7 +22426,7 @@ struct file_guard {
 static coro<std::size_t> send_file(ref_ptr<stream_link> link, int fd, std::int64_t offset,
                                    std::size_t n) {
     if (!link->begin_file()) {
-        if (link->failed()) link->throw_error();
+        if (link->failed()) link->throw_reason();
         throw_system_error(ECONNRESET,
                            "asyncio::stream_writer::sendfile: the connection is closed");
     }
@@ -22226,7 +22801,7 @@ private:
     void accept_from(listener& from);
     bool take(listener& from);
     void serve(owned_fd fd, address peer);
-    void report(const char* message, std::exception_ptr error) const;
+    void report(const char* message, exception_ptr error) const;
     void park_when_full() noexcept;
     void unpark() noexcept;
 
@@ -22342,7 +22917,7 @@ bool server_state::take(listener& from) {
     // be reported again at once, for ever; so it is left there for a second.
     from.parked = true;
     report("asyncio::start_server: cannot accept connections for now",
-           std::make_exception_ptr(std::system_error(code_of(error), "accept")));
+           make_error(std::system_error(code_of(error), "accept")));
     retry_ = core_->loop->call_later(std::chrono::seconds(1),
                                      [self = ref_ptr<server_state>(this)] { self->unpark(); });
     return false;
@@ -22350,7 +22925,7 @@ bool server_state::take(listener& from) {
 
 void server_state::serve(owned_fd fd, address peer) {
     ref_ptr<stream_link> link;
-    try {
+    ASYNCIO_TRY {
         link = ref_ptr<stream_link>(
             new stream_link(*core_, std::move(fd), std::move(peer), limit_));
         link->server = ref_ptr<server_state>(this);
@@ -22369,10 +22944,10 @@ void server_state::serve(owned_fd fd, address peer) {
                 self->report("asyncio::start_server: unhandled exception in the client callback",
                              t.exception());
         });
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         if (link) link->close();
         report("asyncio::start_server: unhandled exception in the client callback",
-               std::current_exception());
+               current_error());
     }
 }
 
@@ -22386,7 +22961,7 @@ void server_state::park_when_full() noexcept {
     }
 }
 
-void server_state::report(const char* message, std::exception_ptr error) const {
+void server_state::report(const char* message, exception_ptr error) const {
     if (core_->loop != nullptr) core_->loop->call_exception_handler({message, error, {}});
 }
 
@@ -22486,16 +23061,11 @@ static coro<> serve_forever(ref_ptr<server_state> state) {
         throw_runtime_error("asyncio::server::serve_forever: it is running already");
     state->start_serving();
     const forever_future guard(*state);
-    std::exception_ptr why;
-    try {
-        future<void> waited = *state->forever;
-        co_await waited;
-    } catch (...) {
-        why = std::current_exception();
-    }
+    const future<void> waited = *state->forever;
+    const caught<void> why = co_await catching(waited);
     state->close();
     co_await condition_awaiter(state, wait_goal::closed);
-    std::rethrow_exception(why);
+    if (why.error) co_await fail_with(why.error);
 }
 
 static coro<> drain(ref_ptr<server_state> state, duration grace) {
@@ -22539,7 +23109,7 @@ coro<> server::aenter() {
     co_return;
 }
 
-coro<bool> server::aexit(std::exception_ptr) {
+coro<bool> server::aexit(exception_ptr) {
     close();
     co_await wait_closed();
     co_return false;
@@ -22581,20 +23151,20 @@ static bool not_here(const std::system_error& e) noexcept {
 static bool bind_all(server_state& state, const std::vector<address>& where,
                      const server_options& options) {
     std::vector<std::pair<owned_fd, address>> bound;
-    std::exception_ptr missing;
+    exception_ptr missing;
     for (address a : where) {
         const bool any_port = a.port() == 0;
         if (any_port && !bound.empty()) a = a.with_port(bound.front().second.port());
-        try {
+        ASYNCIO_TRY {
             owned_fd fd = bind_socket(a, options);
             bound.emplace_back(std::move(fd), a);
-        } catch (const std::system_error& e) {
+        } ASYNCIO_CATCH_AS(const std::system_error& e) {
             if (any_port && !bound.empty() && e.code().value() == EADDRINUSE) return false;
-            if (!not_here(e)) throw;
-            missing = std::current_exception();
+            if (!not_here(e)) rethrow_current();
+            missing = current_error();
         }
     }
-    if (bound.empty()) std::rethrow_exception(missing);
+    if (bound.empty()) rethrow(missing);
     for (auto& [fd, a] : bound) state.add_listener(std::move(fd), std::move(a));
     return true;
 }
@@ -22723,7 +23293,7 @@ std::vector<std::string> take_texts(text_list& list) { return std::move(list.lis
 
 static void require_no_zero(std::string_view text, const char* what) {
     if (text.find('\0') == std::string_view::npos) return;
-    throw std::invalid_argument(std::string("asyncio::") + what + " holds a zero byte");
+    throw_error(std::invalid_argument(std::string("asyncio::") + what + " holds a zero byte"));
 }
 
 [[noreturn]] static void throw_error_of(int error, const char* call, const std::string& object) {
@@ -22794,7 +23364,8 @@ struct launch {
 
 static void require_no_zero(std::string_view text, const char* what) {
     if (text.find('\0') == std::string_view::npos) return;
-    throw std::invalid_argument(std::string("asyncio::") + what + " holds a zero byte");
+    detail::throw_error(
+        std::invalid_argument(std::string("asyncio::") + what + " holds a zero byte"));
 }
 
 [[noreturn]] static void throw_error_of(int error, const char* call, const std::string& object) {
@@ -22823,8 +23394,8 @@ static launch make_launch(std::vector<std::string> arguments, const subprocess_o
     job.variables.emplace();
     for (const auto& [name, value] : *options.env) {
         if (name.empty() || name.find('=') != std::string::npos)
-            throw std::invalid_argument("asyncio::create_subprocess_exec: '" + name +
-                                        "' cannot be the name of a variable");
+            detail::throw_error(std::invalid_argument("asyncio::create_subprocess_exec: '" + name +
+                                        "' cannot be the name of a variable"));
         job.variables->push_back(name + '=' + value);
         require_no_zero(job.variables->back(), "create_subprocess_exec: the environment");
     }
@@ -23154,11 +23725,11 @@ void child_process::destroy() noexcept {
     send_signal(SIGKILL);
     // What is killed is gone within a millisecond, unless it hangs in the kernel.
     if (ended_within(100)) return;
-    try {
+    ASYNCIO_TRY {
         std::thread([pid = pid_] {
             while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {}
         }).detach();
-    } catch (const std::system_error&) {
+    } ASYNCIO_CATCH(const std::system_error&) {
         // It stays a zombie until this process ends.
     }
 }
@@ -23239,17 +23810,17 @@ process_state::process_state(loop_core& core, child_process child, bool kill_on_
         state.child_.note_end();
         state.look();
     };
-    try {
+    ASYNCIO_TRY {
         watched_ = core.loop->backend().watch_exit(child_.pid(), child_.pidfd(), *this);
         if (!watched_) {
             note_ = new exit_note(*this, child_.pid(), share(core));
             const signals_held quiet;
             std::thread([note = note_] { note->wait(); }).detach();
         }
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         delete std::exchange(note_, nullptr);
         child_.destroy();
-        throw;
+        detail::rethrow_current();
     }
 }
 
@@ -23292,13 +23863,13 @@ void process_state::abandon() noexcept {
 
 // Later: this is called where no code of the user may run.
 void process_state::report_lost() const noexcept {
-    try {
+    ASYNCIO_TRY {
         core_->loop->call_soon([core = core_, pid = child_.pid()] {
             const std::string text = "asyncio::process: somebody else has waited for child " +
                                      std::to_string(pid) + "; its exit code is taken for 255";
             core->loop->call_exception_handler({text, {}, {}});
         });
-    } catch (...) {
+    } ASYNCIO_CATCH_ALL {
         // There is no memory left to say it with.
     }
 }
@@ -23375,16 +23946,17 @@ static ref_ptr<stream_link> make_link(owned_fd fd, io_form form, std::size_t lim
 // Takes over a descriptor of the caller's.
 static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit) {
     owned_fd owned(fd);
-    try {
+    ASYNCIO_TRY {
         if (const std::optional<io_form> form = form_of(fd)) {
             set_non_blocking(fd);
             return make_link(std::move(owned), *form, limit);
         }
-    } catch (const std::system_error& e) {
-        if (e.code().value() != EPERM) throw; // a device that nobody can wait for
+    } ASYNCIO_CATCH_AS(const std::system_error& e) {
+        if (e.code().value() != EPERM)
+            detail::rethrow_current(); // a device that nobody can wait for
     }
-    throw std::invalid_argument(std::string("asyncio::") + who + ": descriptor " +
-                                std::to_string(fd) + " is a file, or like one; use asyncio::file");
+    detail::throw_error(std::invalid_argument(std::string("asyncio::") + who + ": descriptor " +
+                                std::to_string(fd) + " is a file, or like one; use asyncio::file"));
 }
 
 // -- standard input -----------------------------------------------------------------
@@ -23430,10 +24002,11 @@ static ref_ptr<stream_link> stdin_link(std::size_t limit) {
         owned_fd own = open_anew(copy.get()); // fails for a socket, and for another user's
         const bool pipe = own && S_ISFIFO(info.st_mode);
         if (!own) own = copy_of(copy.get(), "standard input");
-        try {
+        ASYNCIO_TRY {
             return make_link(std::move(own), pipe ? io_form::pipe : io_form::shared, limit);
-        } catch (const std::system_error& e) {
-            if (e.code().value() != EPERM) throw; // else a device like /dev/null
+        } ASYNCIO_CATCH_AS(const std::system_error& e) {
+            if (e.code().value() != EPERM)
+                detail::rethrow_current(); // else a device like /dev/null
         }
     } else if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
         // There was none when the program began, and its number was given to another.
@@ -23476,6 +24049,14 @@ static coro<> read_all(stream_reader* from, std::optional<std::string>* into) {
     into->value() += rest;
 }
 
+static coro<> read_both(process* self, process_output& output) {
+    if (self->stdout_ && self->stderr_)
+        co_await gather(read_all(&*self->stdout_, &output.first),
+                        read_all(&*self->stderr_, &output.second));
+    else if (self->stdout_) co_await read_all(&*self->stdout_, &output.first);
+    else if (self->stderr_) co_await read_all(&*self->stderr_, &output.second);
+}
+
 static coro<process_output> communicate(process* self, ref_ptr<process_state> state,
                                         std::string input) {
     if (self->stdin_ && !self->stdin_->is_closing()) {
@@ -23483,20 +24064,14 @@ static coro<process_output> communicate(process* self, ref_ptr<process_state> st
         self->stdin_->close();
     }
     process_output& output = state->output;
-    std::exception_ptr cancelled;
-    try {
-        if (self->stdout_ && self->stderr_)
-            co_await gather(read_all(&*self->stdout_, &output.first),
-                            read_all(&*self->stderr_, &output.second));
-        else if (self->stdout_) co_await read_all(&*self->stdout_, &output.first);
-        else if (self->stderr_) co_await read_all(&*self->stderr_, &output.second);
-    } catch (const cancelled_error&) {
-        if (!state->kills_on_cancel()) throw;
+    const caught<void> read = co_await catching(read_both(self, output));
+    if (read.error) {
+        const bool cancelled = kind_of(read.error) == error_kind::cancelled;
+        if (!cancelled || !state->kills_on_cancel()) co_await fail_with(read.error);
         state->kill_quietly();
-        cancelled = std::current_exception();
     }
     co_await process_awaiter(state);
-    if (cancelled) std::rethrow_exception(cancelled);
+    if (read.error) co_await fail_with(read.error);
     co_return std::move(output);
 }
 
@@ -23941,9 +24516,9 @@ private:
 };
 
 void file_state::run(const std::shared_ptr<file_work>& work, job what) noexcept {
-    try {
+    ASYNCIO_TRY {
         ((*work).*what)();
-    } catch (const std::bad_alloc&) {
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
         work->error = ENOMEM;
         work->call = "read";
     }
@@ -24045,8 +24620,9 @@ static int flags_of(std::string_view mode) {
     const std::string_view rest = mode.substr(std::min<std::size_t>(mode.size(), 1));
     const bool both = rest == "+" || rest == "b+" || rest == "+b";
     if (flags < 0 || !(both || rest.empty() || rest == "b"))
-        throw std::invalid_argument("asyncio::file::open: there is no mode '" + std::string(mode) +
-                                    "'; it is r, w, a or x, then + to read and write");
+        throw_error(std::invalid_argument("asyncio::file::open: there is no mode '" +
+                                          std::string(mode) +
+                                          "'; it is r, w, a or x, then + to read and write"));
     return flags | (both ? for_both : flags == 0 ? for_reading : for_writing);
 }
 
@@ -24162,16 +24738,18 @@ void circuit_breaker::change(circuit_state to) {
     if (on_change_) on_change_(from, to);
 }
 
-void circuit_breaker::let_in() {
+// Whether a call is let through.
+bool circuit_breaker::let_in() {
     if (state_ == circuit_state::open && state() == circuit_state::half_open)
         change(circuit_state::half_open);
     if (state_ == circuit_state::open ||
         (state_ == circuit_state::half_open && trials_ >= options_.half_open_calls))
-        throw circuit_open_error();
+        return false;
     if (state_ == circuit_state::half_open) ++trials_;
+    return true;
 }
 
-void circuit_breaker::note(std::uint64_t period, const std::exception_ptr& failure) {
+void circuit_breaker::note(std::uint64_t period, const exception_ptr& failure) {
     if (period != period_) return; // it was let in by a state that is over
     const bool counts = !failure || detail::kind_of(failure) == detail::error_kind::ordinary;
     if (state_ == circuit_state::half_open) {
@@ -24368,9 +24946,9 @@ void refuse_circles(const await_graph& graph, const task_base& task,
                 return one.task == &entered;
             });
             for (; it != path.end(); ++it) names += "'" + it->task->name() + "' -> ";
-            throw std::runtime_error(
+            throw_error(std::runtime_error(
                 "asyncio::print_tasks: tasks wait for each other in a circle: " + names + "'" +
-                entered.name() + "'");
+                entered.name() + "'"));
         }
         path.push_back({&entered, graph.awaits(entered)});
     };
