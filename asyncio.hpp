@@ -51,6 +51,7 @@
 //     [SECTION] backend: kqueue
 //     [SECTION] backend: iocp
 //     [SECTION] backend: poll
+//     [SECTION] backend: none
 //     [SECTION] implementation: exceptions and support
 //     [SECTION] implementation: events
 //     [SECTION] implementation: futures and tasks
@@ -98,6 +99,11 @@
 //     ASYNCIO_BACKEND_KQUEUE   Linux; kqueue, picked on macOS and the BSDs; a completion
 //     ASYNCIO_BACKEND_IOCP     port, picked on Windows; or poll(), picked where there is
 //     ASYNCIO_BACKEND_POLL     none of them
+//     ASYNCIO_BACKEND_NONE     no operating system; the program defines
+//                              asyncio_port_now_ns() and asyncio_port_idle()
+//     ASYNCIO_NO_THREADS       one thread only, by itself with ASYNCIO_BACKEND_NONE: no
+//                              executors, processes, files and run_per_core(); names are
+//                              looked up on the loop's thread, which waits for them
 //     ASYNCIO_NO_EXCEPTIONS    nothing throws; by itself under -fno-exceptions. A failed
 //                              await ends its coroutine and those that await it, innermost
 //                              first, up to one that asked for an outcome
@@ -112,6 +118,7 @@
 //     ASYNCIO_HPP, ASYNCIO_IMPLEMENTATION_DONE   the two include guards
 //     ASYNCIO_ABI_...          what that is made of
 //     ASYNCIO_SANITIZED        set by the header when an address sanitizer runs
+//     ASYNCIO_THREAD_LOCAL     thread_local, or nothing
 //     ASYNCIO_TRY, ASYNCIO_CATCH, ASYNCIO_CATCH_AS, ASYNCIO_CATCH_ALL
 //                              try and catch; without exceptions only the first part stays
 // =============================================================================
@@ -127,11 +134,13 @@
 #endif
 
 #if defined(ASYNCIO_BACKEND_EPOLL) + defined(ASYNCIO_BACKEND_KQUEUE) + \
-        defined(ASYNCIO_BACKEND_IOCP) + defined(ASYNCIO_BACKEND_POLL) > 1
+        defined(ASYNCIO_BACKEND_IOCP) + defined(ASYNCIO_BACKEND_POLL) + \
+        defined(ASYNCIO_BACKEND_NONE) > 1
 #error "asyncio.hpp: define one ASYNCIO_BACKEND_... only"
 #endif
 #if !defined(ASYNCIO_BACKEND_EPOLL) && !defined(ASYNCIO_BACKEND_KQUEUE) && \
-    !defined(ASYNCIO_BACKEND_IOCP) && !defined(ASYNCIO_BACKEND_POLL)
+    !defined(ASYNCIO_BACKEND_IOCP) && !defined(ASYNCIO_BACKEND_POLL) && \
+    !defined(ASYNCIO_BACKEND_NONE)
 #if defined(__linux__)
 #define ASYNCIO_BACKEND_EPOLL 1
 #elif (defined(__APPLE__) && defined(__MACH__)) || defined(__FreeBSD__) || \
@@ -142,8 +151,17 @@
 #elif defined(__unix__)
 #define ASYNCIO_BACKEND_POLL 1
 #else
-#error "asyncio.hpp: this version runs on Windows, Linux, macOS and other POSIX systems only"
+#error "asyncio.hpp: this system is not known; define ASYNCIO_BACKEND_NONE to do without one"
 #endif
+#endif
+
+#if defined(ASYNCIO_BACKEND_NONE) && !defined(ASYNCIO_NO_THREADS)
+#define ASYNCIO_NO_THREADS 1
+#endif
+#if defined(ASYNCIO_NO_THREADS)
+#define ASYNCIO_THREAD_LOCAL
+#else
+#define ASYNCIO_THREAD_LOCAL thread_local
 #endif
 
 #if defined(ASYNCIO_ALLOC) != defined(ASYNCIO_FREE)
@@ -194,9 +212,17 @@
 #else
 #define ASYNCIO_ABI_EXCEPTIONS
 #endif
-#define ASYNCIO_ABI_JOINED(a, b, c) a##b##c
-#define ASYNCIO_ABI_JOIN(a, b, c) ASYNCIO_ABI_JOINED(a, b, c)
-#define ASYNCIO_ABI ASYNCIO_ABI_JOIN(v0_1_0, ASYNCIO_ABI_ALLOC, ASYNCIO_ABI_EXCEPTIONS)
+#if defined(ASYNCIO_BACKEND_NONE)
+#define ASYNCIO_ABI_SYSTEM _no_system
+#elif defined(ASYNCIO_NO_THREADS)
+#define ASYNCIO_ABI_SYSTEM _no_threads
+#else
+#define ASYNCIO_ABI_SYSTEM
+#endif
+#define ASYNCIO_ABI_JOINED(a, b, c, d) a##b##c##d
+#define ASYNCIO_ABI_JOIN(a, b, c, d) ASYNCIO_ABI_JOINED(a, b, c, d)
+#define ASYNCIO_ABI \
+    ASYNCIO_ABI_JOIN(v0_1_0, ASYNCIO_ABI_ALLOC, ASYNCIO_ABI_EXCEPTIONS, ASYNCIO_ABI_SYSTEM)
 
 #include <algorithm>
 #include <array>
@@ -392,6 +418,51 @@ class exception_group;
 
 namespace detail {
 
+[[noreturn]] ASYNCIO_API void fatal(const char* text) noexcept;
+
+#if defined(ASYNCIO_NO_THREADS)
+
+// What std::atomic offers, for one thread.
+template <class T>
+class atomic {
+public:
+    constexpr atomic() noexcept = default;
+    constexpr atomic(T value) noexcept : value_(value) {}
+    atomic(const atomic&) = delete;
+    atomic& operator=(const atomic&) = delete;
+    T operator=(T value) noexcept { return value_ = value; }
+    operator T() const noexcept { return value_; }
+
+    T load(std::memory_order = {}) const noexcept { return value_; }
+    void store(T value, std::memory_order = {}) noexcept { value_ = value; }
+    T exchange(T value, std::memory_order = {}) noexcept { return std::exchange(value_, value); }
+    T fetch_add(T by, std::memory_order = {}) noexcept { return exchange(value_ + by); }
+    T fetch_sub(T by, std::memory_order = {}) noexcept { return exchange(value_ - by); }
+    T fetch_or(T bits, std::memory_order = {}) noexcept { return exchange(value_ | bits); }
+    T operator++() noexcept { return ++value_; }
+    bool compare_exchange_strong(T& expected, T value) noexcept {
+        const bool same = value_ == expected;
+        if (same) value_ = value;
+        else expected = value_;
+        return same;
+    }
+    bool compare_exchange_weak(T& expected, T value) noexcept {
+        return compare_exchange_strong(expected, value);
+    }
+    void wait(T) const noexcept {}
+    void notify_all() noexcept {}
+
+private:
+    T value_{};
+};
+
+#else
+
+template <class T>
+using atomic = std::atomic<T>;
+
+#endif
+
 // The name of a type, as the compiler spells it.
 template <class T>
 constexpr std::string_view type_name() noexcept {
@@ -408,8 +479,6 @@ constexpr std::string_view type_name() noexcept {
 #if defined(ASYNCIO_NO_EXCEPTIONS)
 
 namespace detail {
-
-[[noreturn]] ASYNCIO_API void fatal(const char* text) noexcept;
 
 // What a discarded handler's parameter is made of.
 struct anything {
@@ -449,7 +518,7 @@ public:
     }
 
 private:
-    std::atomic<std::uint32_t> refs_{1};
+    atomic<std::uint32_t> refs_{1};
 };
 
 } // namespace detail
@@ -644,8 +713,10 @@ public:
     }
 };
 
+#if !defined(ASYNCIO_BACKEND_NONE)
 /// Prints a group as a tree, one error a line.
 ASYNCIO_API std::ostream& operator<<(std::ostream& out, const base_exception_group& group);
+#endif
 
 #if defined(ASYNCIO_NO_EXCEPTIONS)
 
@@ -914,6 +985,25 @@ private:
     std::error_code code_;
 };
 
+// Here, so that a program for a small machine that never asks for one has no error codes.
+inline error::error(exception_ptr exception) : exception_(std::move(exception)) {
+    if (!exception_) return;
+    if (const auto* const system = detail::exception_cast<std::system_error>(exception_)) {
+        code_ = system->code();
+        what_ = system->what();
+    } else if (const auto* const late = detail::exception_cast<timeout_error>(exception_)) {
+        code_ = std::make_error_code(std::errc::timed_out);
+        what_ = late->what();
+    } else if (const auto* const end = detail::exception_cast<cancelled_error>(exception_)) {
+        code_ = std::make_error_code(std::errc::operation_canceled);
+        what_ = end->what();
+    } else if (const auto* const any = detail::exception_cast<std::exception>(exception_)) {
+        what_ = any->what();
+    } else {
+        what_ = detail::describe(exception_);
+    }
+}
+
 /// A value, or the error that came instead of it: what as_outcome() and
 /// gather(return_exceptions, ...) give.
 template <class T>
@@ -1131,7 +1221,7 @@ struct frame_cache {
     std::uint32_t room[classes];
 };
 
-extern thread_local constinit frame_cache this_thread_frames;
+extern ASYNCIO_THREAD_LOCAL constinit frame_cache this_thread_frames;
 
 ASYNCIO_API void* frame_alloc_slow(std::size_t size);
 ASYNCIO_API void frame_free_slow(void* memory, std::size_t size) noexcept;
@@ -1189,6 +1279,8 @@ struct frame_allocated {
 // arguments and results; both sides are the same program, so that numbers keep
 // the machine's form.
 // =============================================================================
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -1883,6 +1975,9 @@ private:
 };
 
 } // namespace asyncio::inline ASYNCIO_ABI
+
+#endif // !ASYNCIO_BACKEND_NONE
+
 // =============================================================================
 // [SECTION] events
 // uses: configuration, exceptions, support
@@ -2086,6 +2181,22 @@ protected:
     ~trace_sink() = default;
 };
 
+// Where flash is scarce debug mode has to be asked for when the program is compiled.
+#if defined(ASYNCIO_BACKEND_NONE)
+inline constexpr bool can_debug = ASYNCIO_DEBUG != 0;
+#else
+inline constexpr bool can_debug = true;
+#endif
+
+struct loop_core;
+
+// How a clock with a scale of its own reckons. Behind pointers, so that a small program
+// that never changes one needs no floating point.
+struct clock_scale {
+    std::int64_t (*loop_time)(const loop_core& core, std::int64_t system_time) noexcept;
+    std::int64_t (*real_span)(const loop_core& core, std::int64_t loop_span) noexcept;
+};
+
 // What handles, tasks and primitives share with their loop. It outlives the
 // loop, so that a late handle finds `closed` instead of freed memory.
 struct loop_core {
@@ -2188,6 +2299,7 @@ struct loop_core {
     clock_kind clock = clock_kind::real;
     bool paused = false;
     double scale = 1.0;
+    const clock_scale* scaled = nullptr; // how to reckon, once it was changed or paused
     std::int64_t stands_at = 0;    // virtual and manual clocks, and a frame's fixed time
     bool time_fixed = false;       // inside poll(): now_ns() is stands_at
     std::int64_t scale_origin = 0; // loop time and system time when the scale was set
@@ -2204,14 +2316,14 @@ struct loop_core {
     bool ask_soon = false;         // the next turn looks at timers and the system
 
     // Nodes that other threads posted, newest first; inbox_closed ends it.
-    std::atomic<ready_node*> inbox{nullptr};
-    std::atomic<int> posting{0};
-    std::atomic<bool> telling{false}; // the next one who has work for the host tells it
-    std::atomic<std::uint64_t> pending_signals{0};
+    atomic<ready_node*> inbox{nullptr};
+    atomic<int> posting{0};
+    atomic<bool> telling{false}; // the next one who has work for the host tells it
+    atomic<std::uint64_t> pending_signals{0};
 
 private:
     std::size_t refs_ = 0;
-    std::atomic<std::size_t> shared_refs_{1};
+    atomic<std::size_t> shared_refs_{1};
 };
 
 // Keeps a loop_core alive from any thread.
@@ -2244,7 +2356,7 @@ inline shared_core share(loop_core& core) noexcept {
 }
 
 // The core of the loop that runs on this thread.
-extern thread_local constinit loop_core* this_thread_core;
+extern ASYNCIO_THREAD_LOCAL constinit loop_core* this_thread_core;
 
 // What ASYNCIO_DEBUG says, the macro or the environment's variable.
 bool debug_by_default() noexcept;
@@ -2297,14 +2409,14 @@ struct context_cell : frame_allocated {
     ASYNCIO_API std::shared_ptr<const void> put(std::uint64_t variable,
                                                 std::shared_ptr<const void> value);
 
-    std::atomic<std::uint32_t> refs{0};
+    atomic<std::uint32_t> refs{0};
     std::shared_ptr<const entries> values;
 };
 
 // Where the running code's cell is: null for code outside a loop, and an empty
 // pointer until the first variable is set.
 using context_slot = ref_ptr<context_cell>;
-extern thread_local constinit context_slot* this_thread_context;
+extern ASYNCIO_THREAD_LOCAL constinit context_slot* this_thread_context;
 
 // The slot of this thread's code outside any loop.
 ASYNCIO_API context_slot& thread_context() noexcept;
@@ -2358,8 +2470,8 @@ struct callback_base : frame_allocated, ready_node, timer_node {
     }
     ASYNCIO_API void cancel() noexcept;
 
-    std::atomic<std::uint32_t> refs{1}; // the queue's or the heap's own
-    std::atomic<state> progress{state::pending};
+    atomic<std::uint32_t> refs{1}; // the queue's or the heap's own
+    atomic<state> progress{state::pending};
     bool shared = false;
     context_slot variables = copy_context();
     ref_ptr<loop_core> core;   // of one that this thread made
@@ -2416,7 +2528,9 @@ public:
     using native_handle_type = int;
 
     explicit event_loop(run_options options = {})
-        : event_loop(detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file(), options) {}
+        : event_loop(detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file(), options) {
+        if (options.time_scale != 1.0) begin_scaled(options.time_scale);
+    }
     event_loop(const event_loop&) = delete;
     event_loop& operator=(const event_loop&) = delete;
 
@@ -2510,6 +2624,7 @@ public:
     template <class F, class... Args>
         requires(sizeof...(Args) > 0 && std::invocable<std::decay_t<F>&, std::decay_t<Args>...>)
     auto create_task(F&& fn, Args&&... args);
+#if !defined(ASYNCIO_NO_THREADS)
     template <class F, class... Args>
     auto run_in_executor(executor* where, F&& fn, Args&&... args);
 
@@ -2517,9 +2632,11 @@ public:
     template <class Executor>
     void set_default_executor(std::shared_ptr<Executor> pool);
     coro<void> shutdown_default_executor(std::optional<duration> timeout = {});
+#endif
 
     /// Called with errors that nobody can be given: of callbacks, of dropped
-    /// tasks. Without one they are printed to standard error.
+    /// tasks. Without one they are printed to standard error, or, where there is no
+    /// operating system, given to ASYNCIO_FATAL.
     void set_exception_handler(detail::function<void(event_loop&, const exception_context&)> fn);
     void call_exception_handler(const exception_context& context);
 
@@ -2532,6 +2649,7 @@ public:
     /// In debug mode, callbacks at least this long are reported.
     duration slow_callback_duration = std::chrono::milliseconds(100);
 
+#if !defined(ASYNCIO_BACKEND_NONE)
     /// Runs `fn` whenever `fd` is readable or writable. `fd` must be pollable and
     /// stay open until the watch is removed. POSIX only.
     ///
@@ -2561,6 +2679,7 @@ public:
     enum class signal_layer { run, user, wait };
     void listen(int number, signal_layer layer, const void* owner, detail::function<void()> fn);
     void stop_listening(const void* owner) noexcept;
+#endif
 
     /// One frame of an embedded loop: fixes the time, takes in I/O and due timers,
     /// and runs turns until nothing is ready, but at most 1000. Never sleeps. What
@@ -2613,14 +2732,18 @@ public:
     // The parts that other sections work with.
     detail::loop_core& core() const noexcept { return *core_; }
     detail::backend_state& backend() const noexcept { return *backend_; }
+#if !defined(ASYNCIO_NO_THREADS)
     std::shared_ptr<executor> default_executor;
     bool default_executor_ended = false;
+#endif
 
 private:
     friend struct detail::loop_core;
     event_loop(detail::implementation_present, const run_options& options);
     struct running_guard;
+#if !defined(ASYNCIO_BACKEND_NONE)
     struct watch_entry;
+#endif
     struct rest;
 
     template <class F>
@@ -2641,9 +2764,11 @@ private:
     }
     std::int64_t after_ns(duration delay) const noexcept;
     void check_call(const char* who) const;
+#if !defined(ASYNCIO_BACKEND_NONE)
     void watch(int fd, bool write, detail::box<detail::callback_base> fn);
     bool unwatch(int fd, bool write);
     void unwatch_all() noexcept;
+#endif
     friend class runner;
     // Gives what ended the run before `main` was done.
     exception_ptr run_until_done(detail::state_base& main);
@@ -2652,9 +2777,13 @@ private:
     void collect(bool may_sleep);
     void take_inbox() noexcept;
     void take_due_timers(std::int64_t now) noexcept;
+#if defined(ASYNCIO_BACKEND_NONE)
+    void take_isr_events() noexcept;
+#else
     void take_signals();
     void forget_signal(const void* which) noexcept;
     bool listens_to(int number) const noexcept;
+#endif
     void shuffle_ready();
     std::size_t run_ready();
     std::size_t run_ready_watched();
@@ -2667,6 +2796,7 @@ private:
     void begin_frame() noexcept;
     void fix_time() noexcept;
     void require_real_clock(const char* who) const;
+    void begin_scaled(double scale);
     std::int64_t sleep_time(std::int64_t now) const noexcept;
     void rescale(double scale, bool paused) noexcept;
     void destroy_pending() noexcept;
@@ -4643,7 +4773,7 @@ private:
 
     Awaiter awaiter_;
     std::coroutine_handle<> hook_;
-    std::atomic<bool> resumed_{false};
+    atomic<bool> resumed_{false};
     shared_core core_;
 };
 
@@ -5062,6 +5192,8 @@ int run_main(A&& main, run_options options = {}) {
     }
 }
 
+#if !defined(ASYNCIO_BACKEND_NONE)
+
 namespace detail {
 
 // Waits for one of some signals.
@@ -5107,6 +5239,10 @@ detail::signal_awaiter wait_signal(Numbers... numbers) {
     return detail::signal_awaiter({numbers...});
 }
 
+#endif
+
+#if !defined(ASYNCIO_NO_THREADS)
+
 namespace detail {
 
 template <class F>
@@ -5144,6 +5280,8 @@ void run_per_core(std::size_t n, F&& factory, run_options options = {}) {
         },
         options);
 }
+
+#endif
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
@@ -5289,8 +5427,9 @@ template <class A>
 coro<await_result_t<A>> wait_no_longer(A awaited) {
     using T = await_result_t<A>;
     auto f = ensure_future(*running_core(), std::move(awaited));
-    if (!f.done()) co_await cancel_and_wait<T>(f);
-    if (f.cancelled()) co_await fail_with(make_error(timeout_error()));
+    const bool late = !f.done();
+    if (late) co_await cancel_and_wait<T>(f);
+    if (late && f.cancelled()) co_await fail_with(make_error(timeout_error()));
     if constexpr (std::is_void_v<T>) co_await std::move(f);
     else co_return co_await std::move(f);
 }
@@ -6583,6 +6722,78 @@ private:
 
 inline event::wait_awaiter event::wait() noexcept { return wait_awaiter(*this); }
 
+#if defined(ASYNCIO_BACKEND_NONE)
+
+/// A flag that an interrupt sets and one task waits for.
+///
+///     asyncio::isr_event button;
+///     extern "C" void EXTI0_IRQHandler() { clear_interrupt(); button.set(); }
+///
+///     for (;;) {
+///         co_await button.wait();
+///         toggle(led);
+///     }
+///
+/// Several set() before the task comes count as one.
+///
+/// Lifetime: longer than the interrupts that set it; a global object is right.
+class isr_event {
+public:
+    class wait_awaiter;
+
+    ASYNCIO_API isr_event() noexcept;
+    isr_event(const isr_event&) = delete;
+    isr_event& operator=(const isr_event&) = delete;
+    ASYNCIO_API ~isr_event();
+
+    /// In an interrupt, or anywhere else; the loop wakes up. Takes a few instructions,
+    /// and no lock.
+    void set() noexcept { set_.store(true); }
+    bool is_set() const noexcept { return set_.load(); }
+
+    /// Waits until it is set, and clears it.
+    ///
+    /// Cancellation: it stays set if it was.
+    wait_awaiter wait() noexcept;
+
+    /// True when one that a task waits for is set: with interrupts masked, for
+    /// asyncio_port_idle() to see whether it may sleep.
+    ASYNCIO_API static bool pending() noexcept;
+
+    // What the loop does in its turn: wakes the tasks whose events are set.
+    ASYNCIO_API static void take_all() noexcept;
+
+private:
+    std::atomic<bool> set_{false};
+    detail::waiter_list waiters_;
+    isr_event* next_;
+};
+
+class isr_event::wait_awaiter : public detail::list_waiter,
+                                public detail::awaitable_base<isr_event::wait_awaiter, void> {
+public:
+    explicit wait_awaiter(isr_event& owner) noexcept : owner_(&owner) {}
+    wait_awaiter(wait_awaiter&&) noexcept = default;
+
+    bool await_ready() const noexcept { return owner_->set_.load(); }
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> h) noexcept {
+        if (suspend(h)) join(owner_->waiters_);
+    }
+    void await_resume() {
+        leave();
+        if (interrupted()) throw_cancelled();
+        owner_->set_.store(false);
+    }
+
+private:
+    isr_event* owner_;
+};
+
+inline isr_event::wait_awaiter isr_event::wait() noexcept { return wait_awaiter(*this); }
+
+#endif
+
 /// Lets tasks wait for a change of what a lock guards. Python's asyncio.Condition.
 class condition {
 public:
@@ -7332,6 +7543,8 @@ public:
 // its own where a crash, a leak or an endless loop costs only the job. A
 // concurrent_future stands for the job on every thread, and can be awaited.
 // =============================================================================
+
+#if !defined(ASYNCIO_NO_THREADS)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -9137,6 +9350,9 @@ coro<detail::job_result_t<Fn, Args...>> to_thread(Fn&& fn, Args&&... args) {
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI
+
+#endif // !ASYNCIO_NO_THREADS
+
 // =============================================================================
 // [SECTION] sockets
 // uses: configuration, exceptions, support, events, tasks
@@ -9145,6 +9361,8 @@ coro<detail::job_result_t<Fn, Args...>> to_thread(Fn&& fn, Args&&... args) {
 // who want the lower level; and datagrams. Connections with buffers, and servers,
 // are the next section's.
 // =============================================================================
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -9642,6 +9860,8 @@ struct std::hash<asyncio::address> {
     }
 };
 
+#endif // !ASYNCIO_BACKEND_NONE
+
 // =============================================================================
 // [SECTION] streams
 // uses: configuration, exceptions, support, events, tasks, sockets
@@ -9658,6 +9878,8 @@ struct std::hash<asyncio::address> {
 // system's buffers, and the peer is held back. Writing is done at once as far as
 // the system takes it; the rest is kept, and drain() is where to wait for it.
 // =============================================================================
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -10222,6 +10444,8 @@ coro<server> start_unix_server(Handler&& on_client, std::string path,
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
+#endif // !ASYNCIO_BACKEND_NONE
+
 // =============================================================================
 // [SECTION] processes
 // uses: configuration, support, events, tasks, streams
@@ -10236,6 +10460,8 @@ coro<server> start_unix_server(Handler&& on_client, std::string path,
 // A child gets the three standard descriptors and no others. The library waits
 // for its own children only and leaves SIGCHLD alone.
 // =============================================================================
+
+#if !defined(ASYNCIO_NO_THREADS)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -10425,6 +10651,8 @@ ASYNCIO_API coro<stream_reader> stdin_reader(std::size_t limit = 64 * 1024);
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
+#endif // !ASYNCIO_NO_THREADS
+
 // =============================================================================
 // [SECTION] files
 // uses: configuration, support, tasks
@@ -10440,6 +10668,8 @@ ASYNCIO_API coro<stream_reader> stdin_reader(std::size_t limit = 64 * 1024);
 // ends at once, the job itself later. Pipes and terminals may keep a thread busy
 // for ever; they are for connect_read_pipe() and stdin_reader().
 // =============================================================================
+
+#if !defined(ASYNCIO_NO_THREADS)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -10519,6 +10749,8 @@ private:
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
+#endif // !ASYNCIO_NO_THREADS
+
 // =============================================================================
 // [SECTION] resilience
 // uses: configuration, exceptions, support, events, futures, tasks, timeouts, taskgroups, locks
@@ -10582,7 +10814,8 @@ coro<attempt_result_t<F>> run_retry(F fn, retry_options options, Predicate again
             now.number < options.attempts ? retry_delay(options, now.number + 1) : duration();
         std::optional<coro<R>> call;
         caught<R> got;
-        got.error = thrown_by([&] { call.emplace(wait_for(call_attempt(fn, now), options.timeout)); });
+        got.error = thrown_by(
+            [&] { call.emplace(wait_for(call_attempt(fn, now), options.timeout)); });
         if (call) got = co_await catching(std::move(*call));
         if constexpr (std::is_void_v<R>) {
             if (!got.error) co_return;
@@ -10966,6 +11199,8 @@ auto map_stream(return_exceptions_t, Range&& range, F&& fn, map_options options 
 // Seeing what a program does: which tasks lived when, and which jobs ran for them.
 // =============================================================================
 
+#if !defined(ASYNCIO_BACKEND_NONE)
+
 namespace asyncio::inline ASYNCIO_ABI {
 
 /// Prints where a task stands: its coroutines, the outermost first, each with the place
@@ -11032,6 +11267,8 @@ private:
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
+#endif // !ASYNCIO_BACKEND_NONE
+
 #endif // ASYNCIO_HPP
 
 #if defined(ASYNCIO_IMPLEMENTATION) && !defined(ASYNCIO_IMPLEMENTATION_DONE)
@@ -11044,6 +11281,39 @@ private:
 // The only place that includes headers of the operating system, and what every
 // section below asks of it.
 // =============================================================================
+
+#if defined(ASYNCIO_BACKEND_NONE)
+
+#include <cstdlib>
+#include <unordered_set>
+#if !defined(_MSC_VER)
+#include <cxxabi.h>
+#endif
+
+extern "C" {
+/// Nanoseconds since some moment; never goes backwards.
+std::int64_t asyncio_port_now_ns();
+
+/// Sleeps until an interrupt comes or `ns` nanoseconds have passed; -1: until an interrupt.
+/// May return early. An interrupt may come right before it: sleep as WFE does, or look at
+/// isr_event::pending() with interrupts masked.
+void asyncio_port_idle(std::int64_t ns);
+}
+
+namespace asyncio::inline ASYNCIO_ABI::detail {
+
+template <class T>
+T& of_this_thread() {
+    static T object{};
+    return object;
+}
+
+static bool may_keep_for_thread() noexcept { return true; }
+static void refuse_in_worker() noexcept {}
+
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+
+#else
 
 #if defined(_WIN32)
 #include <cerrno>
@@ -11524,7 +11794,7 @@ static ssize_t send_from_file(int to, int file, std::int64_t from, std::size_t s
     return got <= 0 ? got : ::send(socket_of(to), piece, static_cast<int>(got), 0);
 }
 
-static std::size_t usable_processors() noexcept {
+[[maybe_unused]] static std::size_t usable_processors() noexcept {
     return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
 }
 
@@ -11533,7 +11803,7 @@ static const std::thread::id main_thread = std::this_thread::get_id();
 static bool on_main_thread() noexcept { return std::this_thread::get_id() == main_thread; }
 
 // Versions before Windows 10 cannot do it.
-static void name_this_thread(const std::string& name) noexcept {
+[[maybe_unused]] static void name_this_thread(const std::string& name) noexcept {
     using function = HRESULT(WINAPI*)(HANDLE, const wchar_t*);
     static const auto set_name = reinterpret_cast<function>(reinterpret_cast<void*>(
         ::GetProcAddress(::GetModuleHandleW(L"kernel32.dll"), "SetThreadDescription")));
@@ -11658,7 +11928,7 @@ static bool take_signal(const sigset_t& set) noexcept {
     }
 }
 
-static int new_pipe(int (&fds)[2]) noexcept { return ::pipe2(fds, O_CLOEXEC); }
+[[maybe_unused]] static int new_pipe(int (&fds)[2]) noexcept { return ::pipe2(fds, O_CLOEXEC); }
 
 static int new_socket(int family, int type) noexcept {
     return ::socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -11685,29 +11955,29 @@ static int readable_now(int fd) noexcept {
     return ::poll(&polled, 1, 0);
 }
 
-static owned_fd open_anew(int fd) {
+[[maybe_unused]] static owned_fd open_anew(int fd) {
     const std::string path = "/proc/self/fd/" + std::to_string(fd);
     return owned_fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
 }
 
-static int open_pidfd(pid_t pid) noexcept {
+[[maybe_unused]] static int open_pidfd(pid_t pid) noexcept {
     return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u));
 }
 
 constexpr auto id_is_pidfd = static_cast<idtype_t>(3); // P_PIDFD, which older headers lack
 
-static int signal_pidfd(int fd, int number) noexcept {
+[[maybe_unused]] static int signal_pidfd(int fd, int number) noexcept {
     return static_cast<int>(::syscall(SYS_pidfd_send_signal, fd, number, nullptr, 0u));
 }
 
-static int wait_pidfd(int fd, siginfo_t& info, int options) noexcept {
+[[maybe_unused]] static int wait_pidfd(int fd, siginfo_t& info, int options) noexcept {
     return ::waitid(id_is_pidfd, static_cast<id_t>(fd), &info, options);
 }
 
-static char** process_environment() noexcept { return ::environ; }
+[[maybe_unused]] static char** process_environment() noexcept { return ::environ; }
 
 // How many processors this process may use.
-static std::size_t usable_processors() noexcept {
+[[maybe_unused]] static std::size_t usable_processors() noexcept {
     cpu_set_t set;
     if (::sched_getaffinity(0, sizeof set, &set) == 0)
         return static_cast<std::size_t>(std::max(CPU_COUNT(&set), 1));
@@ -11716,7 +11986,7 @@ static std::size_t usable_processors() noexcept {
 
 static bool on_main_thread() noexcept { return ::syscall(SYS_gettid) == ::getpid(); }
 
-static void name_this_thread(const std::string& name) noexcept {
+[[maybe_unused]] static void name_this_thread(const std::string& name) noexcept {
     ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str()); // the system's limit
 }
 
@@ -11763,7 +12033,7 @@ static int set_for_loop(int fd) noexcept {
     return -1;
 }
 
-static int new_pipe(int (&fds)[2]) noexcept {
+[[maybe_unused]] static int new_pipe(int (&fds)[2]) noexcept {
     if (::pipe(fds) != 0) return -1;
     for (const int fd : fds) set_close_on_exec(fd);
     return 0;
@@ -11813,7 +12083,7 @@ static int readable_now(int fd) noexcept {
 }
 
 // /dev/fd/N would be a copy that shares the blocking mode. A terminal can be opened by name.
-static owned_fd open_anew(int fd) {
+[[maybe_unused]] static owned_fd open_anew(int fd) {
     char name[1024];
     if (::ttyname_r(fd, name, sizeof name) != 0) return owned_fd();
     return owned_fd(::open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
@@ -11824,11 +12094,11 @@ static int no_pidfds() noexcept {
     return -1;
 }
 
-static int open_pidfd(pid_t) noexcept { return no_pidfds(); }
-static int signal_pidfd(int, int) noexcept { return no_pidfds(); }
-static int wait_pidfd(int, siginfo_t&, int) noexcept { return no_pidfds(); }
+[[maybe_unused]] static int open_pidfd(pid_t) noexcept { return no_pidfds(); }
+[[maybe_unused]] static int signal_pidfd(int, int) noexcept { return no_pidfds(); }
+[[maybe_unused]] static int wait_pidfd(int, siginfo_t&, int) noexcept { return no_pidfds(); }
 
-static char** process_environment() noexcept {
+[[maybe_unused]] static char** process_environment() noexcept {
 #if defined(__APPLE__)
     return *::_NSGetEnviron(); // a library of Apple's cannot see `environ`
 #else
@@ -11836,7 +12106,7 @@ static char** process_environment() noexcept {
 #endif
 }
 
-static std::size_t usable_processors() noexcept {
+[[maybe_unused]] static std::size_t usable_processors() noexcept {
     return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
 }
 
@@ -11854,6 +12124,14 @@ static void name_this_thread([[maybe_unused]] const std::string& name) noexcept 
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
 
+#if defined(ASYNCIO_NO_THREADS)
+namespace asyncio::inline ASYNCIO_ABI::detail {
+static void refuse_in_worker() noexcept {}
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+#endif
+
+#endif // !ASYNCIO_BACKEND_NONE
+
 // =============================================================================
 // [SECTION] backend
 // uses: os, events
@@ -11863,6 +12141,8 @@ static void name_this_thread([[maybe_unused]] const std::string& name) noexcept 
 // it is done". Whether the system completes operations itself (IOCP) or only
 // says that one could go on (epoll) stays below this line.
 // =============================================================================
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 namespace asyncio::inline ASYNCIO_ABI::detail {
 
@@ -11983,6 +12263,8 @@ concept backend_like = requires(B b, const B constant, io_descriptor& d, io_oper
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
 
+#endif // !ASYNCIO_BACKEND_NONE
+
 // =============================================================================
 // [SECTION] backend: readiness operations
 // uses: os, backend
@@ -11996,6 +12278,8 @@ concept backend_like = requires(B b, const B constant, io_descriptor& d, io_oper
 // without asking in vain, and news comes by itself because registrations are
 // edge-triggered.
 // =============================================================================
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 namespace asyncio::inline ASYNCIO_ABI::detail {
 
@@ -12494,6 +12778,8 @@ bool readiness_operations::send_file(io_file& op, io_descriptor& d) noexcept {
 #endif
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
+
+#endif // !ASYNCIO_BACKEND_NONE
 
 // =============================================================================
 // [SECTION] backend: epoll
@@ -13687,6 +13973,32 @@ void poll_backend::unwatch_exit(pid_t, int pidfd) noexcept { unwatch(pidfd, fals
 #endif // ASYNCIO_BACKEND_POLL
 
 // =============================================================================
+// [SECTION] backend: none
+// uses: os, events
+//
+// Facts about having no operating system that this code depends on:
+//   - Only interrupts come from outside, and only isr_event::set() runs in them.
+//   - A flag of one byte is stored and loaded in one piece on every processor.
+// =============================================================================
+
+#if defined(ASYNCIO_BACKEND_NONE)
+
+namespace asyncio::inline ASYNCIO_ABI::detail {
+
+struct backend_state {
+    explicit backend_state(loop_core&) noexcept {}
+    void wait(std::int64_t ns) noexcept {
+        if (ns != 0 && !isr_event::pending()) asyncio_port_idle(ns);
+    }
+    void wake() noexcept {}
+    int native_handle() const noexcept { return -1; }
+};
+
+} // namespace asyncio::inline ASYNCIO_ABI::detail
+
+#endif // ASYNCIO_BACKEND_NONE
+
+// =============================================================================
 // [SECTION] implementation: exceptions and support
 // uses: os, exceptions, support
 // =============================================================================
@@ -13699,21 +14011,36 @@ namespace detail {
 // version, or more than one: that is its only purpose.
 implementation_present define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file() { return {}; }
 
-#if defined(ASYNCIO_NO_EXCEPTIONS)
-
-void fatal(const char* text) noexcept {
+void fatal([[maybe_unused]] const char* text) noexcept {
 #if defined(ASYNCIO_FATAL)
     ASYNCIO_FATAL(text);
-#else
+#elif !defined(ASYNCIO_BACKEND_NONE)
     std::fprintf(stderr, "%s\n", text);
 #endif
     std::abort();
 }
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
 void* error_alloc(std::size_t size) { return frame_alloc(size); }
 void error_free(void* memory, std::size_t size) noexcept { frame_free(memory, size); }
 
-void rethrow(const exception_ptr& error) noexcept { fatal(describe(error).c_str()); }
+// The text of an error; empty when it has none.
+static const char* text_of(const exception_ptr& error) noexcept {
+    if (const auto* const e = exception_cast<std::exception>(error)) return e->what();
+    if (const auto* const e = exception_cast<base_exception_group>(error)) return e->what();
+    if (const auto* const e = exception_cast<cancelled_error>(error)) return e->what();
+    if (const auto* const e = exception_cast<keyboard_interrupt>(error)) return e->what();
+    return "";
+}
+
+void rethrow(const exception_ptr& error) noexcept {
+#if defined(ASYNCIO_BACKEND_NONE)
+    fatal(text_of(error));
+#else
+    fatal(describe(error).c_str());
+#endif
+}
 
 error_kind kind_of(const exception_ptr& error) noexcept {
     if (exception_cast<cancelled_error>(error)) return error_kind::cancelled;
@@ -13732,15 +14059,6 @@ static std::string readable_name(std::string_view name) {
         if (end != std::string::npos) text = "asyncio" + text.substr(end);
     }
     return text;
-}
-
-// The text of an error; empty when it has none.
-static const char* text_of(const exception_ptr& error) noexcept {
-    if (const auto* const e = exception_cast<std::exception>(error)) return e->what();
-    if (const auto* const e = exception_cast<base_exception_group>(error)) return e->what();
-    if (const auto* const e = exception_cast<cancelled_error>(error)) return e->what();
-    if (const auto* const e = exception_cast<keyboard_interrupt>(error)) return e->what();
-    return "";
 }
 
 std::string describe(const exception_ptr& error) {
@@ -13834,9 +14152,11 @@ std::string group_text(const std::string& message, std::size_t count) {
            (count == 1 ? " sub-exception)" : " sub-exceptions)");
 }
 
+#if !defined(ASYNCIO_BACKEND_NONE)
 void throw_system_error(int code, const char* call) {
     throw_error(std::system_error(code_of(code), call));
 }
+#endif
 #if defined(ASYNCIO_NO_EXCEPTIONS)
 void throw_runtime_error(const char* message) { fatal(message); }
 void throw_invalid_argument(const char* message) { fatal(message); }
@@ -13856,6 +14176,7 @@ exception_ptr make_group(std::string message, std::vector<exception_ptr> errors)
     return make_error(base_exception_group(std::move(message), std::move(errors)));
 }
 
+#if !defined(ASYNCIO_BACKEND_NONE)
 static void print_tree(std::ostream& out, const base_exception_group& group,
                        const std::string& indent) {
     out << group.what() << '\n';
@@ -13869,8 +14190,9 @@ static void print_tree(std::ostream& out, const base_exception_group& group,
             out << describe(members[i]) << '\n';
     }
 }
+#endif
 
-thread_local constinit frame_cache this_thread_frames{};
+ASYNCIO_THREAD_LOCAL constinit frame_cache this_thread_frames{};
 
 namespace {
 
@@ -13917,11 +14239,11 @@ struct frame_cache_keeper {
             }
         }
     }
-    static thread_local constinit bool ended;
-    static thread_local constinit bool begun;
+    static ASYNCIO_THREAD_LOCAL constinit bool ended;
+    static ASYNCIO_THREAD_LOCAL constinit bool begun;
 };
-thread_local constinit bool frame_cache_keeper::ended = false;
-thread_local constinit bool frame_cache_keeper::begun = false;
+ASYNCIO_THREAD_LOCAL constinit bool frame_cache_keeper::ended = false;
+ASYNCIO_THREAD_LOCAL constinit bool frame_cache_keeper::begun = false;
 
 } // namespace
 
@@ -13932,7 +14254,7 @@ void frame_free_slow(void* memory, std::size_t size) noexcept {
         size <= frame_cache::most && may_keep_for_thread()) {
         // The first block that this thread frees.
         frame_cache_keeper::begun = true;
-        thread_local frame_cache_keeper keeper;
+        static ASYNCIO_THREAD_LOCAL frame_cache_keeper keeper;
         static_cast<void>(keeper);
         frame_free(memory, size);
         return;
@@ -14001,28 +14323,12 @@ exception_group::exception_group(std::string message, std::vector<exception_ptr>
                 "error; use base_exception_group");
 }
 
+#if !defined(ASYNCIO_BACKEND_NONE)
 std::ostream& operator<<(std::ostream& out, const base_exception_group& group) {
     detail::print_tree(out, group, "");
     return out;
 }
-
-error::error(exception_ptr exception) : exception_(std::move(exception)) {
-    if (!exception_) return;
-    if (const auto* const system = detail::exception_cast<std::system_error>(exception_)) {
-        code_ = system->code();
-        what_ = system->what();
-    } else if (const auto* const late = detail::exception_cast<timeout_error>(exception_)) {
-        code_ = std::make_error_code(std::errc::timed_out);
-        what_ = late->what();
-    } else if (const auto* const end = detail::exception_cast<cancelled_error>(exception_)) {
-        code_ = std::make_error_code(std::errc::operation_canceled);
-        what_ = end->what();
-    } else if (const auto* const any = detail::exception_cast<std::exception>(exception_)) {
-        what_ = any->what();
-    } else {
-        what_ = detail::describe(exception_);
-    }
-}
+#endif
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
@@ -14035,10 +14341,10 @@ namespace asyncio::inline ASYNCIO_ABI {
 
 namespace detail {
 
-thread_local constinit loop_core* this_thread_core = nullptr;
+ASYNCIO_THREAD_LOCAL constinit loop_core* this_thread_core = nullptr;
 // The loop whose wake handler this thread is in.
-static thread_local constinit const loop_core* telling_host = nullptr;
-thread_local constinit context_slot* this_thread_context = nullptr;
+static ASYNCIO_THREAD_LOCAL constinit const loop_core* telling_host = nullptr;
+ASYNCIO_THREAD_LOCAL constinit context_slot* this_thread_context = nullptr;
 
 context_slot& thread_context() noexcept {
     return of_this_thread<context_slot>();
@@ -14225,23 +14531,41 @@ void loop_core::wake() noexcept {
 // -- the clock -----------------------------------------------------------------------
 
 static std::int64_t system_now_ns() noexcept {
+#if defined(ASYNCIO_BACKEND_NONE)
+    static constinit std::int64_t last = INT64_MIN;
+    const std::int64_t now = asyncio_port_now_ns();
+    if (now < last)
+        fatal("asyncio: asyncio_port_now_ns() went backwards; let it count up, across the "
+              "overflows of its timer, too");
+    return last = now;
+#else
     return std::chrono::duration_cast<std::chrono::nanoseconds>(
                std::chrono::steady_clock::now().time_since_epoch())
         .count();
+#endif
 }
 
 std::int64_t loop_core::now_ns() const noexcept {
     if (clock != clock_kind::real || time_fixed || paused) return stands_at;
     const std::int64_t now = system_now_ns();
-    if (scale == 1.0 && scale_origin == scale_start) return now;
-    return scale_origin +
-           static_cast<std::int64_t>(static_cast<double>(now - scale_start) * scale);
+    return scaled ? scaled->loop_time(*this, now) : now;
 }
+
+static constexpr clock_scale changed_scale{
+    [](const loop_core& core, std::int64_t system_time) noexcept {
+        const auto passed = static_cast<double>(system_time - core.scale_start);
+        return core.scale_origin + static_cast<std::int64_t>(passed * core.scale);
+    },
+    [](const loop_core& core, std::int64_t loop_span) noexcept {
+        if (core.scale == 1.0) return loop_span;
+        return static_cast<std::int64_t>(static_cast<double>(loop_span) / core.scale) + 1;
+    }};
 
 // -- clocks of one's own ---------------------------------------------------------------
 
 // A time_stream's. Its timers have a heap of their own, for which there is one timer in
-// the loop's: to pause costs the same however many sleep.
+// the loop's: to pause costs the same however many sleep. What others call is virtual, so
+// that a small program without a time_stream has nothing of it.
 struct stream_state : timer_node {
     explicit stream_state(loop_core& loop) noexcept
         : core(&loop), origin(loop.now_ns()), start(origin), following(loop.streams) {
@@ -14250,7 +14574,7 @@ struct stream_state : timer_node {
         loop.streams = this;
     }
     stream_state(const stream_state&) = delete;
-    ~stream_state() {
+    virtual ~stream_state() {
         core->remove_timer(*this);
         (previous ? previous->following : core->streams) = following;
         if (following) following->previous = previous;
@@ -14261,7 +14585,7 @@ struct stream_state : timer_node {
     }
 
     // What it shows at a moment of the loop's clock since the last change.
-    std::int64_t at(std::int64_t loop_time) const noexcept {
+    virtual std::int64_t at(std::int64_t loop_time) const noexcept {
         if (paused || loop_time <= start) return origin;
         const std::int64_t passed = loop_time - start;
         return after(origin, scale == 1.0 ? passed : whole(static_cast<double>(passed) * scale));
@@ -14292,11 +14616,11 @@ struct stream_state : timer_node {
         paused = pause;
         set_timer();
     }
-    void add(timer_node& timer, std::int64_t moment) {
+    virtual void add(timer_node& timer, std::int64_t moment) {
         timers.insert(timer, moment);
         if (timer.place == 0) set_timer();
     }
-    void remove(timer_node& timer) noexcept {
+    virtual void remove(timer_node& timer) noexcept {
         if (!timer.is_set()) return;
         const bool first = timer.place == 0;
         timers.remove(timer);
@@ -14311,7 +14635,7 @@ struct stream_state : timer_node {
         if (moment > now()) loop_time = std::max(loop_time, core->now_ns() + 1);
         core->add_timer(*this, loop_time);
     }
-    void fire_due() noexcept {
+    virtual void fire_due() noexcept {
         const std::int64_t time = core->dropping ? INT64_MAX : now();
         while (!timers.empty() && timers.first_when() <= time) {
             timer_node& timer = timers.take_first();
@@ -14355,6 +14679,8 @@ static handle call_at(stream_state& stream, std::int64_t when, function<void()> 
     return handle(ref_ptr<callback_base>(node.release()));
 }
 
+#if !defined(ASYNCIO_BACKEND_NONE)
+
 // -- signals -------------------------------------------------------------------------
 //
 // The process has one disposition per signal, but any number of loops may want to
@@ -14368,8 +14694,8 @@ struct signal_table {
     static constexpr std::size_t most_loops = 64;
 
     std::mutex mutex;
-    std::atomic<loop_core*> loops[most_loops] = {};
-    std::atomic<int> handling{0};
+    atomic<loop_core*> loops[most_loops] = {};
+    atomic<int> handling{0};
     std::uint64_t wanted[most_loops] = {};
     signal_action before[most_signals + 1] = {};
     int users[most_signals + 1] = {};
@@ -14379,7 +14705,7 @@ signal_table signal_users;
 void on_signal(int number) noexcept {
     const int saved = errno;
     signal_users.handling.fetch_add(1);
-    for (std::atomic<loop_core*>& slot : signal_users.loops)
+    for (atomic<loop_core*>& slot : signal_users.loops)
         if (loop_core* core = slot.load()) {
             core->pending_signals.fetch_or(std::uint64_t(1) << (number - 1));
             core->wake();
@@ -14426,9 +14752,12 @@ void unwant_signal(loop_core& core, int number) noexcept {
 
 } // namespace
 
+#endif
+
 } // namespace detail
 
 struct event_loop::rest {
+#if !defined(ASYNCIO_BACKEND_NONE)
     struct signal {
         int number;
         signal_layer layer;
@@ -14437,14 +14766,19 @@ struct event_loop::rest {
         bool removed = false;
         detail::context_slot variables = detail::copy_context();
     };
-    detail::function<void(event_loop&, const exception_context&)> exception_handler;
     std::vector<std::shared_ptr<signal>> signals;
     std::vector<std::shared_ptr<watch_entry>> watches;
+#endif
+    detail::function<void(event_loop&, const exception_context&)> exception_handler;
     std::vector<detail::ready_node*> shuffled;
+#if !defined(ASYNCIO_NO_THREADS)
     // Held while the handler runs, which may replace itself.
     std::recursive_mutex waking;
+#endif
     std::shared_ptr<detail::function<void()>> wake_handler;
 };
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 void event_loop::add_signal_handler(int number, detail::function<void()> fn) {
     // The new one first, so that the signal does not get its default effect in between.
@@ -14530,25 +14864,31 @@ void event_loop::take_signals() {
     core_->ready.append(later);
 }
 
+#else
+
+void event_loop::take_isr_events() noexcept {
+    isr_event::take_all();
+}
+
+#endif
+
 // -- the loop ------------------------------------------------------------------------
 
 bool detail::debug_by_default() noexcept {
+#if defined(ASYNCIO_BACKEND_NONE)
+    return ASYNCIO_DEBUG != 0;
+#else
     const char* const text = std::getenv("ASYNCIO_DEBUG");
     return ASYNCIO_DEBUG != 0 || (text && *text && std::strcmp(text, "0") != 0);
+#endif
 }
 
 event_loop::event_loop(detail::implementation_present, const run_options& options)
     : core_(new detail::loop_core), rest_(new rest) {
     detail::refuse_in_worker();
-    if (!(options.time_scale > 0) ||
-        options.time_scale > std::numeric_limits<double>::max())
-        detail::throw_invalid_argument(
-            "asyncio::run_options: time_scale must be a positive number");
     core_->loop = this;
     core_->clock = options.clock;
     core_->debug = options.debug.value_or(detail::debug_by_default());
-    if (options.clock == clock_kind::real && options.time_scale != 1.0)
-        rescale(options.time_scale, false);
     shuffle_state_ = options.shuffle_seed;
     attentive_ = core_->debug || shuffle_state_;
     backend_ = new detail::backend_state(*core_);
@@ -14567,20 +14907,26 @@ void event_loop::close() {
     if (core_->closed) return;
     set_wake_handler({});
     destroy_pending();
-    while (!rest_->signals.empty()) forget_signal(rest_->signals.back().get());
     while (core_->first_generator) core_->first_generator->leave();
+#if !defined(ASYNCIO_BACKEND_NONE)
+    while (!rest_->signals.empty()) forget_signal(rest_->signals.back().get());
     unwatch_all();
+#endif
     // From here on nobody can post; wait for those who are about to have done so.
     detail::ready_node* late = core_->inbox.exchange(&detail::closed_inbox);
+#if !defined(ASYNCIO_NO_THREADS)
     while (core_->posting.load() != 0) std::this_thread::yield();
+#endif
     while (late) {
         detail::ready_node* node = std::exchange(late, late->next);
         core_->ready.push(node);
     }
     drop_queues();
     core_->closed = core_->apart = true;
+#if !defined(ASYNCIO_NO_THREADS)
     // Waits for its jobs. One that waits for the loop has been told by now.
     default_executor.reset();
+#endif
     delete std::exchange(backend_, nullptr);
 }
 
@@ -14593,7 +14939,7 @@ void event_loop::destroy_pending() noexcept {
     std::vector<detail::ref_ptr<detail::state_base>> ended;
     while (detail::task_base* task = core_->tasks) {
         ended.emplace_back(task);
-        if (core_->debug)
+        if (detail::can_debug && core_->debug)
             call_exception_handler({"task was destroyed while it was pending", {}, task->name()});
         task->destroy_frames();
         task->reported = true;
@@ -14629,7 +14975,7 @@ void event_loop::set_exception_handler(
 }
 
 void event_loop::call_exception_handler(const exception_context& context) {
-    std::string also;
+    [[maybe_unused]] std::string also;
     if (rest_->exception_handler) {
         ASYNCIO_TRY {
             rest_->exception_handler(*this, context);
@@ -14641,17 +14987,22 @@ void event_loop::call_exception_handler(const exception_context& context) {
                    detail::describe(detail::current_error());
         }
     }
+#if defined(ASYNCIO_BACKEND_NONE)
+    detail::fatal(context.message.c_str()); // nowhere to print it, and it must not be lost
+#else
     std::string text = "asyncio: " + context.message;
     if (!context.task.empty()) text += " (task '" + context.task + "')";
     if (context.exception) text += ": " + detail::describe(context.exception);
     text += also + '\n';
     std::fputs(text.c_str(), stderr);
+#endif
 }
 
 void event_loop::check_call(const char* who) const {
     if (core_->closed)
         detail::throw_error(std::runtime_error(std::string(who) + ": the loop is closed"));
-    if (core_->debug && running_ && detail::this_thread_core != core_.get())
+    if (detail::can_debug && core_->debug && running_ &&
+        detail::this_thread_core != core_.get())
         detail::throw_error(std::runtime_error(std::string(who) +
                                                ": called from another thread; use "
                                                "call_soon_threadsafe()"));
@@ -14662,6 +15013,8 @@ std::int64_t event_loop::after_ns(duration delay) const noexcept {
     const std::int64_t now = core_->now_ns();
     return delay.count() < 0 ? now + delay.count() : detail::deadline_after(now, delay);
 }
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 // -- descriptors of the user ---------------------------------------------------------
 
@@ -14734,6 +15087,8 @@ void event_loop::unwatch_all() noexcept {
         unwatch(last.fd, last.write);
     }
 }
+
+#endif
 
 // -- turns -----------------------------------------------------------------------------
 
@@ -14831,7 +15186,11 @@ void event_loop::collect(bool may_sleep) {
     }
     backend_->wait(timeout);
     take_inbox();
+#if defined(ASYNCIO_BACKEND_NONE)
+    take_isr_events();
+#else
     if (core.pending_signals.load(std::memory_order_relaxed)) take_signals();
+#endif
     if (core.clock != clock_kind::real && core.ready.empty() && timeout == 0 && may_sleep)
         move_clock();
 
@@ -14887,9 +15246,7 @@ std::int64_t event_loop::sleep_time(std::int64_t now) const noexcept {
     if (core.timers.empty() || core.paused) return -1;
     const std::int64_t left = core.timers.first_when() - now;
     if (left <= 0) return 0;
-    return core.scale == 1.0
-               ? left
-               : static_cast<std::int64_t>(static_cast<double>(left) / core.scale) + 1;
+    return core.scaled ? core.scaled->real_span(core, left) : left;
 }
 
 // Nothing is ready, and nothing holds the clock: a virtual one jumps to the next
@@ -14959,7 +15316,7 @@ std::size_t event_loop::run_ready_watched() {
 }
 
 void event_loop::run_watched(detail::ready_node* node) {
-    if (!core_->debug) return node->run(node);
+    if (!detail::can_debug || !core_->debug) return node->run(node);
     std::string who = "a callback";
     if (node->run == &detail::task_base::step)
         who = "a step of task '" + static_cast<detail::task_base*>(node)->name() + "'";
@@ -15046,9 +15403,8 @@ std::optional<duration> event_loop::next_deadline() const noexcept {
     if (core.timers.empty() || core.paused) return std::nullopt;
     const std::int64_t left = core.timers.first_when() - core.now_ns();
     if (left <= 0) return duration();
-    const double scale = core.clock == clock_kind::real ? core.scale : 1.0;
-    return duration(std::chrono::nanoseconds(
-        scale == 1.0 ? left : static_cast<std::int64_t>(static_cast<double>(left) / scale) + 1));
+    return duration(
+        std::chrono::nanoseconds(core.scaled ? core.scaled->real_span(core, left) : left));
 }
 
 event_loop::native_handle_type event_loop::native_handle() const noexcept {
@@ -15084,7 +15440,9 @@ void event_loop::end_watch() noexcept {
 
 void event_loop::set_wake_handler(detail::function<void()> fn) {
     core_->require_open("asyncio::event_loop::set_wake_handler: the loop is closed");
+#if !defined(ASYNCIO_NO_THREADS)
     const std::lock_guard lock(rest_->waking);
+#endif
     end_watch();
     rest_->wake_handler.reset();
     if (!fn) return;
@@ -15093,7 +15451,9 @@ void event_loop::set_wake_handler(detail::function<void()> fn) {
 }
 
 void event_loop::call_wake_handler() noexcept {
+#if !defined(ASYNCIO_NO_THREADS)
     const std::lock_guard lock(rest_->waking);
+#endif
     if (const auto handler = rest_->wake_handler) (*handler)();
 }
 
@@ -15114,6 +15474,13 @@ void event_loop::advance(duration by) {
         if (!clock_can_move()) break;
         turns = 0;
     }
+}
+
+void event_loop::begin_scaled(double scale) {
+    if (!(scale > 0) || scale > std::numeric_limits<double>::max())
+        detail::throw_invalid_argument(
+            "asyncio::run_options: time_scale must be a positive number");
+    if (core_->clock == clock_kind::real) rescale(scale, false);
 }
 
 void event_loop::set_time_scale(double scale) {
@@ -15146,6 +15513,7 @@ void event_loop::rescale(double scale, bool paused) noexcept {
     core.scale_origin = now;
     core.scale_start = detail::system_now_ns();
     core.scale = scale;
+    core.scaled = &detail::changed_scale;
     core.stands_at = now;
     core.paused = paused;
     core.ask_soon = true;
@@ -15231,8 +15599,8 @@ void state_base::complete_cancelled(exception_ptr error) noexcept {
 
 exception_ptr state_base::why_no_value() {
     if (!done())
-        return make_error(invalid_state_error("asyncio::future: the result is not there yet; "
-                                              "await it, or ask done() first"));
+        throw_invalid_state("asyncio::future: the result is not there yet; await it, or ask "
+                            "done() first");
     reported = true;
     return exception ? exception : make_error(cancelled_error());
 }
@@ -15295,7 +15663,7 @@ void done_callback::run_and_delete(ready_node* node) {
 }
 
 std::uint64_t add_callback(state_base& state, box<done_callback> callback) {
-    static thread_local constinit std::uint64_t last_id = 0;
+    static ASYNCIO_THREAD_LOCAL constinit std::uint64_t last_id = 0;
     state.core->require_open("asyncio::future::add_done_callback: the loop is closed");
     const std::uint64_t id = callback->id = ++last_id;
     if (state.done()) done_callback::on_completed(callback.release(), state);
@@ -15334,7 +15702,7 @@ event_loop& future_handle::get_loop() const {
 }
 
 std::uint64_t next_variable_id() noexcept {
-    static std::atomic<std::uint64_t> last{0};
+    static atomic<std::uint64_t> last{0};
     return ++last;
 }
 
@@ -15449,7 +15817,7 @@ void task_base::enlist(promise_base& promise) noexcept {
     add_ref(); // the loop's
     if (around && around->scope) around->scope->add(*this);
     if (core->tracing) core->tracing->task_started(*this);
-    if (references && core->debug)
+    if (can_debug && references && core->debug)
         report_references(static_cast<const reference_mark&>(*references));
 }
 
@@ -15477,6 +15845,12 @@ std::string place_of(const promise_base& p) {
     }
     return std::string(function) + ", " + p.place.file_name() + ":" +
            std::to_string(p.place.line());
+}
+
+static void print_line([[maybe_unused]] const std::string& text) noexcept {
+#if !defined(ASYNCIO_BACKEND_NONE)
+    std::fprintf(stderr, "%s\n", text.c_str());
+#endif
 }
 
 // How many parameters the signature lists that a compiler gives for a coroutine, as in
@@ -15529,8 +15903,13 @@ void drop_never_awaited(std::coroutine_handle<> frame) noexcept {
     loop_core* const core = this_thread_core;
     const bool debug = core ? core->debug && core->loop : debug_by_default();
     const bool ending = core && (core->closing || core->ending_frames);
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    const bool unwinding = false; // then it is ending
+#else
     // While an error is on its way, nobody can await what it passes by.
-    if (debug && !ending && std::uncaught_exceptions() == 0) {
+    const bool unwinding = std::uncaught_exceptions() != 0;
+#endif
+    if (can_debug && debug && !ending && !unwinding) {
         const promise_base& promise =
             std::coroutine_handle<promise_base>::from_address(frame.address()).promise();
         ASYNCIO_TRY {
@@ -15538,7 +15917,7 @@ void drop_never_awaited(std::coroutine_handle<> frame) noexcept {
                 "a coroutine was never awaited; co_await it, or give it to create_task(): " +
                 place_of(promise);
             if (core) core->loop->call_exception_handler({message, {}, {}});
-            else std::fprintf(stderr, "asyncio: %s\n", message.c_str());
+            else print_line("asyncio: " + message);
         } ASYNCIO_CATCH_ALL {
             // Out of memory: the coroutine goes without the report.
         }
@@ -15884,11 +16263,12 @@ exception_ptr event_loop::run_until_done(detail::state_base& main) {
     watched.remove_done_callback(id);
     if (error && main.done()) main.reported = true;
     if (!error && !main.done())
-        error = detail::make_error(
-            std::runtime_error("asyncio::event_loop::run_until_complete: stop() ended the run "
-                               "before the work was done; run it again to go on"));
+        detail::throw_runtime_error("asyncio::event_loop::run_until_complete: stop() ended the "
+                                    "run before the work was done; run it again to go on");
     return error;
 }
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 // Ctrl-C while a runner's main task runs.
 class runner::interrupt_guard {
@@ -15928,6 +16308,8 @@ private:
     bool active_ = false;
 };
 
+#endif
+
 runner::~runner() {
     ASYNCIO_TRY {
         close();
@@ -15947,13 +16329,17 @@ event_loop& runner::get_loop() {
 }
 
 exception_ptr runner::run_until_done(detail::state_base& main) {
+    loop_->core().started = loop_->core().now_ns();
+#if defined(ASYNCIO_BACKEND_NONE)
+    return loop_->run_until_done(main);
+#else
     const any_task task{detail::ref_ptr<detail::state_base>(&main)};
     const interrupt_guard guard(*loop_, task, options_.handle_sigint);
-    loop_->core().started = loop_->core().now_ns();
     if (exception_ptr error = loop_->run_until_done(main)) return error;
     if (!task.cancelled() || guard.count() == 0 || task.uncancel() != 0) return nullptr;
     main.reported = true;
     return detail::make_error(keyboard_interrupt());
+#endif
 }
 
 namespace detail {
@@ -15979,10 +16365,10 @@ static void cancel_all(const std::vector<any_task>& tasks) {
 
 // Cancels what is left until nothing is left. A task that does not listen is asked
 // again every second, and named after a while.
-static coro<> end_tasks(event_loop& loop, duration patience) {
+static coro<> end_tasks(event_loop& loop, [[maybe_unused]] duration patience) {
     const any_task self = current_task();
-    const time_point begin = loop.time();
-    bool printed = false;
+    [[maybe_unused]] const time_point begin = loop.time();
+    [[maybe_unused]] bool printed = false;
     for (;;) {
         std::vector<any_task> left = all_tasks(loop);
         std::erase(left, self);
@@ -15998,6 +16384,7 @@ static coro<> end_tasks(event_loop& loop, duration patience) {
             loop.call_exception_handler({"a task failed while run() was ending it",
                                          state.exception, task.get_name()});
         }
+#if !defined(ASYNCIO_BACKEND_NONE)
         if (!ended.pending.empty() && !printed && loop.time() - begin >= patience) {
             printed = true;
             std::ostringstream text;
@@ -16009,6 +16396,7 @@ static coro<> end_tasks(event_loop& loop, duration patience) {
                 text << "and " << ended.pending.size() - shown << " more\n";
             std::fputs(text.str().c_str(), stderr);
         }
+#endif
     }
 }
 
@@ -16042,20 +16430,28 @@ void runner::close() {
         loop_->run_until_complete(detail::end_tasks(*loop_, options_.exit_report));
     if (loop_->core().first_generator)
         loop_->run_until_complete(detail::close_generators(*loop_));
+#if !defined(ASYNCIO_NO_THREADS)
     if (loop_->default_executor)
         loop_->run_until_complete(
             loop_->shutdown_default_executor(duration(std::chrono::minutes(5))));
+#endif
     loop_->close();
 }
 
 int detail::report_uncaught(const exception_ptr& error) noexcept {
+#if defined(ASYNCIO_BACKEND_NONE)
+    fatal(("asyncio: uncaught " + describe(error)).c_str());
+#else
     if (kind_of(error) == error_kind::interrupt) return 130;
     std::ostringstream text;
     if (const auto* const group = exception_cast<base_exception_group>(error)) text << *group;
     else text << describe(error) << '\n';
     std::fprintf(stderr, "asyncio: uncaught %s", text.str().c_str());
     return 1;
+#endif
 }
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 detail::signal_awaiter::signal_awaiter(std::initializer_list<int> numbers) {
     for (const int number : numbers) {
@@ -16094,6 +16490,10 @@ bool detail::signal_awaiter::on_cancel() noexcept {
     cancel_here();
     return true;
 }
+
+#endif
+
+#if !defined(ASYNCIO_NO_THREADS)
 
 namespace detail {
 
@@ -16230,6 +16630,8 @@ void run_per_core(std::size_t n, function<coro<>(std::size_t)> make, const run_o
 }
 
 } // namespace detail
+
+#endif
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
@@ -16746,7 +17148,7 @@ void detail::waiter_list::detach_all() noexcept {
 
 void detail::report_orphan(task_base& task) noexcept {
     loop_core& core = *task.core;
-    if (!core.debug || core.closing || !core.loop) return;
+    if (!can_debug || !core.debug || core.closing || !core.loop) return;
     ASYNCIO_TRY {
         core.loop->call_exception_handler(
             {"what a task waits for was destroyed; the task stays suspended until it is cancelled",
@@ -16756,6 +17158,32 @@ void detail::report_orphan(task_base& task) noexcept {
         // A destructor has no way to pass it on.
     }
 }
+
+#if defined(ASYNCIO_BACKEND_NONE)
+
+// All of them.
+static constinit isr_event* first_isr_event = nullptr;
+
+isr_event::isr_event() noexcept : next_(std::exchange(first_isr_event, this)) {}
+
+isr_event::~isr_event() {
+    isr_event** link = &first_isr_event;
+    while (*link != this) link = &(*link)->next_;
+    *link = next_;
+}
+
+bool isr_event::pending() noexcept {
+    for (const isr_event* e = first_isr_event; e; e = e->next_)
+        if (e->is_set() && !e->waiters_.empty()) return true;
+    return false;
+}
+
+void isr_event::take_all() noexcept {
+    for (isr_event* e = first_isr_event; e; e = e->next_)
+        if (e->is_set()) e->waiters_.wake_first();
+}
+
+#endif
 
 coro<bool> lock::aexit(exception_ptr) {
     release();
@@ -16942,6 +17370,8 @@ bool detail::queue_base::line_waiter::on_cancel() noexcept {
 // [SECTION] implementation: executors
 // uses: os, codec, events, futures, tasks, executors
 // =============================================================================
+
+#if !defined(ASYNCIO_NO_THREADS)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -19833,10 +20263,15 @@ void isolated_executor::kill_workers() { core().kill(detail::kill_signal); }
 void isolated_executor::terminate_workers() { core().kill(SIGTERM); }
 
 } // namespace asyncio::inline ASYNCIO_ABI
+
+#endif // !ASYNCIO_NO_THREADS
+
 // =============================================================================
 // [SECTION] implementation: sockets
 // uses: os, backend, events, tasks, sockets
 // =============================================================================
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -20047,33 +20482,21 @@ namespace detail {
 
 // -- name look-up -----------------------------------------------------------------
 
-class lookup_awaiter;
-
-// A name on its way through a helper thread. The thread and the awaiter hold a
-// count each; the count's last holder deletes it, whichever ends first.
-struct lookup_job final : ready_node {
-    lookup_job(std::string h, std::string s, shared_core c)
-        : host(std::move(h)), service(std::move(s)), core(std::move(c)) {
-        run = &lookup_job::arrive;
-    }
-    void release() noexcept {
-        if (count.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
-    }
+// A name, and what became of it.
+struct name_lookup {
+    name_lookup(std::string h, std::string s) : host(std::move(h)), service(std::move(s)) {}
     void look_up();
-    static void arrive(ready_node* node);
+    // Null when it was found.
+    exception_ptr error() const;
 
     const std::string host;
     const std::string service;
-    const shared_core core;
-    lookup_job* behind = nullptr;     // in the queue of names to look up
-    lookup_awaiter* waiter = nullptr; // the loop's thread alone looks at it
     std::vector<address> found;
     int failure = 0; // an EAI_ number
     int system_failure = 0;
-    std::atomic<int> count{2};
 };
 
-void lookup_job::look_up() {
+void name_lookup::look_up() {
     addrinfo hints{};
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
@@ -20094,6 +20517,38 @@ void lookup_job::look_up() {
     }
     ::freeaddrinfo(list);
 }
+
+exception_ptr name_lookup::error() const {
+    if (failure == 0) return nullptr;
+    const std::string what = "look-up of " + (host.empty() ? service : host);
+#if !defined(_WIN32)
+    if (failure == EAI_SYSTEM)
+        return make_error(std::system_error(code_of(system_failure), what));
+#endif
+    return make_error(std::system_error(failure, getaddrinfo_category(), what));
+}
+
+#if !defined(ASYNCIO_NO_THREADS)
+
+class lookup_awaiter;
+
+// A name on its way through a helper thread. The thread and the awaiter hold a
+// count each; the count's last holder deletes it, whichever ends first.
+struct lookup_job final : name_lookup, ready_node {
+    lookup_job(std::string h, std::string s, shared_core c)
+        : name_lookup(std::move(h), std::move(s)), core(std::move(c)) {
+        run = &lookup_job::arrive;
+    }
+    void release() noexcept {
+        if (count.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+    static void arrive(ready_node* node);
+
+    const shared_core core;
+    lookup_job* behind = nullptr;     // in the queue of names to look up
+    lookup_awaiter* waiter = nullptr; // the loop's thread alone looks at it
+    std::atomic<int> count{2};
+};
 
 // Threads that exist only while there are names to look up: a look-up cannot be
 // interrupted and may take half a minute, which no executor should wait for.
@@ -20170,14 +20625,11 @@ public:
         hold_ = clock_hold(*core());
     }
     std::vector<address> await_resume() {
-        if (interrupted()) throw_cancelled();
-        const std::string what = "look-up of " + (host_.empty() ? service_ : host_);
-#if !defined(_WIN32)
-        if (job_->failure == EAI_SYSTEM) throw_system_error(job_->system_failure, what.c_str());
-#endif
-        if (job_->failure != 0)
-            throw_error(std::system_error(job_->failure, getaddrinfo_category(), what));
+        if (exception_ptr error = failure()) rethrow(std::move(error));
         return std::move(job_->found);
+    }
+    exception_ptr failure() override {
+        return interrupted() ? suspension::failure() : job_->error();
     }
 
     void arrived() noexcept {
@@ -20212,6 +20664,8 @@ void lookup_job::arrive(ready_node* node) {
     job->release();
 }
 
+#endif // !ASYNCIO_NO_THREADS
+
 // What needs no look-up: numeric hosts, or none, with numeric ports.
 static std::vector<address> numeric_addresses(const std::string& host, const std::string& service) {
     int port = 0;
@@ -20230,9 +20684,15 @@ static std::vector<address> numeric_addresses(const std::string& host, const std
 
 coro<std::vector<address>> getaddrinfo(std::string host, std::string service) {
     std::vector<address> found = detail::numeric_addresses(host, service);
-    if (found.empty())
-        found = co_await detail::lookup_awaiter(std::move(host), std::move(service));
-    co_return found;
+    if (!found.empty()) co_return found;
+#if defined(ASYNCIO_NO_THREADS)
+    detail::name_lookup name(std::move(host), std::move(service));
+    name.look_up();
+    if (exception_ptr error = name.error()) co_await detail::fail_with(std::move(error));
+    co_return std::move(name.found);
+#else
+    co_return co_await detail::lookup_awaiter(std::move(host), std::move(service));
+#endif
 }
 
 namespace detail {
@@ -21230,23 +21690,23 @@ static coro<datagram_endpoint> make_endpoint(endpoint_plan plan, datagram_option
     if (plan.remote)
         remotes = co_await getaddrinfo(plan.remote_host, std::to_string(plan.remote_port));
     exception_ptr error;
+    ref_ptr<endpoint_link> made;
     for (const address& remote : remotes) {
         for (const address& local : locals) {
-            if (local && remote && local.family() != remote.family()) continue;
-            ref_ptr<endpoint_link> made;
+            if (made || (local && remote && local.family() != remote.family())) continue;
             ASYNCIO_TRY {
                 socket s = endpoint_socket(local, remote, options);
                 made = ref_ptr<endpoint_link>(new endpoint_link(std::move(s), options.max_size));
             } ASYNCIO_CATCH(const std::system_error&) {
                 error = current_error();
             }
-            if (made) co_return datagram_endpoint(std::move(made));
         }
     }
-    if (!error)
+    if (!made && !error)
         error = make_error(std::invalid_argument("asyncio::create_datagram_endpoint: the two "
                                                  "addresses are of different families"));
-    co_await fail_with(std::move(error));
+    if (!made) co_await fail_with(std::move(error));
+    co_return datagram_endpoint(std::move(made));
 }
 
 static coro<datagram_endpoint> make_endpoint(socket over, std::size_t max_size) {
@@ -21331,10 +21791,14 @@ void datagram_endpoint::set_write_buffer_limits(detail::fill_mark high, detail::
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
+#endif // !ASYNCIO_BACKEND_NONE
+
 // =============================================================================
 // [SECTION] implementation: streams
 // uses: os, backend, events, futures, tasks, sockets, streams, implementation: sockets
 // =============================================================================
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -22407,7 +22871,11 @@ static coro<std::size_t> copy_file(ref_ptr<stream_link> link, int fd, std::int64
     while (sent < n) {
         const auto from = offset + static_cast<std::int64_t>(sent);
         const std::size_t size = std::min(piece, n - sent);
+#if defined(ASYNCIO_NO_THREADS)
+        const std::string data = part_of_file(fd, from, size);
+#else
         const std::string data = co_await to_thread(&part_of_file, fd, from, size);
+#endif
         if (data.empty()) break;
         const io_buffer buffer{data.data(), data.size()};
         link->write({&buffer, 1});
@@ -23141,7 +23609,7 @@ static owned_fd bind_socket(address& where, const server_options& options) {
 }
 
 // True for a failure that only means that this machine lacks the address family.
-static bool not_here(const std::system_error& e) noexcept {
+[[maybe_unused]] static bool not_here(const std::system_error& e) noexcept {
     const int code = e.code().value();
     return code == EADDRNOTAVAIL || code == EAFNOSUPPORT || code == EPROTONOSUPPORT;
 }
@@ -23241,6 +23709,8 @@ coro<server> start_unix_server(client_handler on_client, std::string path,
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
+#endif // !ASYNCIO_BACKEND_NONE
+
 // =============================================================================
 // [SECTION] implementation: processes
 // uses: os, backend, backend: readiness operations, events, tasks, taskgroups, executors, streams,
@@ -23256,6 +23726,8 @@ coro<server> start_unix_server(client_handler on_client, std::string path,
 //     parent until then: it takes no time for a large memory, and holds no locks of
 //     other threads. valgrind and qemu make a plain fork() of it.
 // =============================================================================
+
+#if !defined(ASYNCIO_NO_THREADS)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -24142,11 +24614,15 @@ coro<stream_reader> stdin_reader(std::size_t limit) {
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
+#endif // !ASYNCIO_NO_THREADS
+
 // =============================================================================
 // [SECTION] implementation: files
 // uses: os, tasks, taskgroups, locks, executors, files, implementation: streams,
 //     implementation: processes
 // =============================================================================
+
+#if !defined(ASYNCIO_NO_THREADS)
 
 namespace asyncio::inline ASYNCIO_ABI {
 
@@ -24671,6 +25147,8 @@ coro<> file::close() { return detail::close_it(state()); }
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
+#endif // !ASYNCIO_NO_THREADS
+
 // =============================================================================
 // [SECTION] implementation: resilience and debugging
 // uses: os, events, futures, tasks, resilience, debugging
@@ -24789,6 +25267,8 @@ coro<> rate_limiter::acquire() {
     }
     saved_ -= 1;
 }
+
+#if !defined(ASYNCIO_BACKEND_NONE)
 
 // -- call graphs -----------------------------------------------------------------------
 
@@ -25217,6 +25697,8 @@ void tracer::print_timeline(std::ostream& out, std::size_t width) const {
         row("", bar, " " + m.text);
     }
 }
+
+#endif // !ASYNCIO_BACKEND_NONE
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
