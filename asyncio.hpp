@@ -11562,11 +11562,11 @@ static int number_of(SOCKET s) noexcept {
 using pid_t = int;
 using ssize_t = std::ptrdiff_t;
 
-static void close_fd(int fd) noexcept { ::closesocket(socket_of(fd)); }
+inline void close_fd(int fd) noexcept { ::closesocket(socket_of(fd)); }
 
 #else
 
-static void close_fd(int fd) noexcept { ::close(fd); }
+inline void close_fd(int fd) noexcept { ::close(fd); }
 
 #endif
 
@@ -11605,17 +11605,18 @@ static bool may_keep_for_thread() noexcept { return true; }
 
 #endif
 
-// Owns a descriptor, or on Windows a socket; -1 is none.
-class owned_fd {
+// Owns the number of something open, which `Close` gives back; -1 is none.
+template <void (*Close)(int) noexcept>
+class owned_number {
 public:
-    owned_fd() noexcept = default;
-    explicit owned_fd(int fd) noexcept : fd_(fd) {}
-    owned_fd(owned_fd&& other) noexcept : fd_(other.release()) {}
-    owned_fd& operator=(owned_fd&& other) noexcept {
+    owned_number() noexcept = default;
+    explicit owned_number(int fd) noexcept : fd_(fd) {}
+    owned_number(owned_number&& other) noexcept : fd_(other.release()) {}
+    owned_number& operator=(owned_number&& other) noexcept {
         reset(other.release());
         return *this;
     }
-    ~owned_fd() { reset(); }
+    ~owned_number() { reset(); }
 
     int get() const noexcept { return fd_; }
     explicit operator bool() const noexcept { return fd_ >= 0; }
@@ -11623,13 +11624,15 @@ public:
 
     // Linux frees the number even when close() is interrupted: never again.
     void reset(int fd = -1) noexcept {
-        if (fd_ >= 0) close_fd(fd_);
+        if (fd_ >= 0) Close(fd_);
         fd_ = fd;
     }
 
 private:
     int fd_ = -1;
 };
+
+using owned_fd = owned_number<close_fd>; // a descriptor, or on Windows a socket
 
 #if !defined(_WIN32)
 
@@ -24639,28 +24642,8 @@ namespace detail {
 #if defined(_WIN32)
 
 // A descriptor of the C library's, which can append and knows errno.
-class owned_file {
-public:
-    owned_file() noexcept = default;
-    explicit owned_file(int fd) noexcept : fd_(fd) {}
-    owned_file(owned_file&& other) noexcept : fd_(other.release()) {}
-    owned_file& operator=(owned_file&& other) noexcept {
-        reset(other.release());
-        return *this;
-    }
-    ~owned_file() { reset(); }
-
-    int get() const noexcept { return fd_; }
-    explicit operator bool() const noexcept { return fd_ >= 0; }
-    int release() noexcept { return std::exchange(fd_, -1); }
-    void reset(int fd = -1) noexcept {
-        if (fd_ >= 0) ::_close(fd_);
-        fd_ = fd;
-    }
-
-private:
-    int fd_ = -1;
-};
+inline void close_file_number(int fd) noexcept { ::_close(fd); }
+using owned_file = owned_number<close_file_number>;
 
 constexpr int for_reading = _O_RDONLY, for_writing = _O_WRONLY, for_both = _O_RDWR,
               make_it = _O_CREAT, empty_it = _O_TRUNC, at_the_end = _O_APPEND, only_new = _O_EXCL;
