@@ -251,16 +251,20 @@ std::pair<int, std::string> shell(const std::string& command, const fs::path& fo
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(output)};
 }
 
-std::set<std::string> macros_after(const std::string& program) {
+std::string preprocessed(const std::string& program, const std::string& arguments = {}) {
     const scratch folder;
     const fs::path file = folder.path / "program.cpp";
     std::ofstream(file) << program;
-    const auto [code, output] =
-        shell(COMPILE_COMMAND " -I" SOURCE_DIR " -E -dM " + file.string(), folder.path);
+    const auto [code, output] = shell(
+        COMPILE_COMMAND " -I" SOURCE_DIR " -E " + arguments + " " + file.string(), folder.path);
     INFO(output);
     REQUIRE(code == 0);
+    return output;
+}
+
+std::set<std::string> macros_after(const std::string& program) {
     static const std::regex define(R"(#define (\w+))");
-    const std::vector<std::string> names = words(output, define);
+    const std::vector<std::string> names = words(preprocessed(program, "-dM"), define);
     return {names.begin(), names.end()};
 }
 
@@ -412,15 +416,31 @@ TEST_CASE("the configuration table has every macro that the header tests or sets
                       " is in the table, and nothing tests or sets it");
 }
 
-TEST_CASE("including the declarations adds no macro but ASYNCIO_*") {
-    std::string standard;
-    for (std::size_t i = 0; i < header().implementation; ++i)
-        if (starts_with(header().lines[i], "#include <")) standard += header().lines[i] + "\n";
-    const std::set<std::string> before = macros_after(standard);
-    std::vector<std::string> leaked;
-    for (const std::string& name : macros_after("#include \"asyncio.hpp\"\n"))
-        if (before.count(name) == 0 && !starts_with(name, "ASYNCIO_")) leaked.push_back(name);
-    CHECK_MESSAGE(leaked.empty(), "leaked: ", joined(leaked));
+TEST_CASE("including the header adds no macro but ASYNCIO_* to those of the headers it includes") {
+    // What is included, each under its condition, and what is asked there.
+    static const std::regex kept(R"(^\s*#\s*(if|ifdef|ifndef|elif|else|endif|include)\b.*)");
+    static const std::regex ours(R"(^\s*#\s*define ASYNCIO_(?!HPP|IMPLEMENTATION_DONE).*)");
+    std::string declarations;
+    std::string all;
+    bool goes_on = false;
+    for (std::size_t i = 0; i < header().lines.size(); ++i) {
+        const std::string& line = header().lines[i];
+        if (i == header().implementation) declarations = all;
+        if (goes_on || std::regex_match(line, kept) || std::regex_match(line, ours)) {
+            all += line + "\n";
+            goes_on = line.ends_with('\\');
+        }
+    }
+    const std::string implementing = "#define ASYNCIO_IMPLEMENTATION\n";
+    for (const auto& [before, after] :
+         {std::pair(declarations, std::string("#include \"asyncio.hpp\"\n")),
+          std::pair(implementing + all, implementing + "#include \"asyncio.hpp\"\n")}) {
+        const std::set<std::string> known = macros_after(before);
+        std::vector<std::string> leaked;
+        for (const std::string& name : macros_after(after))
+            if (known.count(name) == 0 && !starts_with(name, "ASYNCIO_")) leaked.push_back(name);
+        CHECK_MESSAGE(leaked.empty(), "leaked: ", joined(leaked));
+    }
 }
 
 } // TEST_SUITE
@@ -483,6 +503,42 @@ TEST_CASE("no name in the declarations is one that systems define as a macro") {
         if (std::regex_search(lines[i], call))
             FAIL_CHECK(at(header().path, i + 1, header().lines[i]));
     }
+}
+
+TEST_CASE("nothing is declared in the global namespace") {
+    // As the compiler sees the header here, without what it includes.
+    std::string code;
+    bool inside = false;
+    static const std::regex place(R"(^# \d+ "([^"]*)\".*)");
+    for (const std::string& line :
+         lines_of(preprocessed("#define ASYNCIO_IMPLEMENTATION\n#include \"asyncio.hpp\"\n"))) {
+        std::smatch match;
+        if (std::regex_match(line, match, place)) inside = match[1].str().ends_with("asyncio.hpp");
+        else if (inside && !starts_with(trimmed(line), "#")) code += line + "\n";
+    }
+    code = code_only(code);
+    static const std::regex allowed(R"(namespace asyncio::inline v\w+(::detail)?|)"
+                                    R"(template <.*> struct std::\w+<asyncio::.*|)"
+                                    R"(extern " " char\*\* environ)"); // POSIX asks for it
+    int depth = 0;
+    int opened = 0;
+    std::string outside;
+    for (const char c : code) {
+        if (c == '}' && --depth < 0) break;
+        if (depth == 0 && (c == '{' || c == ';')) {
+            outside = trimmed(std::regex_replace(outside, std::regex(R"(\s+)"), " "));
+            if (!outside.empty()) {
+                CHECK_MESSAGE(std::regex_match(outside, allowed), outside);
+                ++opened;
+            }
+            outside.clear();
+        } else if (depth == 0 && c != '}') {
+            outside += c;
+        }
+        if (c == '{') ++depth;
+    }
+    CHECK(depth == 0);
+    CHECK(opened > 10);
 }
 
 } // TEST_SUITE
