@@ -17700,7 +17700,7 @@ void throw_cannot_travel(std::string_view callable) {
 // Locks that other threads hold at a fork stay locked in the child for ever.
 
 // Threads of executors that run no job: they hold no lock that a child could want.
-std::atomic<std::size_t> harmless_threads{0};
+static std::atomic<std::size_t> harmless_threads{0};
 
 // While one of them runs the user's code.
 struct working_thread {
@@ -18124,7 +18124,7 @@ struct carried<incomplete_read_error> {
 };
 
 // The categories that mean the same in every process.
-const std::error_category* portable_category(std::string_view name) noexcept {
+static const std::error_category* portable_category(std::string_view name) noexcept {
     if (name == std::generic_category().name()) return &std::generic_category();
     if (name == std::system_category().name()) return &std::system_category();
     if (name == std::iostream_category().name()) return &std::iostream_category();
@@ -18203,7 +18203,7 @@ std::array<error_type, sizeof...(E)> types_of() {
 }
 
 // Both sides are the same program, so that a place in this table is a name.
-const auto& error_types() {
+static const auto& error_types() {
     static const auto types =
         types_of<std::exception, std::bad_alloc, std::bad_array_new_length, std::bad_cast,
                  std::bad_typeid, std::bad_exception, std::bad_function_call, std::bad_weak_ptr,
@@ -18217,7 +18217,7 @@ const auto& error_types() {
     return types;
 }
 
-void put_group(encoder& out, error_form form, const base_exception_group& group) {
+static void put_group(encoder& out, error_form form, const base_exception_group& group) {
     out.put(form);
     out.put(group.message());
     out.put(group.exceptions());
@@ -18225,7 +18225,7 @@ void put_group(encoder& out, error_form form, const base_exception_group& group)
 
 #if defined(ASYNCIO_NO_EXCEPTIONS)
 
-void put_other(encoder& out, const exception_ptr& error) {
+static void put_other(encoder& out, const exception_ptr& error) {
     const auto& types = error_types();
     const auto* const standard = exception_cast<std::exception>(error);
     for (std::size_t i = 0; standard && i < types.size(); ++i) {
@@ -18246,12 +18246,12 @@ void put_other(encoder& out, const exception_ptr& error) {
 
 #else
 
-std::string current_exception_type() {
+static std::string current_exception_type() {
     const std::type_info* const type = current_type();
     return type ? demangled(type->name()) : "unknown";
 }
 
-void put_standard(encoder& out, const std::exception& error) {
+static void put_standard(encoder& out, const std::exception& error) {
     const auto* const nested = dynamic_cast<const std::nested_exception*>(&error);
     const std::type_info& type = typeid(error);
     const auto& types = error_types();
@@ -18271,7 +18271,7 @@ void put_standard(encoder& out, const std::exception& error) {
     out.put(nested ? nested->nested_ptr() : exception_ptr());
 }
 
-void put_other(encoder& out, const exception_ptr& error) {
+static void put_other(encoder& out, const exception_ptr& error) {
     try {
         std::rethrow_exception(error);
     } catch (const std::exception& e) {
@@ -18367,7 +18367,7 @@ struct module_search {
 
 // The build-id that the linker wrote; without one, the file's read-only beginning,
 // which names all its parts, as a number.
-std::string module_identity(const dl_phdr_info& info) {
+static std::string module_identity(const dl_phdr_info& info) {
     std::uint64_t hash = 14695981039346656037u;
     const auto mix = [&](const void* data, std::size_t size) {
         const auto* bytes = static_cast<const unsigned char*>(data);
@@ -18400,7 +18400,7 @@ std::string module_identity(const dl_phdr_info& info) {
     return std::string(reinterpret_cast<const char*>(&hash), sizeof hash);
 }
 
-int visit_module(dl_phdr_info* info, std::size_t, void* context) {
+static int visit_module(dl_phdr_info* info, std::size_t, void* context) {
     auto& search = *static_cast<module_search*>(context);
     std::uintptr_t begin = 0, end = 0;
     bool holds = false;
@@ -18495,7 +18495,7 @@ union descriptor_message {
 };
 
 // Sends a descriptor along with a message; -1 is none.
-void attach_descriptor(msghdr& message, descriptor_message& control, int fd) noexcept {
+static void attach_descriptor(msghdr& message, descriptor_message& control, int fd) noexcept {
     if (fd < 0) return;
     std::memset(&control, 0, sizeof control);
     message.msg_control = &control;
@@ -18507,7 +18507,7 @@ void attach_descriptor(msghdr& message, descriptor_message& control, int fd) noe
     std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
 }
 
-owned_fd attached_descriptor(msghdr& message) noexcept {
+static owned_fd attached_descriptor(msghdr& message) noexcept {
     for (cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
         if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
             int fd = -1;
@@ -18518,7 +18518,7 @@ owned_fd attached_descriptor(msghdr& message) noexcept {
 }
 
 // 0, or what errno says.
-int send_frame(int socket, frame_kind kind, const outgoing& call, int flags) noexcept {
+static int send_frame(int socket, frame_kind kind, const outgoing& call, int flags) noexcept {
     frame_header header;
     header.kind = kind;
     header.size = call.out.written();
@@ -18683,7 +18683,7 @@ struct worker_setup {
 };
 
 // A worker never runs the program's exit handlers: they are the parent's business.
-[[noreturn]] void leave_worker(int code) noexcept {
+[[noreturn]] static void leave_worker(int code) noexcept {
     std::fflush(nullptr);
     if (&__gcov_dump != nullptr) __gcov_dump();
     if (&__llvm_profile_write_file != nullptr) __llvm_profile_write_file();
@@ -18692,13 +18692,13 @@ struct worker_setup {
 
 // The same for a job that calls exit(): handlers run in reverse order, and this one is
 // the last.
-void leave_at_exit() noexcept {
+static void leave_at_exit() noexcept {
 #if defined(__GLIBC__)
     ::on_exit([](int code, void*) { leave_worker(code); }, nullptr);
 #endif
 }
 
-void close_descriptors_from(int first) noexcept {
+static void close_descriptors_from(int first) noexcept {
 #if defined(SYS_close_range)
     if (::syscall(SYS_close_range, static_cast<unsigned>(first), ~0u, 0u) == 0) return;
 #endif
@@ -18707,7 +18707,7 @@ void close_descriptors_from(int first) noexcept {
 }
 
 // Limits growth from here on: what the process inherited is not the job's.
-void limit_memory(std::uint64_t growth) noexcept {
+static void limit_memory(std::uint64_t growth) noexcept {
     if (!limits_memory) return;
     std::FILE* const file = std::fopen("/proc/self/statm", "re");
     if (!file) return;
@@ -18756,7 +18756,7 @@ private:
 };
 
 // Sends an error; one that cannot travel is told by its text.
-void send_error(int socket, frame_kind kind, const exception_ptr& error) {
+static void send_error(int socket, frame_kind kind, const exception_ptr& error) {
     outgoing message;
     ASYNCIO_TRY {
         message.out.put(error);
@@ -18796,7 +18796,7 @@ void answer(int socket, Job job) noexcept {
 }
 
 // Runs jobs until the parent closes the socket.
-[[noreturn]] void run_worker(int socket) noexcept {
+[[noreturn]] static void run_worker(int socket) noexcept {
     ::prctl(PR_SET_NAME, "asyncio-worker");
     leave_at_exit();
     frame_reader reader;
@@ -18851,7 +18851,7 @@ struct control_message {
     std::int32_t second = 0; // dead: the exit code
 };
 
-bool send_control(int socket, const control_message& what, int fd) noexcept {
+static bool send_control(int socket, const control_message& what, int fd) noexcept {
     iovec part = {const_cast<control_message*>(&what), sizeof what};
     msghdr message = {};
     message.msg_iov = &part;
@@ -18866,7 +18866,7 @@ bool send_control(int socket, const control_message& what, int fd) noexcept {
 
 enum class control_outcome { message, nothing, end };
 
-control_outcome receive_control(int socket, control_message& what, owned_fd& fd) noexcept {
+static control_outcome receive_control(int socket, control_message& what, owned_fd& fd) noexcept {
     iovec part = {&what, sizeof what};
     descriptor_message control;
     msghdr message = {};
@@ -18885,7 +18885,7 @@ control_outcome receive_control(int socket, control_message& what, owned_fd& fd)
 
 // Starts this program again; it finds `socket` at worker_socket, and in its
 // environment what it is to be. Throws nothing: returns errno.
-int start_program(pid_t& pid, int socket, char role) {
+static int start_program(pid_t& pid, int socket, char role) {
     const std::string variable =
         std::string("ASYNCIO_WORKER=") + role + ":" + std::to_string(::getpid());
     std::vector<char*> environment;
@@ -19039,7 +19039,7 @@ private:
 
 // Kills what a dead server has left behind, also what jobs have started in groups of its
 // own. Bounded: what hangs in the kernel holds up nobody.
-void kill_children() noexcept {
+static void kill_children() noexcept {
     for (int round = 0; round < 1000; ++round) {
         if (std::FILE* const list = std::fopen("/proc/thread-self/children", "re")) {
             int pid = 0;
@@ -19060,7 +19060,7 @@ void kill_children() noexcept {
 
 // Makes this process, which has its control socket at worker_socket, the keeper of a
 // fork server.
-[[noreturn]] void keep_server(pid_t parent, bool spawns) noexcept {
+[[noreturn]] static void keep_server(pid_t parent, bool spawns) noexcept {
     // Servers that die before they have started a worker, before this gives up.
     constexpr int most_failures = 10;
 
@@ -19101,11 +19101,11 @@ void kill_children() noexcept {
 }
 
 // Whether worker_main() has been called in this program.
-std::atomic<bool> worker_main_ran{false};
+static std::atomic<bool> worker_main_ran{false};
 
 // What this process was started to be: f and s are fork servers that fork and
 // spawn, w is a worker, 0 is none of them.
-char worker_role(pid_t& parent) noexcept {
+static char worker_role(pid_t& parent) noexcept {
     const char* const text = std::getenv("ASYNCIO_WORKER");
     if (!text || !*text || text[1] != ':') return 0;
     // The variable alone may have been inherited by somebody else.
@@ -23215,10 +23215,10 @@ struct listener {
 
     struct operation final : io_operation {
         operation(listener& l, server_state& s, done_function d) noexcept
-            : io_operation(io_kind::accept, d), from(l), server(s) {}
+            : io_operation(io_kind::accept, d), of(l), server(s) {}
         // A connection that came when nobody could take it any more.
         ~operation() { owned_fd(accepted).reset(); }
-        listener& from;
+        listener& of;
         server_state& server;
         system_address peer;
     };
@@ -23339,7 +23339,7 @@ void server_state::accepted(io_operation& op) noexcept {
     if (op.error == ECANCELED) return; // the loop is gone
     server_state& server = accept.server;
     server.core_->loop->call_soon(
-        [self = ref_ptr<server_state>(&server), &from = accept.from] {
+        [self = ref_ptr<server_state>(&server), &from = accept.of] {
             if (self->take(from)) self->accept_from(from);
         });
 }
