@@ -256,6 +256,16 @@
 #include <variant>
 #include <vector>
 
+// Where ASYNCIO_API says something, a library that hides its symbols shows all that is
+// declared from here on: types too, whose exceptions are caught elsewhere, and thread-locals.
+#define ASYNCIO_SAYS_SOMETHING(...) (0 __VA_OPT__(+1))
+#define ASYNCIO_IS_EXPORTED(...) ASYNCIO_SAYS_SOMETHING(__VA_ARGS__)
+#if defined(__GNUC__) && !defined(_WIN32)
+#if ASYNCIO_IS_EXPORTED(ASYNCIO_API)
+#pragma GCC visibility push(default)
+#endif
+#endif
+
 // =============================================================================
 // [SECTION] exceptions
 // uses: configuration
@@ -11268,6 +11278,14 @@ private:
 } // namespace asyncio::inline ASYNCIO_ABI
 
 #endif // !ASYNCIO_BACKEND_NONE
+
+#if defined(__GNUC__) && !defined(_WIN32)
+#if ASYNCIO_IS_EXPORTED(ASYNCIO_API)
+#pragma GCC visibility pop
+#endif
+#endif
+#undef ASYNCIO_SAYS_SOMETHING
+#undef ASYNCIO_IS_EXPORTED
 
 #endif // ASYNCIO_HPP
 

@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 """Compiles programs that must work, and programs that must not.
 
-    check.py ROOT COMPILER ARGUMENT... -- CASE
+    check.py ROOT COMPILER ARGUMENT... -- CASE...
 
-CASE is a name from `programs` below, or a .cpp file whose comments state what it tests:
+CASE is a name from `programs` below, `symbols`, `every_warning` (with clang++), or a .cpp file whose
+comments state what it tests:
 
     // WRONG=1 says: name the lambda first
     // WRONG=2 on g++ 12 says: name the lambda first
 
 Without WRONG the file compiles. With -DWRONG=1 it must not, and an error of the compiler matches the
 regular expression after "says:". "on g++ 12" limits an expectation to g++ up to 12; other compilers
-must accept that program.
+must accept that program. Programs share what they have in common: an object is compiled once.
 """
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -23,26 +25,109 @@ import tempfile
 
 root = pathlib.Path(sys.argv[1])
 split = sys.argv.index("--", 2)
-compiler = sys.argv[2:split] + [
+compiler = sys.argv[2:split]
+strict = [
     "-pthread", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wold-style-cast",
-    "-Werror", f"-I{root}",
+    "-Werror",
 ]
-case = sys.argv[split + 1]
+cases = sys.argv[split + 1:]
 
 # What a linker's reader must find when the implementation is missing or doubled.
 remedy = "define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file"
 
-# name: (sources, None when it builds and runs, else what the linker must say)
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A source with what it is compiled with; of_version replaces the header by one of that version."""
+    source: str
+    arguments: tuple = ()
+    of_version: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    units: tuple
+    library: tuple = ()  # units that are linked to a shared library first
+    link: tuple = ()
+    says: str = ""  # by the linker, which must fail then
+
+
+def plain(*sources):
+    return tuple(Unit(source) for source in sources)
+
+
+def every(sources, *arguments):
+    return tuple(Unit(source, arguments) for source in sources)
+
+
+def part(name, *arguments, of_version=""):
+    number = 0
+    for word in (of_version or version).split("."):
+        number = number * 100 + int(word)
+    return Unit("part.cpp", (f"-DPART={name}", f"-DVERSION={number}", *arguments), of_version)
+
+
+both = ("unit_main.cpp", "unit_implementation.cpp")
+hidden = ("-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden")
+exported = '-DASYNCIO_API=__attribute__((visibility("default")))'
+own_allocator = ("-DASYNCIO_ALLOC(size)=::operator new(size)",
+                 "-DASYNCIO_FREE(p,size)=::operator delete(p)")
+version = re.search(r"version (\S+)", (root / "asyncio.hpp").read_text())[1]
+another = "9.8.7"
+
 programs = {
-    "two_units": (["unit_main.cpp", "unit_implementation.cpp"], None),
-    "implement_later": (["implement_later.cpp"], None),
-    "os_headers_first": (["os_headers_first.cpp"], None),
-    "os_headers_last": (["os_headers_last.cpp"], None),
-    "missing_implementation": (["no_implementation.cpp"], remedy),
-    "doubled_implementation": (
-        ["unit_main.cpp", "unit_implementation.cpp", "unit_implementation.cpp"],
-        f"(multiple definition of|duplicate symbol).*{remedy}",
-    ),
+    "two_units": Program(plain(*both)),
+    "unity": Program(plain("unity.cpp")),
+    "os_headers_first": Program(plain("os_headers_first.cpp")),
+    "os_headers_last": Program(plain("os_headers_last.cpp")),
+    "missing_implementation": Program(plain("no_implementation.cpp"), says=remedy),
+    "doubled_implementation": Program(
+        plain(*both, both[1]), says=f"(multiple definition of|duplicate symbol).*{remedy}"),
+    # Objects of different kinds are kept apart, and the linker names the kind that is missing.
+    "version_without_implementation": Program(
+        (Unit(both[0], of_version=another), Unit(both[1])), says=f"v9_8_7::.*{remedy}"),
+    "allocator_without_implementation": Program(
+        (Unit(both[0], own_allocator), Unit(both[1])), says=f"own_allocator::.*{remedy}"),
+    # In one program each of them works, and so do libraries that show each other nothing.
+    "several_implementations": Program(
+        (*plain("parts_main.cpp", both[1]), part("first_part", of_version=another),
+         part("second_part", "-DOWN_ALLOCATOR"))),
+    "static_and_shared": Program(
+        plain("parts_main.cpp", both[1]), library=(part("first_part", *hidden),)),
+    # The implementation in a shared library, which shows what ASYNCIO_API names and no more.
+    "shared_library": Program(
+        (Unit(both[0], ("-fvisibility=hidden", exported)),),
+        library=(Unit(both[1], (*hidden, exported)),)),
+    # What distributions and large programs do.
+    "optimized_main": Program((Unit(both[0], ("-O2",)), Unit(both[1]))),
+    "optimized_implementation": Program((Unit(both[0]), Unit(both[1], ("-O2",)))),
+    "two_standards": Program((Unit(both[0], ("-std=c++23",)), Unit(both[1]))),
+    "link_time_optimization": Program(every(both, "-O2", "-flto"), link=("-O2", "-flto")),
+}
+
+# Everything that clang can warn of but these, each with the reason why it is no fault here.
+unwanted = {
+    "c++98-compat": "this is C++20, and so with the next four",
+    "c++98-compat-pedantic": "",
+    "pre-c++14-compat": "",
+    "pre-c++17-compat": "",
+    "pre-c++20-compat-pedantic": "",
+    "c++20-compat": "warns of constinit in C++20",
+    "padded": "nobody counts the bytes between members",
+    "weak-vtables": "a class of a header without .cpp has its table in each unit",
+    "non-virtual-dtor": "awaiters lie in frames, and nobody deletes one through its base",
+    "unsafe-buffer-usage": "pointers are how the system takes buffers",
+    "unsafe-buffer-usage-in-container": "and so is a pointer with a size",
+    "shadow-uncaptured-local": "what is moved into a lambda keeps its name there",
+    "switch-default": "the opposite of covered-switch-default, which is on",
+    "switch-enum": "some switches have a default for what does not matter there",
+    "exit-time-destructors": "a thread's caches go when the thread ends",
+    "float-equal": "what is compared is exactly 0, 1 or a round number",
+    "ctad-maybe-unsupported": "std::lock_guard does support it",
+    "cast-function-type-strict": "an entry travels as a plain pointer, and is cast back",
+    "disabled-macro-expansion": "macros of the system's headers",
+    "reserved-identifier": "two functions of coverage runtimes have such names",
+    "documentation": "code in comments, with < and >, is no HTML",
 }
 
 failures = 0
@@ -50,10 +135,11 @@ failures = 0
 
 def report(good, what, output=""):
     global failures
-    print(("ok      " if good else "FAILED  ") + what)
+    print(("ok      " if good else "FAILED  ") + what, flush=True)
     if not good:
         failures += 1
         print(output)
+    return good
 
 
 def run(command):
@@ -70,32 +156,91 @@ def is_gcc_up_to_12():
     return "__clang__" not in macros and version is not None and int(version[1]) <= 12
 
 
-def check_program(sources, expected):
-    here = root / "tests/compile"
-    with tempfile.TemporaryDirectory() as folder:
-        objects = []
-        for number, source in enumerate(sources):
-            objects.append(f"{folder}/{number}.o")
-            code, output = run(compiler + ["-c", str(here / source), "-o", objects[-1]])
-            report(code == 0, f"{source} compiles", output)
-            if code != 0:
-                return
-        code, output = run(compiler + objects + ["-o", f"{folder}/program"])
-        if expected is not None:
-            report(code != 0, "the program does not link", output)
-            report(re.search(expected, output), f"the linker says: {expected}", output)
+def header_of(version_wanted, folder):
+    """The folder of the header; a copy that only differs in its version where another is wanted."""
+    if not version_wanted:
+        return root
+    place = folder / version_wanted
+    if not place.is_dir():
+        place.mkdir()
+        text = (root / "asyncio.hpp").read_text()
+        for part_name, value in zip(("MAJOR", "MINOR", "PATCH"), version_wanted.split(".")):
+            text = re.sub(rf"(#define ASYNCIO_VERSION_{part_name}) \d+", rf"\1 {value}", text)
+        names = [name.replace(".", "_") for name in (version, version_wanted)]
+        text = re.sub(rf"\bv{names[0]}(?![0-9])", f"v{names[1]}", text)
+        (place / "asyncio.hpp").write_text(text)
+    return place
+
+
+objects = {}
+
+
+def compiled(unit, folder):
+    if unit not in objects:
+        target = str(folder / f"{len(objects)}.o")
+        code, output = run([*compiler, *strict, *unit.arguments,
+                            f"-I{header_of(unit.of_version, folder)}", "-c",
+                            str(root / "tests/compile" / unit.source), "-o", target])
+        with_what = " ".join([unit.source, *unit.arguments, unit.of_version]).strip()
+        report(code == 0, f"{with_what} compiles", output)
+        objects[unit] = target if code == 0 else None
+    return objects[unit]
+
+
+def check_program(name, folder):
+    program = programs[name]
+    units = [compiled(unit, folder) for unit in program.units]
+    parts = [compiled(unit, folder) for unit in program.library]
+    if None in units + parts:
+        report(False, f"{name}: all of it compiles")
+        return
+    if parts:
+        library = str(folder / f"lib{name}.so")
+        # Whatever it lacks is missed here, and not by the program.
+        code, output = run([*compiler, "-pthread", "-shared", "-Wl,-z,defs", *parts, "-o", library])
+        if not report(code == 0, f"{name}: the library links", output):
             return
-        report(code == 0, "the program links", output)
-        if code == 0:
-            code, output = run([f"{folder}/program"])
-            report(code == 0, "the program runs", output)
+        units += [library, f"-Wl,-rpath,{folder}"]
+    target = str(folder / name)
+    code, output = run([*compiler, "-pthread", *program.link, *units, "-o", target])
+    if program.says:
+        report(code != 0, f"{name}: does not link", output)
+        report(re.search(program.says, output), f"{name}: the linker says {program.says}", output)
+    elif report(code == 0, f"{name}: links", output):
+        code, output = run([target])
+        report(code == 0, f"{name}: runs", output)
+
+
+def check_symbols(folder):
+    """What the linker sees of the library has the version in its name, so that two can live together."""
+    target = compiled(Unit(both[1]), folder)
+    code, output = run(["nm", "--defined-only", "--extern-only", target])
+    names = [line.split()[-1] for line in output.splitlines() if "other_unit" not in line]
+    version_names = re.compile(r"7asyncio\d+v\d+_\d+_\d+")
+    ours = [name for name in names if "7asyncio" in name]
+    report(code == 0 and len(ours) > 1000, "nm lists the names of an object", output[:1000])
+    wrong = [name for name in ours if "7asyncio" in version_names.sub("", name)]
+    report(not wrong, "all of ours have the version in them", "\n".join(wrong))
+    # Of a function, a class or a variable outside of all namespaces, or in C.
+    outside = re.compile(r"(?!_Z|DW\.ref|__clang)"
+                         r"|_Z(T[ISV])?L?(N[KO]*)?(?!9__gnu_cxx|10__cxxabiv1|6__pstl)\d")
+    wrong = [name for name in set(names).difference(ours) if outside.match(name)]
+    report(not wrong, "none is in the global namespace", "\n".join(wrong))
+
+
+def check_every_warning():
+    everything = ["-pthread", "-Weverything", "-Werror", "-DWRONG=0", f"-I{root}", "-fsyntax-only"]
+    everything += [f"-Wno-{name}" for name in unwanted]
+    for source in "public_names.cpp", "unit_main.cpp", "unit_implementation.cpp":
+        code, output = run(compiler + everything + [str(root / "tests/compile" / source)])
+        report(code == 0, f"{source} compiles with -Weverything", output)
 
 
 def check_misuse(path):
     text = path.read_text()
     # Templates are instantiated only when code is made from them.
     with tempfile.TemporaryDirectory() as folder:
-        command = compiler + ["-c", str(path), "-o", f"{folder}/object.o"]
+        command = compiler + strict + [f"-I{root}", "-c", str(path), "-o", f"{folder}/object.o"]
         code, output = run(command)
         report(code == 0, f"{path.name} compiles without a mistake", output)
         cases = re.findall(r"// WRONG=(\d+)( on g\+\+ 12)? says: (.*)", text)
@@ -113,8 +258,14 @@ def check_misuse(path):
                 report(re.search(expected, errors), f"WRONG={number} says: {expected}", output)
 
 
-if case in programs:
-    check_program(*programs[case])
-else:
-    check_misuse(pathlib.Path(case))
+with tempfile.TemporaryDirectory() as scratch:
+    for case in cases:
+        if case == "every_warning":
+            check_every_warning()
+        elif case == "symbols":
+            check_symbols(pathlib.Path(scratch))
+        elif case in programs:
+            check_program(case, pathlib.Path(scratch))
+        else:
+            check_misuse(pathlib.Path(case))
 sys.exit(1 if failures else 0)

@@ -576,6 +576,7 @@ static_assert(ASYNCIO_VERSION_MAJOR >= 0 && ASYNCIO_VERSION_MINOR >= 0 &&
 } // namespace
 
 // All that is above, so that nothing is unused.
+auto all_names();
 auto all_names() {
     return std::make_tuple(&errors, &times, &running, &tasks, &structured, &primitives,
                            &generators_and_contexts, &loops, &frames_and_clocks, &executors,
