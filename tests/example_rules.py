@@ -77,7 +77,9 @@ def readme_rules():
 
 def build_command(name):
     path = re.escape(f"examples/{name}.cpp")
-    return rf"^//     g\+\+ -std=c\+\+20 -O2 -pthread -I\. {path} -o (\w+)( -l\w+)* && \./\1( .*)?$"
+    libraries = r"(?: -l\w+| \$\(pkg-config --cflags --libs [\w.-]+\))*"
+    build = rf"g\+\+ -std=c\+\+20 -O2 -pthread -I\. {path} -o (\w+){libraries}"
+    return rf"^//     {build} && \./\1( .*)?$"
 
 
 def option_rules(name, program):
@@ -105,7 +107,8 @@ def check(name):
     text = (root / "examples" / (name + ".cpp")).read_text()
     yield from text_rules(name, text)
     if name not in programs:
-        if "#include <openssl/" not in text:  # what it needs may not be installed here
+        # What it needs may not be installed here.
+        if not re.search(r"^#include <(openssl/|glib\.h)", text, re.MULTILINE):
             yield "it is not in examples/meson.build"
         return
     try:
