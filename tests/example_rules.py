@@ -28,6 +28,7 @@ longest = {
     "cookbook/tls_openssl": 250,
     "cookbook/https_client": 340,
     "cookbook/distributed_agent": 250,
+    "cookbook/sdl_game": 300,
 }
 
 
@@ -108,7 +109,7 @@ def check(name):
     yield from text_rules(name, text)
     if name not in programs:
         # What it needs may not be installed here.
-        if not re.search(r"^#include <(openssl/|glib\.h)", text, re.MULTILINE):
+        if not re.search(r"^#include <(openssl/|glib\.h|SDL2/)", text, re.MULTILINE):
             yield "it is not in examples/meson.build"
         return
     try:
