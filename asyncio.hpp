@@ -15289,7 +15289,7 @@ void event_loop::shuffle_ready() {
     while (!core_->ready.empty()) rest_->shuffled.push_back(core_->ready.pop());
     for (std::size_t i = rest_->shuffled.size(); i > 1; --i) {
         const std::uint64_t random = detail::splitmix64(*shuffle_state_);
-        std::swap(rest_->shuffled[i - 1], rest_->shuffled[random % i]);
+        std::swap(rest_->shuffled[i - 1], rest_->shuffled[static_cast<std::size_t>(random % i)]);
     }
     for (detail::ready_node* node : rest_->shuffled) core_->ready.push(node);
 }
@@ -18571,7 +18571,7 @@ public:
     std::string_view bytes() const noexcept { return bytes_; }
 
 private:
-    bool map(const owned_fd& memory, std::size_t size) noexcept;
+    bool map(const owned_fd& memory, std::uint64_t size) noexcept;
     void unmap() noexcept {
         if (mapped_) ::munmap(mapped_, mapped_size_);
         mapped_ = nullptr;
@@ -18617,12 +18617,13 @@ frame_reader::outcome frame_reader::receive(int socket, int flags) noexcept {
     return outcome::frame;
 }
 
-bool frame_reader::map(const owned_fd& memory, std::size_t size) noexcept {
+bool frame_reader::map(const owned_fd& memory, std::uint64_t told) noexcept {
+    const auto size = static_cast<std::size_t>(told);
     constexpr int wanted = F_SEAL_SHRINK | F_SEAL_WRITE;
     const int seals = ::fcntl(memory.get(), F_GET_SEALS);
     struct ::stat about;
     if (seals < 0 || (seals & wanted) != wanted || ::fstat(memory.get(), &about) < 0 ||
-        static_cast<std::uint64_t>(about.st_size) != size || size == 0)
+        static_cast<std::uint64_t>(about.st_size) != told || size != told || size == 0)
         return false;
     void* const at =
         ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, memory.get(), 0);
@@ -18733,10 +18734,11 @@ static void limit_memory(std::uint64_t growth) noexcept {
     const bool known = std::fscanf(file, "%llu", &pages) == 1;
     std::fclose(file);
     if (!known) return;
-    const auto page = static_cast<rlim_t>(::sysconf(_SC_PAGESIZE));
+    const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    const std::uint64_t bytes = pages * page + growth;
     rlimit limit;
-    limit.rlim_cur = limit.rlim_max = static_cast<rlim_t>(pages) * page + growth;
-    ::setrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = limit.rlim_max = static_cast<rlim_t>(bytes);
+    if (limit.rlim_cur == bytes) ::setrlimit(RLIMIT_AS, &limit); // else beyond all addresses
 }
 
 // Kills this process when it has used so much processor time while armed.
