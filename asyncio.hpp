@@ -1096,6 +1096,68 @@ struct return_exceptions_t {
 };
 inline constexpr return_exceptions_t return_exceptions{};
 
+/// Memory for coroutines in a buffer of the caller's: for programs that use no heap once
+/// they run, or have none.
+///
+///     #define ASYNCIO_ALLOC(size) my_arena().allocate(size)
+///     #define ASYNCIO_FREE(p, size) my_arena().deallocate(p, size)
+///     #include "asyncio.hpp"
+///
+///     asyncio::fixed_arena& my_arena() {
+///         static std::byte memory[64 * 1024];
+///         static asyncio::fixed_arena arena(memory);
+///         return arena;
+///     }
+///
+///     #define ASYNCIO_IMPLEMENTATION
+///     #include "asyncio.hpp"
+///
+/// When it is full, create_task() and calls of coroutine functions throw std::bad_alloc
+/// and have done nothing. Pieces that are given back join their free neighbours, so that
+/// memory of small coroutines serves for large ones later.
+///
+/// It needs no heap, no system and no exceptions itself, and takes 1/128 of the buffer to
+/// keep its books. Time: what coroutines give back, the library keeps for the next ones of
+/// their size, and asks the arena for new ones only.
+///
+/// Lifetime: the buffer outlives it, and it outlives all coroutines.
+/// Thread safety: none. Where coroutines run on several threads, ASYNCIO_ALLOC and
+/// ASYNCIO_FREE call it under a mutex.
+class fixed_arena {
+public:
+    ASYNCIO_API explicit fixed_arena(std::span<std::byte> buffer) noexcept;
+    fixed_arena(const fixed_arena&) = delete;
+    fixed_arena& operator=(const fixed_arena&) = delete;
+
+    /// At least `size` bytes, aligned to 16; null when there is no such piece left.
+    ASYNCIO_API void* allocate(std::size_t size) noexcept;
+
+    /// Takes back what allocate() gave for this size.
+    ASYNCIO_API void deallocate(void* memory, std::size_t size) noexcept;
+
+    /// Bytes that are given out, with those that the library keeps for later.
+    std::size_t used() const noexcept { return used_ * cell; }
+    /// The most that they ever were.
+    std::size_t peak() const noexcept { return peak_ * cell; }
+    std::size_t capacity() const noexcept { return cells_ * cell; }
+
+private:
+    static constexpr std::size_t cell = 16;
+    static constexpr std::size_t bits = std::numeric_limits<std::size_t>::digits;
+
+    static std::size_t cells_of(std::size_t size) noexcept {
+        return size == 0 ? 1 : (size - 1) / cell + 1;
+    }
+    bool taken(std::size_t i) const noexcept { return ((map_[i / bits] >> (i % bits)) & 1) != 0; }
+
+    std::size_t* map_ = nullptr; // a bit for each cell; in front of them
+    std::byte* memory_ = nullptr;
+    std::size_t cells_ = 0;
+    std::size_t first_free_ = 0; // all before are taken
+    std::size_t used_ = 0;
+    std::size_t peak_ = 0;
+};
+
 namespace detail {
 
 // std::exchange(from, {}) for pointers and handles; that one costs the compiler more for
@@ -2134,7 +2196,9 @@ public:
     timer_heap() noexcept = default;
     timer_heap(const timer_heap&) = delete;
     timer_heap& operator=(const timer_heap&) = delete;
-    ~timer_heap() { delete[] entries_; }
+    ~timer_heap() {
+        if (entries_) frame_free(entries_, room_ * sizeof(entry));
+    }
 
     bool empty() const noexcept { return size_ == 0; }
     std::size_t size() const noexcept { return size_; }
@@ -14217,13 +14281,12 @@ ASYNCIO_THREAD_LOCAL constinit frame_cache this_thread_frames{};
 
 namespace {
 
+// Null when there is no memory.
 void* raw_alloc(std::size_t size) {
 #if defined(ASYNCIO_ALLOC)
-    void* memory = ASYNCIO_ALLOC(size);
-    if (!memory) throw_error(std::bad_alloc());
-    return memory;
+    return ASYNCIO_ALLOC(size);
 #else
-    return ::operator new(size);
+    return ::operator new(size, std::nothrow);
 #endif
 }
 
@@ -14242,6 +14305,17 @@ std::size_t block_size(std::size_t size) noexcept {
            frame_cache::granularity;
 }
 
+// What this thread keeps.
+void give_back_frames() noexcept {
+    frame_cache& cache = this_thread_frames;
+    for (std::size_t i = 0; i < frame_cache::classes; ++i)
+        while (frame_cache::block* block = cache.free[i]) {
+            cache.free[i] = block->next;
+            ++cache.room[i];
+            raw_free(block, (i + 1) * frame_cache::granularity);
+        }
+}
+
 // Gives the kept blocks back when the thread ends.
 struct frame_cache_keeper {
     frame_cache_keeper() noexcept {
@@ -14252,13 +14326,8 @@ struct frame_cache_keeper {
     }
     ~frame_cache_keeper() {
         ended = true;
-        for (std::size_t i = 0; i < frame_cache::classes; ++i) {
-            this_thread_frames.room[i] = 0;
-            while (frame_cache::block* block = this_thread_frames.free[i]) {
-                this_thread_frames.free[i] = block->next;
-                raw_free(block, (i + 1) * frame_cache::granularity);
-            }
-        }
+        give_back_frames();
+        for (std::uint32_t& room : this_thread_frames.room) room = 0;
     }
     static ASYNCIO_THREAD_LOCAL constinit bool ended;
     static ASYNCIO_THREAD_LOCAL constinit bool begun;
@@ -14268,7 +14337,17 @@ ASYNCIO_THREAD_LOCAL constinit bool frame_cache_keeper::begun = false;
 
 } // namespace
 
-void* frame_alloc_slow(std::size_t size) { return raw_alloc(block_size(size)); }
+void* frame_alloc_slow(std::size_t size) {
+    const std::size_t whole = block_size(size);
+    void* memory = raw_alloc(whole);
+    if (!memory) [[unlikely]] {
+        // What is kept for other sizes may make room for this one.
+        give_back_frames();
+        memory = raw_alloc(whole);
+    }
+    if (!memory) throw_error(std::bad_alloc());
+    return memory;
+}
 
 void frame_free_slow(void* memory, std::size_t size) noexcept {
     if (!ASYNCIO_SANITIZED && !frame_cache_keeper::ended && !frame_cache_keeper::begun &&
@@ -14312,6 +14391,52 @@ void split_group(const base_exception_group& group, bool with_groups,
 }
 
 } // namespace detail
+
+fixed_arena::fixed_arena(std::span<std::byte> buffer) noexcept {
+    void* begin = buffer.data();
+    std::size_t size = buffer.size();
+    if (!std::align(cell, 2 * cell, begin, size)) return;
+    const std::size_t words = (size / cell + bits - 1) / bits;
+    const std::size_t books = cells_of(words * sizeof(std::size_t)) * cell;
+    if (size < books + cell) return;
+    map_ = static_cast<std::size_t*>(begin);
+    std::uninitialized_fill_n(map_, words, std::size_t(0));
+    memory_ = static_cast<std::byte*>(begin) + books;
+    cells_ = (size - books) / cell;
+}
+
+// The first gap that is wide enough.
+void* fixed_arena::allocate(std::size_t size) noexcept {
+    const std::size_t wanted = cells_of(size);
+    std::size_t begin = first_free_;
+    for (std::size_t i = begin; i < cells_;) {
+        if (map_[i / bits] == SIZE_MAX) { // a word of taken ones
+            begin = i = (i / bits + 1) * bits;
+            continue;
+        }
+        if (taken(i++)) {
+            begin = i;
+            continue;
+        }
+        if (i - begin < wanted) continue;
+        for (std::size_t c = begin; c < i; ++c) map_[c / bits] |= std::size_t(1) << (c % bits);
+        if (begin == first_free_) first_free_ = i;
+        used_ += wanted;
+        peak_ = std::max(peak_, used_);
+        return memory_ + begin * cell;
+    }
+    return nullptr;
+}
+
+void fixed_arena::deallocate(void* memory, std::size_t size) noexcept {
+    if (!memory) return;
+    const std::ptrdiff_t offset = static_cast<std::byte*>(memory) - memory_;
+    const std::size_t begin = static_cast<std::size_t>(offset) / cell;
+    const std::size_t end = begin + cells_of(size);
+    for (std::size_t c = begin; c < end; ++c) map_[c / bits] &= ~(std::size_t(1) << (c % bits));
+    first_free_ = std::min(first_free_, begin);
+    used_ -= end - begin;
+}
 
 incomplete_read_error::incomplete_read_error(std::string partial,
                                              std::optional<std::size_t> expected)
@@ -14419,9 +14544,10 @@ void timer_heap::insert(timer_node& timer, std::int64_t when) {
     timer.order = next_order_++;
     if (size_ == room_) {
         const std::size_t more = std::max<std::size_t>(16, room_ * 2);
-        auto* larger = new entry[more];
-        std::copy(entries_, entries_ + size_, larger);
-        delete[] std::exchange(entries_, larger);
+        auto* const larger = static_cast<entry*>(frame_alloc(more * sizeof(entry)));
+        std::uninitialized_copy_n(entries_, size_, larger);
+        if (entries_) frame_free(entries_, room_ * sizeof(entry));
+        entries_ = larger;
         room_ = more;
     }
     sift_up(size_++, {when, &timer});
