@@ -116,7 +116,8 @@
 //     ASYNCIO_VERSION_MAJOR, ASYNCIO_VERSION_MINOR, ASYNCIO_VERSION_PATCH
 //     ASYNCIO_ABI              the inline namespace: version and layout options
 //     ASYNCIO_HPP, ASYNCIO_IMPLEMENTATION_DONE   the two include guards
-//     ASYNCIO_ABI_...          what that is made of
+//     ASYNCIO_ABI_ALLOC, ASYNCIO_ABI_EXCEPTIONS, ASYNCIO_ABI_SYSTEM, ASYNCIO_ABI_JOIN,
+//     ASYNCIO_ABI_JOINED       what that is made of
 //     ASYNCIO_SANITIZED        set by the header when an address sanitizer runs
 //     ASYNCIO_THREAD_LOCAL     thread_local, or nothing
 //     ASYNCIO_TRY, ASYNCIO_CATCH, ASYNCIO_CATCH_AS, ASYNCIO_CATCH_ALL
