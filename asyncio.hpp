@@ -10551,7 +10551,8 @@ enum class stdio : unsigned char {
     to_stdout ///< for stderr_ only: the same as stdout_
 };
 
-/// One of these, or a descriptor of the caller's, who may close it once the child runs.
+/// One of these, or a descriptor of the caller's, who may close it once the child runs. On
+/// Windows descriptors are those of the C library, or sockets.
 class child_stream {
 public:
     constexpr child_stream(stdio what = stdio::inherit) noexcept : what_(what) {}
@@ -10643,6 +10644,9 @@ public:
     /// SIGCHLD is ignored) is lost where the system does not tell it once more: then it
     /// is 255, and the loop's exception handler is told.
     ///
+    /// Windows has no signals: a child that was killed gives 1, and one that crashed the
+    /// number of its exception, such as 0xc0000005, as an int.
+    ///
     /// Cancellation: the child runs on, unless kill_on_cancel was asked for.
     ASYNCIO_API detail::process_awaiter wait();
 
@@ -10654,7 +10658,8 @@ public:
     /// been read is part of what the next communicate() gives.
     ASYNCIO_API coro<process_output> communicate(std::string input = {});
 
-    /// Sends a signal; terminate() sends SIGTERM, kill() SIGKILL.
+    /// Sends a signal; terminate() sends SIGTERM, kill() SIGKILL. On Windows both end the
+    /// child at once, SIGBREAK reaches one with new_group, and others are refused.
     ///
     /// Throws: std::system_error with ESRCH once the child's end has been seen.
     ASYNCIO_API void send_signal(int number);
@@ -10701,8 +10706,9 @@ coro<process> create_subprocess_exec(Range&& arguments, subprocess_options optio
     return detail::create_subprocess(list, options);
 }
 
-/// Has a shell run a command line. Quote what comes from elsewhere, or better use
-/// create_subprocess_exec(). Python's asyncio.create_subprocess_shell().
+/// Has a shell (/bin/sh, or cmd.exe on Windows) run a command line. Quote what comes from
+/// elsewhere, or better use create_subprocess_exec(). Python's
+/// asyncio.create_subprocess_shell().
 ASYNCIO_API coro<process> create_subprocess_shell(std::string_view command,
                                                   subprocess_options options = {});
 
@@ -10710,8 +10716,9 @@ ASYNCIO_API coro<process> create_subprocess_shell(std::string_view command,
 ASYNCIO_API coro<stream_pair> create_pipe(std::size_t limit = 64 * 1024);
 
 /// Makes a stream of one end of a pipe, of a terminal or of a socket. `fd` no longer
-/// blocks, and belongs to the stream; when this fails it is closed. Python's
-/// loop.connect_read_pipe() and loop.connect_write_pipe().
+/// blocks, and belongs to the stream; when this fails it is closed. On Windows it is one
+/// of the C library's, or a socket; what can only block there is read and written by
+/// threads. Python's loop.connect_read_pipe() and loop.connect_write_pipe().
 ///
 /// Throws: std::invalid_argument for a file, which file is for; std::system_error.
 ASYNCIO_API coro<stream_reader> connect_read_pipe(int fd, std::size_t limit = 64 * 1024);
@@ -11568,6 +11575,8 @@ constexpr windows_error windows_errors[] = {
     {ERROR_OUTOFMEMORY, ENOMEM, nullptr},
     {ERROR_BROKEN_PIPE, EPIPE, nullptr},
     {ERROR_NO_DATA, EPIPE, nullptr},
+    {ERROR_BAD_EXE_FORMAT, ENOEXEC, nullptr},
+    {ERROR_DIRECTORY, ENOTDIR, nullptr},
 };
 
 static int error_of(unsigned long code) noexcept {
@@ -11641,11 +11650,113 @@ static SOCKET socket_of(int fd) noexcept {
 static int number_of(SOCKET s) noexcept {
     return static_cast<int>(static_cast<std::intptr_t>(s));
 }
+static HANDLE handle_of(int fd) noexcept { return reinterpret_cast<HANDLE>(socket_of(fd)); }
+static int number_of(HANDLE handle) noexcept {
+    return number_of(reinterpret_cast<SOCKET>(handle));
+}
+
+// Owns a handle of the system; null is none.
+class owned_handle {
+public:
+    owned_handle() noexcept = default;
+    explicit owned_handle(HANDLE handle) noexcept : handle_(handle) {}
+    owned_handle(owned_handle&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    owned_handle& operator=(owned_handle&& other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~owned_handle() {
+        if (handle_ != nullptr) ::CloseHandle(handle_);
+    }
+
+    HANDLE get() const noexcept { return handle_; }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+    HANDLE release() noexcept { return std::exchange(handle_, nullptr); }
+
+private:
+    HANDLE handle_ = nullptr;
+};
+
+static owned_handle made_handle(HANDLE handle, const char* call) {
+    if (handle == nullptr || handle == INVALID_HANDLE_VALUE) throw_last_error(call);
+    return owned_handle(handle);
+}
+
+// Another handle for the same thing; null when there is none.
+static owned_handle copy_of_handle(HANDLE handle, bool inherited) noexcept {
+    const HANDLE self = ::GetCurrentProcess();
+    HANDLE copy = nullptr;
+    const BOOL ok = ::DuplicateHandle(self, handle, self, &copy, 0, inherited ? TRUE : FALSE,
+                                      DUPLICATE_SAME_ACCESS);
+    return owned_handle(ok != 0 ? copy : nullptr);
+}
+
+// A pipe whose first end does not block. Anonymous ones only do; this one has a name that
+// nobody learns, and one instance.
+static std::pair<owned_handle, owned_handle> named_pipe(DWORD first, DWORD second, DWORD flags) {
+    static std::atomic<unsigned> counter{0};
+    constexpr DWORD room = 64 * 1024;
+    constexpr DWORD form = PIPE_TYPE_BYTE | PIPE_READMODE_BYTE | PIPE_WAIT |
+                           PIPE_REJECT_REMOTE_CLIENTS;
+    first |= FILE_FLAG_OVERLAPPED | FILE_FLAG_FIRST_PIPE_INSTANCE;
+    for (int tries = 0;; ++tries) {
+        const std::wstring name = L"\\\\.\\pipe\\asyncio-" +
+                                  std::to_wstring(::GetCurrentProcessId()) + L'-' +
+                                  std::to_wstring(counter.fetch_add(1));
+        const HANDLE one = ::CreateNamedPipeW(name.c_str(), first, form, 1, room, room, 0, nullptr);
+        // Somebody has taken the name, for a joke.
+        if (one == INVALID_HANDLE_VALUE && tries < 100 && ::GetLastError() == ERROR_ACCESS_DENIED)
+            continue;
+        owned_handle ours = made_handle(one, "CreateNamedPipe");
+        const HANDLE two =
+            ::CreateFileW(name.c_str(), second, 0, nullptr, OPEN_EXISTING, flags, nullptr);
+        if (two == INVALID_HANDLE_VALUE && tries < 100 && ::GetLastError() == ERROR_PIPE_BUSY)
+            continue;
+        return {std::move(ours), made_handle(two, "CreateFile of a pipe")};
+    }
+}
+
+// What a child inherits, and nothing else.
+class inherited_handles {
+public:
+    explicit inherited_handles(std::span<HANDLE> handles) {
+        if (handles.empty()) return;
+        SIZE_T size = 0;
+        ::InitializeProcThreadAttributeList(nullptr, 1, 0, &size);
+        memory_ = std::make_unique<std::byte[]>(size);
+        const auto list = reinterpret_cast<LPPROC_THREAD_ATTRIBUTE_LIST>(memory_.get());
+        if (::InitializeProcThreadAttributeList(list, 1, 0, &size) == 0)
+            throw_last_error("InitializeProcThreadAttributeList");
+        list_ = list;
+        if (::UpdateProcThreadAttribute(list, 0, PROC_THREAD_ATTRIBUTE_HANDLE_LIST, handles.data(),
+                                        handles.size_bytes(), nullptr, nullptr) == 0) {
+            const int error = last_error();
+            ::DeleteProcThreadAttributeList(list_);
+            throw_system_error(error, "UpdateProcThreadAttribute");
+        }
+    }
+    inherited_handles(const inherited_handles&) = delete;
+    inherited_handles& operator=(const inherited_handles&) = delete;
+    ~inherited_handles() {
+        if (list_ != nullptr) ::DeleteProcThreadAttributeList(list_);
+    }
+
+    LPPROC_THREAD_ATTRIBUTE_LIST get() const noexcept { return list_; }
+
+private:
+    std::unique_ptr<std::byte[]> memory_;
+    LPPROC_THREAD_ATTRIBUTE_LIST list_ = nullptr;
+};
 
 using pid_t = int;
 using ssize_t = std::ptrdiff_t;
 
-inline void close_fd(int fd) noexcept { ::closesocket(socket_of(fd)); }
+// A socket has more to it than its handle; what is none has nothing else.
+inline void close_fd(int fd) noexcept {
+    if (::closesocket(socket_of(fd)) == 0) return;
+    const int error = ::WSAGetLastError();
+    if (error == WSAENOTSOCK || error == WSANOTINITIALISED) ::CloseHandle(handle_of(fd));
+}
 
 #else
 
@@ -11715,7 +11826,8 @@ private:
     int fd_ = -1;
 };
 
-using owned_fd = owned_number<close_fd>; // a descriptor, or on Windows a socket
+// A descriptor, or on Windows a socket or another handle.
+using owned_fd = owned_number<close_fd>;
 
 #if !defined(_WIN32)
 
@@ -12376,7 +12488,7 @@ enum class io_form : unsigned char { socket, pipe, shared };
 
 struct io_descriptor {
     int fd = -1;
-    io_form form = io_form::socket; // set before the first operation
+    io_form form = io_form::socket; // set before it is attached
     bool attached = false;
     bool watched = false; // the user's, with callbacks instead of operations
     bool readable = false;
@@ -12391,6 +12503,7 @@ struct io_descriptor {
     io_descriptor* previous = nullptr;
 #if defined(ASYNCIO_BACKEND_IOCP)
     struct asked_socket* asked = nullptr; // what the system has been asked of it
+    struct asked_pipe* pipe = nullptr;    // ... where it is no socket
 #endif
 };
 
@@ -13449,6 +13562,11 @@ void kqueue_backend::tell_of_exit(pid_t pid) noexcept {
 // waits, a cancelled receive has lost nothing, and 10 000 idle connections hold no
 // buffers.
 //
+// Pipes can be asked nothing of that kind. They are read and written into memory of this
+// section, ahead of whoever wants the bytes: what came for a receive that was cancelled
+// is the next one's. Where a handle only blocks (a console, a pipe that was made for
+// reading at once), a thread of the system's does the same.
+//
 // Facts about Windows that this code depends on:
 //   - AFD, the driver beneath Winsock, answers such a question with one packet, at once
 //     if that is how things are. It is the one that select() asks, and this way to it
@@ -13461,32 +13579,15 @@ void kqueue_backend::tell_of_exit(pid_t pid) noexcept {
 //   - The port counts in milliseconds, and what it is given is rounded up here. It may
 //     be as coarse as the system's clock, 15.6 ms.
 //   - A packet without a question is a wake-up.
+//   - A handle that only blocks cannot be given to a port, nor one that another port has.
+//   - A thread that blocks can be called back, but not if it is about to block: one asks
+//     again. A console of an old version does not hear it at all.
+//   - What waits for a process's end is taken back by a call that waits for the callback.
 // =============================================================================
 
 #if defined(ASYNCIO_BACKEND_IOCP)
 
 namespace asyncio::inline ASYNCIO_ABI::detail {
-
-// Owns a handle of the system; null is none.
-class owned_handle {
-public:
-    owned_handle() noexcept = default;
-    explicit owned_handle(HANDLE handle) noexcept : handle_(handle) {}
-    owned_handle(owned_handle&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-    owned_handle& operator=(owned_handle&& other) noexcept {
-        std::swap(handle_, other.handle_);
-        return *this;
-    }
-    ~owned_handle() {
-        if (handle_ != nullptr) ::CloseHandle(handle_);
-    }
-
-    HANDLE get() const noexcept { return handle_; }
-    explicit operator bool() const noexcept { return handle_ != nullptr; }
-
-private:
-    HANDLE handle_ = nullptr;
-};
 
 // What AFD is asked and answers, in its own layout.
 struct afd_poll {
@@ -13512,6 +13613,9 @@ struct afd_group {
 
 struct asked_socket;
 
+// What a packet is about: its key.
+enum class packet_kind : ULONG_PTR { socket, transfer, exit };
+
 // The packet of an answer leads to `result`, which is why it comes first.
 struct socket_question {
     OVERLAPPED result{};
@@ -13530,6 +13634,69 @@ struct asked_socket {
     socket_question writing;
 };
 
+// Bytes on their way from or to a pipe: the system's as long as it is open, or a thread's,
+// which has a count of its own. The packet leads to `result`.
+struct pipe_transfer {
+    static constexpr std::size_t room = 64 * 1024;
+
+    void add_ref() noexcept { count.fetch_add(1, std::memory_order_relaxed); }
+    void release() noexcept {
+        if (count.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+
+    OVERLAPPED result{};
+    std::atomic<int> count{0};
+    struct pipe_side* of = nullptr;
+    bool write = false;
+    DWORD size = 0; // how much to move
+
+    // Where a thread does it.
+    std::mutex mutex;
+    std::condition_variable changed;
+    owned_handle file;     // its own
+    owned_handle thread;   // while it is at work
+    HANDLE port = nullptr; // whom to tell; null: nobody wants it any more
+    bool at_work = false;
+    DWORD moved = 0;
+    DWORD error = 0;
+
+    char memory[room];
+
+    bool start_thread(HANDLE pipe, HANDLE tell) noexcept;
+    static DWORD WINAPI run_thread(void* self) noexcept;
+    void work() noexcept;
+    bool end_thread() noexcept;
+};
+
+// One direction of a pipe.
+struct pipe_side {
+    struct asked_pipe* of = nullptr;
+    ref_ptr<pipe_transfer> transfer; // made when it is needed
+    bool open = false;               // on its way: the packet has not come
+    bool over = false;               // nothing more will: `error`, or 0 for the end
+    int error = 0;
+    std::size_t begin = 0, end = 0;  // reading: what came and nobody has taken
+    io_operation* carried = nullptr; // writing: whose bytes these are; null: nobody's now
+};
+
+// Of a handle that is no socket. Outlives it until the last packet has come.
+struct asked_pipe {
+    io_descriptor* about = nullptr; // null: detached
+    bool blocks = false;            // threads do the work
+    pipe_side reading;
+    pipe_side writing;
+};
+
+// Waits for the end of a process.
+struct exit_question {
+    OVERLAPPED result{};      // of the packet
+    io_watch* told = nullptr; // null: taken back
+    HANDLE port = nullptr;
+    HANDLE wait = nullptr;
+    std::atomic<bool> posted{false};
+    bool taken = false; // the packet has come
+};
+
 class iocp_backend : public readiness_operations {
 public:
     explicit iocp_backend(loop_core&) { open(); }
@@ -13540,13 +13707,14 @@ public:
     void attach(io_descriptor& d);
     void detach(io_descriptor& d) noexcept;
     bool start(io_operation& op) noexcept;
+    void cancel(io_operation& op) noexcept;
     void wait(std::int64_t ns);
     void wake() noexcept;
     void after_fork() {}
     void watch(int fd, bool write, io_watch& w, const char* call);
     bool unwatch(int fd, bool write) noexcept;
-    bool watch_exit(pid_t, int, io_watch&) { return false; }
-    void unwatch_exit(pid_t, int) noexcept {}
+    bool watch_exit(pid_t, int process, io_watch& w);
+    void unwatch_exit(pid_t, int process) noexcept;
     int native_handle() const noexcept { return -1; }
 
 private:
@@ -13573,6 +13741,17 @@ private:
     void ask_watched() noexcept;
     void dispatch(const OVERLAPPED_ENTRY& packet) noexcept;
 
+    void connect_to_pipe(io_descriptor& d);
+    void let_go(asked_pipe& pipe) noexcept;
+    static void close_if_still(asked_pipe& pipe) noexcept;
+    bool attempt(io_operation& op, asked_pipe& pipe) noexcept;
+    bool receive(io_operation& op, asked_pipe& pipe) noexcept;
+    bool send(io_operation& op, asked_pipe& pipe) noexcept;
+    int begin(pipe_side& side, std::size_t size) noexcept;
+    void arrived(pipe_side& side, std::size_t size) noexcept;
+    void go_on(asked_pipe& pipe, bool write) noexcept;
+    void ended(exit_question& q) noexcept;
+
     create_function create_file_ = nullptr;
     control_function control_ = nullptr;
     error_function error_of_status_ = nullptr;
@@ -13580,8 +13759,9 @@ private:
     std::atomic<bool> awake_{false}; // a wake-up is on its way
     std::vector<std::unique_ptr<afd_group>> groups_;
     std::vector<afd_group*> with_room_;
-    std::size_t open_questions_ = 0;
+    std::size_t open_questions_ = 0; // whose packets will come
     std::unordered_map<int, watched_descriptor> watched_;
+    std::unordered_map<int, std::unique_ptr<exit_question>> exits_; // by the process's handle
 };
 
 static_assert(backend_like<iocp_backend>);
@@ -13616,6 +13796,7 @@ iocp_backend::~iocp_backend() {
         unwatch(fd, false);
         unwatch(fd, true);
     }
+    while (!exits_.empty()) unwatch_exit(0, exits_.begin()->first);
     while (open_questions_ > 0) {
         OVERLAPPED_ENTRY packets[most_packets];
         ULONG count = 0;
@@ -13674,7 +13855,8 @@ void iocp_backend::connect_to_afd(io_descriptor& d) {
 
 void iocp_backend::attach(io_descriptor& d) {
     if (watched_.count(d.fd) != 0) throw_system_error(EEXIST, "attach");
-    connect_to_afd(d);
+    if (d.form == io_form::socket) connect_to_afd(d);
+    else connect_to_pipe(d);
     d.readable = d.writable = true; // not known yet: the first operation finds out
     d.hung_up = false;
     link(d);
@@ -13683,7 +13865,8 @@ void iocp_backend::attach(io_descriptor& d) {
 void iocp_backend::detach(io_descriptor& d) noexcept {
     if (!d.attached) return;
     unlink(d);
-    let_go(*std::exchange(d.asked, nullptr));
+    if (d.pipe != nullptr) let_go(*std::exchange(d.pipe, nullptr));
+    else let_go(*std::exchange(d.asked, nullptr));
 }
 
 void iocp_backend::let_go(asked_socket& asked) noexcept {
@@ -13723,6 +13906,15 @@ int iocp_backend::ask(asked_socket& asked, bool write) noexcept {
 }
 
 bool iocp_backend::start(io_operation& op) noexcept {
+    if (asked_pipe* const pipe = op.on->pipe) {
+        op.error = 0;
+        op.count = 0;
+        if (attempt(op, *pipe)) return true;
+        if (op.only_now) return false;
+        (reads(op) ? op.on->reading : op.on->writing) = &op;
+        op.pending = true;
+        return false;
+    }
     if (readiness_operations::start(op)) return true;
     if (!op.pending) return false;
     const int error = ask(*op.on->asked, !reads(op));
@@ -13730,6 +13922,13 @@ bool iocp_backend::start(io_operation& op) noexcept {
     cancel(op);
     op.error = error;
     return true;
+}
+
+void iocp_backend::cancel(io_operation& op) noexcept {
+    readiness_operations::cancel(op);
+    if (op.on->pipe == nullptr) return;
+    pipe_side& side = op.on->pipe->writing;
+    if (side.carried == &op) side.carried = nullptr; // what is on its way is written all the same
 }
 
 // Whoever waits and has not been told: the answer was outrun, or came to nothing.
@@ -13781,6 +13980,13 @@ void iocp_backend::dispatch(const OVERLAPPED_ENTRY& packet) noexcept {
         awake_.exchange(false);
         return;
     }
+    const auto kind = static_cast<packet_kind>(packet.lpCompletionKey);
+    if (kind == packet_kind::transfer) {
+        const auto& t = *reinterpret_cast<pipe_transfer*>(packet.lpOverlapped);
+        return arrived(*t.of, packet.dwNumberOfBytesTransferred);
+    }
+    if (kind == packet_kind::exit)
+        return ended(*reinterpret_cast<exit_question*>(packet.lpOverlapped));
     auto& q = *reinterpret_cast<socket_question*>(packet.lpOverlapped);
     asked_socket& asked = *q.of;
     q.open = false;
@@ -13836,6 +14042,273 @@ bool iocp_backend::unwatch(int fd, bool write) noexcept {
     let_go(*d.asked);
     watched_.erase(place);
     return true;
+}
+
+// -- pipes ------------------------------------------------------------------------
+
+void iocp_backend::connect_to_pipe(io_descriptor& d) {
+    auto pipe = std::make_unique<asked_pipe>();
+    pipe->about = &d;
+    pipe->reading.of = pipe->writing.of = pipe.get();
+    constexpr auto key = static_cast<ULONG_PTR>(packet_kind::transfer);
+    pipe->blocks = ::CreateIoCompletionPort(handle_of(d.fd), port_.get(), key, 0) == nullptr;
+    d.pipe = pipe.release();
+}
+
+void iocp_backend::let_go(asked_pipe& pipe) noexcept {
+    const HANDLE handle = handle_of(pipe.about->fd);
+    pipe.about = nullptr;
+    for (pipe_side* side : {&pipe.reading, &pipe.writing}) {
+        side->carried = nullptr;
+        if (!side->open) continue;
+        if (!pipe.blocks) {
+            ::CancelIoEx(handle, &side->transfer->result);
+        } else if (!side->transfer->end_thread()) {
+            side->open = false; // the thread has a count of its own
+            --open_questions_;
+        }
+    }
+    close_if_still(pipe);
+}
+
+void iocp_backend::close_if_still(asked_pipe& pipe) noexcept {
+    if (pipe.about != nullptr || pipe.reading.open || pipe.writing.open) return;
+    delete &pipe;
+}
+
+bool iocp_backend::attempt(io_operation& op, asked_pipe& pipe) noexcept {
+    if (op.kind == io_kind::receive) return receive(op, pipe);
+    if (op.kind == io_kind::send || op.kind == io_kind::send_file) return send(op, pipe);
+    op.error = ENOTSOCK;
+    return true;
+}
+
+bool iocp_backend::receive(io_operation& op, asked_pipe& pipe) noexcept {
+    pipe_side& side = pipe.reading;
+    if (side.open) return false;
+    if (side.begin == side.end && !side.over) {
+        const int error = begin(side, pipe_transfer::room);
+        if (error == 0) return false;
+        side.over = true;
+        side.error = error == EPIPE ? 0 : error; // whoever wrote is gone, which is the end
+    }
+    op.count = std::min(op.size, side.end - side.begin);
+    if (op.count == 0) op.error = side.error;
+    else std::memcpy(op.into, side.transfer->memory + side.begin, op.count);
+    side.begin += op.count;
+    return true;
+}
+
+// What is sent is copied first, so that the sender may go. At once it cannot be: a write
+// that would have to wait cannot be undone.
+bool iocp_backend::send(io_operation& op, asked_pipe& pipe) noexcept {
+    pipe_side& side = pipe.writing;
+    if (side.open || op.only_now) return false;
+    op.error = side.error;
+    if (op.error != 0) return true;
+    if (!side.transfer) side.transfer = ref_ptr<pipe_transfer>(new (std::nothrow) pipe_transfer);
+    std::size_t size = 0;
+    if (side.transfer && op.kind == io_kind::send_file) {
+        auto& file = static_cast<io_file&>(op);
+        const ssize_t got = read_at(file.file, side.transfer->memory,
+                                    std::min(file.size, pipe_transfer::room), file.offset);
+        if (got <= 0) {
+            op.error = got < 0 ? last_error() : 0;
+            return true;
+        }
+        size = static_cast<std::size_t>(got);
+    } else if (side.transfer) {
+        for (std::size_t i = 0; i < op.size && size < pipe_transfer::room; ++i) {
+            const std::size_t part = std::min(op.from[i].size, pipe_transfer::room - size);
+            std::memcpy(side.transfer->memory + size, op.from[i].data, part);
+            size += part;
+        }
+    }
+    op.error = begin(side, size);
+    if (op.error != 0) return true;
+    side.carried = &op;
+    return false;
+}
+
+// Lets the system, or a thread, read up to `size` bytes, or write that many. 0: a packet
+// will come; or the error.
+int iocp_backend::begin(pipe_side& side, std::size_t size) noexcept {
+    if (!side.transfer) side.transfer = ref_ptr<pipe_transfer>(new (std::nothrow) pipe_transfer);
+    if (!side.transfer) return ENOMEM;
+    pipe_transfer& t = *side.transfer;
+    const HANDLE handle = handle_of(side.of->about->fd);
+    t.of = &side;
+    t.write = &side == &side.of->writing;
+    t.size = static_cast<DWORD>(size);
+    t.result = OVERLAPPED{};
+    if (side.of->blocks) {
+        if (!t.start_thread(handle, port_.get())) return last_error();
+    } else {
+        const BOOL done = t.write ? ::WriteFile(handle, t.memory, t.size, nullptr, &t.result)
+                                  : ::ReadFile(handle, t.memory, t.size, nullptr, &t.result);
+        const DWORD error = done != 0 ? 0 : ::GetLastError();
+        // A message that is longer than the room comes in pieces.
+        if (error != 0 && error != ERROR_IO_PENDING && error != ERROR_MORE_DATA)
+            return error == ERROR_HANDLE_EOF || error == ERROR_PIPE_NOT_CONNECTED
+                       ? EPIPE
+                       : error_of(error);
+    }
+    side.open = true;
+    ++open_questions_;
+    return 0;
+}
+
+// The packet of a transfer has come.
+void iocp_backend::arrived(pipe_side& side, std::size_t size) noexcept {
+    asked_pipe& pipe = *side.of;
+    const pipe_transfer& t = *side.transfer;
+    side.open = false;
+    --open_questions_;
+    if (pipe.about == nullptr) return close_if_still(pipe);
+    DWORD why = t.error;
+    if (!pipe.blocks) why = error_of_status_(static_cast<LONG>(t.result.Internal));
+    if (why == ERROR_MORE_DATA) why = 0;
+    const bool end = why == ERROR_HANDLE_EOF || why == ERROR_PIPE_NOT_CONNECTED;
+    int error = end ? EPIPE : why != 0 ? error_of(why) : 0;
+    if (!t.write) {
+        side.begin = 0;
+        side.end = size;
+        // Nothing at all is the end of a console or a device; of a pipe, somebody's empty write.
+        side.over = error != 0 || (size == 0 && pipe.blocks);
+        side.error = error == EPIPE ? 0 : error;
+        return go_on(pipe, false);
+    }
+    io_operation* const op = std::exchange(side.carried, nullptr);
+    if (op == nullptr) {
+        side.error = error; // the next one's
+        return go_on(pipe, true);
+    }
+    op->count = size;
+    op->error = error;
+    if (op->kind == io_kind::send_file)
+        static_cast<io_file&>(*op).offset += static_cast<std::int64_t>(size);
+    pipe.about->writing = nullptr;
+    op->pending = false;
+    op->done(*op); // last: the descriptor may be gone afterwards
+}
+
+// Whoever waits for this direction may have what came, or its turn.
+void iocp_backend::go_on(asked_pipe& pipe, bool write) noexcept {
+    io_operation*& waiting = write ? pipe.about->writing : pipe.about->reading;
+    io_operation* const op = waiting;
+    if (op == nullptr || !attempt(*op, pipe)) return;
+    waiting = nullptr;
+    op->pending = false;
+    op->done(*op);
+}
+
+// -- a thread that reads or writes --------------------------------------------------
+
+// False: the system says why.
+bool pipe_transfer::start_thread(HANDLE pipe, HANDLE tell) noexcept {
+    if (!file) file = copy_of_handle(pipe, false);
+    if (!file) return false;
+    port = tell;
+    at_work = true;
+    add_ref();
+    if (::QueueUserWorkItem(&run_thread, this, WT_EXECUTELONGFUNCTION) != 0) return true;
+    at_work = false;
+    release();
+    return false;
+}
+
+DWORD WINAPI pipe_transfer::run_thread(void* self) noexcept {
+    const auto transfer = ref_ptr<pipe_transfer>::adopt(static_cast<pipe_transfer*>(self));
+    transfer->work();
+    return 0;
+}
+
+void pipe_transfer::work() noexcept {
+    std::unique_lock lock(mutex);
+    const owned_handle event(::CreateEventW(nullptr, TRUE, FALSE, nullptr));
+    thread = copy_of_handle(::GetCurrentThread(), false);
+    bool wanted = port != nullptr;
+    moved = 0;
+    error = 0;
+    while (wanted) {
+        // The lowest bit keeps it from a port that the handle may belong to.
+        result.hEvent =
+            reinterpret_cast<HANDLE>(reinterpret_cast<std::uintptr_t>(event.get()) | 1);
+        lock.unlock();
+        BOOL done = write ? ::WriteFile(file.get(), memory, size, &moved, &result)
+                          : ::ReadFile(file.get(), memory, size, &moved, &result);
+        if (done == 0 && ::GetLastError() == ERROR_IO_PENDING)
+            done = ::GetOverlappedResult(file.get(), &result, &moved, TRUE);
+        const DWORD why = done != 0 ? 0 : ::GetLastError();
+        lock.lock();
+        error = why;
+        // Somebody's empty write.
+        wanted = port != nullptr && why == 0 && moved == 0 && !write &&
+                 ::GetFileType(file.get()) == FILE_TYPE_PIPE;
+    }
+    thread = owned_handle();
+    at_work = false;
+    constexpr auto key = static_cast<ULONG_PTR>(packet_kind::transfer);
+    if (port != nullptr) ::PostQueuedCompletionStatus(port, moved, key, &result);
+    changed.notify_all();
+}
+
+// Calls the thread back. True: its packet will come. False: it could not be, and ends on
+// its own.
+bool pipe_transfer::end_thread() noexcept {
+    constexpr int most = 20;
+    std::unique_lock lock(mutex);
+    for (int i = 0; at_work && i < most; ++i) {
+        if (thread) ::CancelSynchronousIo(thread.get());
+        ::CancelIoEx(file.get(), &result);
+        changed.wait_for(lock, std::chrono::milliseconds(1), [this] { return !at_work; });
+    }
+    if (!at_work) return true;
+    port = nullptr;
+    return false;
+}
+
+// -- the end of a process -------------------------------------------------------------
+
+static void CALLBACK process_ended(void* context, BOOLEAN) {
+    auto& q = *static_cast<exit_question*>(context);
+    q.posted.store(true);
+    constexpr auto key = static_cast<ULONG_PTR>(packet_kind::exit);
+    if (::PostQueuedCompletionStatus(q.port, 0, key, &q.result) == 0) q.posted.store(false);
+}
+
+bool iocp_backend::watch_exit(pid_t, int process, io_watch& w) {
+    auto question = std::make_unique<exit_question>();
+    exit_question& q = *question;
+    q.told = &w;
+    q.port = port_.get();
+    exits_.emplace(process, std::move(question));
+    if (::RegisterWaitForSingleObject(&q.wait, handle_of(process), &process_ended, &q, INFINITE,
+                                      WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD) != 0)
+        return true;
+    const int error = last_error();
+    exits_.erase(process);
+    throw_system_error(error, "RegisterWaitForSingleObject");
+}
+
+void iocp_backend::unwatch_exit(pid_t, int process) noexcept {
+    const auto place = exits_.find(process);
+    if (place == exits_.end()) return;
+    exit_question& q = *place->second;
+    ::UnregisterWaitEx(q.wait, INVALID_HANDLE_VALUE);
+    if (q.posted.load() && !q.taken) {
+        q.told = nullptr;
+        ++open_questions_;
+        static_cast<void>(place->second.release()); // until its packet comes
+    }
+    exits_.erase(place);
+}
+
+void iocp_backend::ended(exit_question& q) noexcept {
+    q.taken = true;
+    if (io_watch* const told = q.told) return told->ready(*told); // may take it back
+    --open_questions_;
+    delete &q;
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
@@ -22110,7 +22583,8 @@ class file_awaiter;
 class stream_link final : public frame_allocated, public wait_source {
 public:
     // Takes a connected socket, or one that is about to be.
-    stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit);
+    stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit,
+                io_form form = io_form::socket);
     stream_link(loop_core& core, box<transport> over, std::size_t limit);
     static ref_ptr<stream_link> adopt(socket connected, std::size_t limit);
     stream_link(const stream_link&) = delete;
@@ -22246,7 +22720,8 @@ stream_link::stream_link(loop_core& core, box<transport> over, std::size_t limit
     local_ = over_->sockname();
 }
 
-stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit)
+stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit,
+                         io_form form)
     : core_(&core), backend_(&core.loop->backend()), fd_(std::move(fd)),
       receive_(
           io_kind::receive,
@@ -22267,6 +22742,7 @@ stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t
           *this),
       limit_(limit), peer_(std::move(peer)) {
     descriptor_.fd = fd_.get();
+    descriptor_.form = form;
     descriptor_.stops_short = peer_.is_local();
     if (fd_) backend_->attach(descriptor_);
     receive_.on = send_.on = &descriptor_;
@@ -23875,6 +24351,13 @@ coro<server> start_unix_server(client_handler on_client, std::string path,
 //   - vfork() shares the memory until the child executes its program, and stops the
 //     parent until then: it takes no time for a large memory, and holds no locks of
 //     other threads. valgrind and qemu make a plain fork() of it.
+//
+// Facts about Windows that this depends on:
+//   - A program gets its arguments as one text, and takes it apart as it likes; nearly all
+//     do as the C library does. cmd.exe does not: what it is given stays as it is.
+//   - A child gets those handles of a list that may be inherited at all.
+//   - A process is gone when it has ended; its code, and its number, as soon as nobody has
+//     a handle of it any more.
 // =============================================================================
 
 #if !defined(ASYNCIO_NO_THREADS)
@@ -23882,92 +24365,6 @@ coro<server> start_unix_server(client_handler on_client, std::string path,
 namespace asyncio::inline ASYNCIO_ABI {
 
 namespace detail {
-
-#if defined(_WIN32)
-
-// -- without children --------------------------------------------------------------
-//
-// This version starts none on Windows, and makes no streams of pipes there. Whoever asks
-// for one is told so; an object of these classes never exists.
-
-class process_state final : public frame_allocated {
-public:
-    void add_ref() noexcept { ++count_; }
-    void release() noexcept {
-        if (--count_ == 0) delete this;
-    }
-
-private:
-    std::size_t count_ = 0;
-};
-
-process_awaiter::process_awaiter(const ref_ptr<process_state>& state) noexcept : state_(state) {}
-process_awaiter::process_awaiter(process_awaiter&& other) noexcept
-    : suspension(std::move(other)), state_(std::move(other.state_)) {}
-process_awaiter::~process_awaiter() = default;
-bool process_awaiter::await_ready() const { throw_not_on_windows("asyncio::process"); }
-void process_awaiter::wait() noexcept {}
-void process_awaiter::leave() noexcept {}
-bool process_awaiter::on_cancel() noexcept { return false; }
-int process_awaiter::await_resume() { throw_not_on_windows("asyncio::process"); }
-
-std::vector<std::string> take_texts(text_list& list) { return std::move(list.list.texts); }
-
-static void require_no_zero(std::string_view text, const char* what) {
-    if (text.find('\0') == std::string_view::npos) return;
-    throw_error(std::invalid_argument(std::string("asyncio::") + what + " holds a zero byte"));
-}
-
-[[noreturn]] static void throw_error_of(int error, const char* call, const std::string& object) {
-    const std::string text = std::string(call) + ' ' + object;
-    throw_system_error(error, text.c_str());
-}
-
-coro<process> create_subprocess(text_list&, const subprocess_options&) {
-    throw_not_on_windows("asyncio::create_subprocess_exec");
-}
-
-} // namespace detail
-
-process::process(detail::ref_ptr<detail::process_state> state) noexcept
-    : state_(std::move(state)) {}
-process::process(process&& other) noexcept = default;
-process& process::operator=(process&& other) noexcept = default;
-process::~process() = default;
-
-detail::process_state& process::state() const {
-    detail::throw_not_on_windows("asyncio::process");
-}
-detail::process_awaiter process::wait() {
-    state();
-    return detail::process_awaiter(state_);
-}
-coro<process_output> process::communicate(std::string) {
-    detail::throw_not_on_windows("asyncio::process::communicate");
-}
-void process::send_signal(int) { state(); }
-void process::terminate() { state(); }
-void process::kill() { state(); }
-int process::pid() const { detail::throw_not_on_windows("asyncio::process::pid"); }
-std::optional<int> process::returncode() const { return std::nullopt; }
-
-coro<process> create_subprocess_shell(std::string_view, subprocess_options) {
-    detail::throw_not_on_windows("asyncio::create_subprocess_shell");
-}
-coro<stream_pair> create_pipe(std::size_t) {
-    detail::throw_not_on_windows("asyncio::create_pipe");
-}
-coro<stream_reader> connect_read_pipe(int, std::size_t) {
-    detail::throw_not_on_windows("asyncio::connect_read_pipe");
-}
-coro<stream_writer> connect_write_pipe(int) {
-    detail::throw_not_on_windows("asyncio::connect_write_pipe");
-}
-coro<stream_reader> stdin_reader(std::size_t) {
-    detail::throw_not_on_windows("asyncio::stdin_reader");
-}
-
-#else
 
 // -- starting ---------------------------------------------------------------------
 
@@ -23982,6 +24379,7 @@ struct launch {
     std::size_t limit = 0;
     bool new_group = false;
     bool kill_on_cancel = false;
+    bool for_shell = false; // Windows: the second argument is for cmd.exe, as it is
 };
 
 static void require_no_zero(std::string_view text, const char* what) {
@@ -24023,6 +24421,304 @@ static launch make_launch(std::vector<std::string> arguments, const subprocess_o
     }
     return job;
 }
+
+#if defined(_WIN32)
+
+// What a descriptor of the C library stands for; else it is taken for a socket.
+static HANDLE handle_behind(int fd) noexcept {
+    if (fd < 0) return INVALID_HANDLE_VALUE;
+#if defined(_MSC_VER)
+    // By itself the library ends the program at a number that it does not know.
+    const auto before = ::_set_thread_local_invalid_parameter_handler(
+        [](const wchar_t*, const wchar_t*, const wchar_t*, unsigned, std::uintptr_t) {});
+#endif
+    const std::intptr_t found = ::_get_osfhandle(fd);
+#if defined(_MSC_VER)
+    ::_set_thread_local_invalid_parameter_handler(before);
+#endif
+    if (found >= 0) return reinterpret_cast<HANDLE>(found);
+    int type = 0;
+    socklen_t size = sizeof type;
+    const bool is_socket = ::getsockopt(socket_of(fd), SOL_SOCKET, SO_TYPE,
+                                        reinterpret_cast<char*>(&type), &size) == 0;
+    return is_socket ? handle_of(fd) : INVALID_HANDLE_VALUE;
+}
+
+// Which end of a pipe is for a program that reads and writes in its own time.
+enum class blocking_end { none, reading, writing };
+
+static std::pair<owned_fd, owned_fd> make_pipe(blocking_end blocks) {
+    const bool writes = blocks == blocking_end::reading; // the first end, which never blocks
+    auto [one, two] = named_pipe(writes ? PIPE_ACCESS_OUTBOUND : PIPE_ACCESS_INBOUND,
+                                 writes ? GENERIC_READ | FILE_WRITE_ATTRIBUTES
+                                        : GENERIC_WRITE | FILE_READ_ATTRIBUTES,
+                                 blocks == blocking_end::none ? FILE_FLAG_OVERLAPPED : 0);
+    owned_fd ours(number_of(one.release()));
+    owned_fd theirs(number_of(two.release()));
+    if (writes) return {std::move(theirs), std::move(ours)};
+    return {std::move(ours), std::move(theirs)};
+}
+
+// The ends of a child's standard streams.
+struct child_ends {
+    std::array<owned_handle, 3> theirs; // none: inherited, or another one's
+    std::array<owned_fd, 3> ours;       // of pipes
+};
+
+static child_ends make_ends(const launch& job) {
+    child_ends ends;
+    for (std::size_t i = 0; i < 3; ++i) {
+        const child_stream& stream = job.streams[i];
+        if (stream.is_fd()) {
+            ends.theirs[i] = copy_of_handle(handle_behind(stream.fd()), false);
+            if (!ends.theirs[i])
+                throw_error_of(EBADF, "dup of", "descriptor " + std::to_string(stream.fd()));
+        } else if (stream.what() == stdio::devnull) {
+            ends.theirs[i] = made_handle(
+                ::CreateFileW(L"NUL", GENERIC_READ | GENERIC_WRITE,
+                              FILE_SHARE_READ | FILE_SHARE_WRITE, nullptr, OPEN_EXISTING, 0,
+                              nullptr),
+                "open NUL");
+        } else if (stream.what() == stdio::pipe) {
+            const auto blocks = i == 0 ? blocking_end::reading : blocking_end::writing;
+            auto [reading, writing] = make_pipe(blocks);
+            owned_fd& theirs = i == 0 ? reading : writing;
+            ends.theirs[i] = owned_handle(handle_of(theirs.release()));
+            ends.ours[i] = std::move(i == 0 ? writing : reading);
+        }
+    }
+    return ends;
+}
+
+// Adds an argument so that the C library of the other program finds it again: backslashes
+// are themselves, unless they stand before a quote.
+static void add_quoted(std::string& line, std::string_view argument) {
+    if (!line.empty()) line += ' ';
+    if (!argument.empty() && argument.find_first_of(" \t\n\v\"") == std::string_view::npos) {
+        line += argument;
+        return;
+    }
+    line += '"';
+    std::size_t backslashes = 0;
+    for (const char c : argument) {
+        if (c == '\\') {
+            ++backslashes;
+            continue;
+        }
+        line.append(c == '"' ? backslashes * 2 + 1 : backslashes, '\\');
+        backslashes = 0;
+        line += c;
+    }
+    line.append(backslashes * 2, '\\');
+    line += '"';
+}
+
+// A batch file is run by cmd.exe, for which quoted text is something else than it is here.
+static void require_safe(const launch& job) {
+    const std::string& program = job.arguments.front();
+    if (program.size() < 4) return;
+    std::string end = program.substr(program.size() - 4);
+    for (char& c : end)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    if (end != ".bat" && end != ".cmd") return;
+    for (const std::string& argument : job.arguments)
+        if (argument.find_first_of("\"%!^&|<>()\r\n") != std::string::npos)
+            throw_invalid_argument("asyncio::create_subprocess_exec: this argument cannot be given "
+                                   "to a batch file as it is; use create_subprocess_shell()");
+}
+
+static std::wstring command_line(const launch& job) {
+    if (job.for_shell) return wide("cmd.exe /s /c \"" + job.arguments[1] + '"');
+    require_safe(job);
+    std::string line;
+    for (const std::string& argument : job.arguments) add_quoted(line, argument);
+    return wide(line);
+}
+
+// "NAME=value", each with a zero, in the order that the system wants, and a zero.
+static std::wstring environment_block(const std::vector<std::string>& variables) {
+    std::vector<std::wstring> list;
+    for (const std::string& variable : variables) list.push_back(wide(variable));
+    const auto name_size = [](const std::wstring& v) { return static_cast<int>(v.find(L'=')); };
+    std::sort(list.begin(), list.end(), [&](const std::wstring& a, const std::wstring& b) {
+        return ::CompareStringOrdinal(a.c_str(), name_size(a), b.c_str(), name_size(b), TRUE) ==
+               CSTR_LESS_THAN;
+    });
+    std::wstring block;
+    for (const std::wstring& variable : list) block.append(variable).push_back(L'\0');
+    if (list.empty()) block.push_back(L'\0');
+    block.push_back(L'\0');
+    return block;
+}
+
+// The file of the program, where the system is not to look for it: in the PATH of the child's
+// environment, or for the shell.
+static std::wstring program_file(const launch& job) {
+    if (job.for_shell) {
+        std::wstring path(MAX_PATH, L'\0');
+        path.resize(::GetSystemDirectoryW(path.data(), MAX_PATH));
+        return path + L"\\cmd.exe";
+    }
+    const std::string& program = job.arguments.front();
+    if (!job.variables || program.find_first_of("/\\:") != std::string::npos) return {};
+    std::string_view path;
+    for (const std::string& variable : *job.variables) {
+        const std::string name = variable.substr(0, 5);
+        if (name == "PATH=" || name == "Path=" || name == "path=") {
+            path = std::string_view(variable).substr(5);
+            break;
+        }
+    }
+    const std::wstring folders = wide(path);
+    const std::wstring wanted = wide(program);
+    std::wstring found(32768, L'\0');
+    const DWORD size =
+        folders.empty() ? 0
+                        : ::SearchPathW(folders.c_str(), wanted.c_str(), L".exe",
+                                        static_cast<DWORD>(found.size()), found.data(), nullptr);
+    if (size == 0) throw_error_of(ENOENT, "CreateProcess", program);
+    found.resize(size);
+    return found;
+}
+
+// A process that has begun.
+struct started_process {
+    owned_fd process;
+    owned_handle group; // a job object, where it leads one
+    pid_t pid = -1;
+};
+
+static std::wstring folder_of(const launch& job) {
+    std::wstring folder = wide(job.cwd);
+    if (folder.empty()) return folder;
+    const DWORD about = ::GetFileAttributesW(folder.c_str());
+    if (about == INVALID_FILE_ATTRIBUTES) throw_error_of(last_error(), "chdir", job.cwd);
+    if ((about & FILE_ATTRIBUTE_DIRECTORY) == 0) throw_error_of(ENOTDIR, "chdir", job.cwd);
+    return folder;
+}
+
+static started_process spawn(const launch& job, const child_ends& ends) {
+    const std::wstring folder = folder_of(job);
+    const std::wstring file = program_file(job);
+    std::wstring line = command_line(job);
+    std::wstring variables;
+    if (job.variables) variables = environment_block(*job.variables);
+
+    // Copies that may be inherited, for as long as it takes.
+    constexpr DWORD standard[3] = {STD_INPUT_HANDLE, STD_OUTPUT_HANDLE, STD_ERROR_HANDLE};
+    const bool error_to_output = job.streams[2].what() == stdio::to_stdout;
+    std::array<owned_handle, 3> copies;
+    std::array<HANDLE, 3> list = {};
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < 3; ++i) {
+        if (i == 2 && error_to_output) continue;
+        const HANDLE from = ends.theirs[i] ? ends.theirs[i].get() : ::GetStdHandle(standard[i]);
+        // A program without a console may have none to inherit.
+        if (from != nullptr && from != INVALID_HANDLE_VALUE) copies[i] = copy_of_handle(from, true);
+        if (copies[i]) list[count++] = copies[i].get();
+    }
+    const inherited_handles inherited(std::span<HANDLE>(list).first(count));
+    STARTUPINFOEXW about{};
+    about.StartupInfo.cb = sizeof about;
+    about.StartupInfo.dwFlags = STARTF_USESTDHANDLES;
+    about.StartupInfo.hStdInput = copies[0].get();
+    about.StartupInfo.hStdOutput = copies[1].get();
+    about.StartupInfo.hStdError = copies[error_to_output ? 1 : 2].get();
+    about.lpAttributeList = inherited.get();
+
+    DWORD flags = CREATE_UNICODE_ENVIRONMENT | EXTENDED_STARTUPINFO_PRESENT;
+    started_process made;
+    if (job.new_group) {
+        made.group = made_handle(::CreateJobObjectW(nullptr, nullptr), "CreateJobObject");
+        flags |= CREATE_NEW_PROCESS_GROUP | CREATE_SUSPENDED;
+    }
+    PROCESS_INFORMATION process{};
+    if (::CreateProcessW(file.empty() ? nullptr : file.c_str(), line.data(), nullptr, nullptr,
+                         count != 0 ? TRUE : FALSE, flags,
+                         job.variables ? variables.data() : nullptr,
+                         folder.empty() ? nullptr : folder.c_str(), &about.StartupInfo,
+                         &process) == 0)
+        throw_error_of(last_error(), "CreateProcess", job.arguments.front());
+    made.process = owned_fd(number_of(process.hProcess));
+    made.pid = static_cast<pid_t>(process.dwProcessId);
+    const owned_handle thread(process.hThread);
+    if (job.new_group) {
+        // Where it cannot be, what the child starts is its own.
+        if (::AssignProcessToJobObject(made.group.get(), process.hProcess) == 0)
+            made.group = owned_handle();
+        ::ResumeThread(thread.get());
+    }
+    return made;
+}
+
+// A child of this process, until its end has been seen.
+class child_process {
+public:
+    enum class fate { running, ended, lost };
+
+    static constexpr int killed = 1; // what wait() gives of one that was
+
+    child_process(started_process made, bool leads_group) noexcept
+        : pid_(made.pid), leads_group_(leads_group), process_(std::move(made.process)),
+          group_(std::move(made.group)) {}
+
+    pid_t pid() const noexcept { return pid_; }
+    int pidfd() const noexcept { return process_.get(); } // its handle
+
+    // 0, or an error.
+    int send_signal(int number) const noexcept;
+
+    // Looks whether it has ended.
+    fate look(int& code) noexcept;
+
+    void note_end() noexcept {}
+
+    // Kills it, and waits for its end.
+    void destroy() noexcept;
+
+    void forget() noexcept {
+        process_.reset();
+        group_ = owned_handle();
+    }
+
+private:
+    bool ended_within(DWORD milliseconds) const noexcept {
+        return ::WaitForSingleObject(handle_of(process_.get()), milliseconds) == WAIT_OBJECT_0;
+    }
+
+    pid_t pid_;
+    bool leads_group_;
+    owned_fd process_;
+    owned_handle group_;
+};
+
+int child_process::send_signal(int number) const noexcept {
+    if (ended_within(0)) return 0;
+    BOOL done = FALSE;
+    if (number == SIGBREAK && leads_group_)
+        done = ::GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, static_cast<DWORD>(pid_));
+    else if (number != SIGTERM && number != kill_signal) return ENOTSUP;
+    else if (group_) done = ::TerminateJobObject(group_.get(), killed);
+    else done = ::TerminateProcess(handle_of(process_.get()), killed);
+    if (done != 0) return 0;
+    const int error = last_error();
+    return ended_within(0) ? 0 : error;
+}
+
+child_process::fate child_process::look(int& code) noexcept {
+    DWORD value = 0;
+    if (!ended_within(0) || ::GetExitCodeProcess(handle_of(process_.get()), &value) == 0)
+        return fate::running;
+    code = static_cast<int>(value); // 0xc0000005 and its like are below zero
+    return fate::ended;
+}
+
+void child_process::destroy() noexcept {
+    send_signal(kill_signal);
+    ended_within(100); // unless it hangs in the system, where it stays nobody's
+}
+
+#else
 
 static std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
     std::vector<char*> list;
@@ -24260,6 +24956,8 @@ class child_process {
 public:
     enum class fate { running, ended, lost };
 
+    static constexpr int killed = -SIGKILL; // what wait() gives of one that was
+
     child_process(pid_t pid, bool leads_group) noexcept
         : pid_(pid), leads_group_(leads_group), pidfd_(open_pidfd(pid)) {}
 
@@ -24356,6 +25054,8 @@ void child_process::destroy() noexcept {
     }
 }
 
+#endif
+
 // -- waiting for a child's end ----------------------------------------------------
 
 class process_state;
@@ -24370,12 +25070,14 @@ struct exit_note final : ready_node {
     void release() noexcept {
         if (count.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
     }
+#if !defined(_WIN32) // which can
     void wait() noexcept {
         siginfo_t info = {};
         while (::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT) != 0 &&
                errno == EINTR) {}
         if (!core->post(this)) release();
     }
+#endif
     static void arrive(ready_node* node); // also when the loop is being emptied
 
     process_state* state; // the loop's thread alone looks at it
@@ -24398,7 +25100,7 @@ public:
     void look() noexcept;
     void abandon() noexcept; // kills a child that still runs
     void send_signal(int number);
-    void kill_quietly() noexcept { static_cast<void>(child_.send_signal(SIGKILL)); }
+    void kill_quietly() noexcept { static_cast<void>(child_.send_signal(kill_signal)); }
 
     pid_t pid() const noexcept { return child_.pid(); }
     std::optional<int> code() const noexcept { return code_; }
@@ -24434,11 +25136,13 @@ process_state::process_state(loop_core& core, child_process child, bool kill_on_
     };
     ASYNCIO_TRY {
         watched_ = core.loop->backend().watch_exit(child_.pid(), child_.pidfd(), *this);
+#if !defined(_WIN32)
         if (!watched_) {
             note_ = new exit_note(*this, child_.pid(), share(core));
             const signals_held quiet;
             std::thread([note = note_] { note->wait(); }).detach();
         }
+#endif
     } ASYNCIO_CATCH_ALL {
         delete std::exchange(note_, nullptr);
         child_.destroy();
@@ -24480,7 +25184,7 @@ void process_state::finish(int code) noexcept {
 void process_state::abandon() noexcept {
     if (code_) return;
     child_.destroy();
-    finish(-SIGKILL);
+    finish(child_process::killed);
 }
 
 // Later: this is called where no code of the user may run.
@@ -24497,6 +25201,10 @@ void process_state::report_lost() const noexcept {
 }
 
 void process_state::send_signal(int number) {
+#if defined(_WIN32)
+    if (number != SIGTERM && number != kill_signal && number != SIGBREAK)
+        throw_not_on_windows("asyncio::process::send_signal: signal " + std::to_string(number));
+#endif
     const int error = code_ ? ESRCH : child_.send_signal(number);
     if (error != 0) throw_error_of(error, "kill of child", std::to_string(child_.pid()));
 }
@@ -24547,6 +25255,19 @@ int process_awaiter::await_resume() {
 
 // -- streams over other descriptors -------------------------------------------------
 
+#if defined(_WIN32)
+
+static io_form form_of(HANDLE handle) noexcept {
+    int type = 0;
+    socklen_t size = sizeof type;
+    const auto s = reinterpret_cast<SOCKET>(handle);
+    const int failed =
+        ::getsockopt(s, SOL_SOCKET, SO_TYPE, reinterpret_cast<char*>(&type), &size);
+    return failed == 0 ? io_form::socket : io_form::pipe;
+}
+
+#else
+
 // What a stream can be made of; nothing for a file.
 static std::optional<io_form> form_of(int fd) {
     struct stat info = {};
@@ -24557,13 +25278,42 @@ static std::optional<io_form> form_of(int fd) {
     return std::nullopt;
 }
 
+#endif
+
 static ref_ptr<stream_link> make_link(owned_fd fd, io_form form, std::size_t limit) {
-    const ref_ptr<stream_link> link(
-        new stream_link(require_running("streams over pipes"), std::move(fd), address(), limit));
-    link->descriptor().form = form;
+    const ref_ptr<stream_link> link(new stream_link(require_running("streams over pipes"),
+                                                    std::move(fd), address(), limit, form));
     link->descriptor().stops_short = form == io_form::socket; // it may be a Unix one
     return link;
 }
+
+[[noreturn]] static void refuse_file(int fd, const char* who) {
+    throw_error(std::invalid_argument(std::string("asyncio::") + who + ": descriptor " +
+                                std::to_string(fd) + " is a file, or like one; use asyncio::file"));
+}
+
+#if defined(_WIN32)
+
+// Takes over a descriptor of the caller's: the C library's, or a socket.
+static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit) {
+    const HANDLE handle = handle_behind(fd);
+    if (handle == INVALID_HANDLE_VALUE) throw_error_of(EBADF, who, std::to_string(fd));
+    const bool is_file = ::GetFileType(handle) == FILE_TYPE_DISK;
+    owned_fd owned(fd);
+    if (number_of(handle) != fd) {
+        static_cast<void>(owned.release());
+        owned_handle copy = copy_of_handle(handle, false);
+        ::_close(fd);
+        if (!copy) throw_error_of(EBADF, who, std::to_string(fd));
+        owned = owned_fd(number_of(copy.release()));
+    }
+    if (is_file) refuse_file(fd, who);
+    const io_form form = form_of(handle_of(owned.get()));
+    if (form == io_form::socket) unblock(owned.get());
+    return make_link(std::move(owned), form, limit);
+}
+
+#else
 
 // Takes over a descriptor of the caller's.
 static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit) {
@@ -24577,19 +25327,28 @@ static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t li
         if (e.code().value() != EPERM)
             detail::rethrow_current(); // a device that nobody can wait for
     }
-    detail::throw_error(std::invalid_argument(std::string("asyncio::") + who + ": descriptor " +
-                                std::to_string(fd) + " is a file, or like one; use asyncio::file"));
+    refuse_file(fd, who);
 }
+
+#endif
 
 // -- standard input -----------------------------------------------------------------
 
 // One read of a file, on a thread of the executor.
 static std::string read_piece(const std::shared_ptr<owned_fd>& file, std::size_t most) {
     std::string piece(most, '\0');
+#if defined(_WIN32)
+    DWORD n = 0;
+    const auto size = static_cast<DWORD>(std::min<std::size_t>(most, 1u << 30));
+    if (::ReadFile(handle_of(file->get()), piece.data(), size, &n, nullptr) == 0 &&
+        ::GetLastError() != ERROR_HANDLE_EOF)
+        throw_last_error("read of standard input");
+#else
     ssize_t n = 0;
     do n = ::read(file->get(), piece.data(), most);
     while (n < 0 && errno == EINTR);
     if (n < 0) throw_last_error("read of standard input");
+#endif
     piece.resize(static_cast<std::size_t>(n));
     return piece;
 }
@@ -24615,6 +25374,28 @@ private:
     std::shared_ptr<owned_fd> file_; // also of the job that is reading
 };
 
+static ref_ptr<stream_link> link_of_file(owned_fd file, std::size_t limit) {
+    box<transport> source(new transport_of<file_source>(file_source(std::move(file))));
+    return ref_ptr<stream_link>(
+        new stream_link(require_running("stdin_reader"), std::move(source), limit));
+}
+
+#if defined(_WIN32)
+
+static ref_ptr<stream_link> stdin_link(std::size_t limit) {
+    const HANDLE handle = ::GetStdHandle(STD_INPUT_HANDLE);
+    owned_handle copy;
+    if (handle != nullptr && handle != INVALID_HANDLE_VALUE) copy = copy_of_handle(handle, false);
+    if (!copy) throw_system_error(EBADF, "standard input");
+    const DWORD type = ::GetFileType(copy.get());
+    owned_fd own(number_of(copy.release()));
+    if (type == FILE_TYPE_DISK) return link_of_file(std::move(own), limit);
+    const io_form form = form_of(handle_of(own.get()));
+    return make_link(std::move(own), form, limit);
+}
+
+#else
+
 static ref_ptr<stream_link> stdin_link(std::size_t limit) {
     owned_fd copy = copy_of(STDIN_FILENO, "standard input");
     struct stat info = {};
@@ -24634,10 +25415,10 @@ static ref_ptr<stream_link> stdin_link(std::size_t limit) {
         // There was none when the program began, and its number was given to another.
         throw_system_error(EBADF, "standard input");
     }
-    box<transport> file(new transport_of<file_source>(file_source(std::move(copy))));
-    return ref_ptr<stream_link>(
-        new stream_link(require_running("stdin_reader"), std::move(file), limit));
+    return link_of_file(std::move(copy), limit);
 }
+
+#endif
 
 // -- children ----------------------------------------------------------------------
 
@@ -24730,18 +25511,28 @@ coro<process_output> process::communicate(std::string input) {
 }
 void process::send_signal(int number) { state().send_signal(number); }
 void process::terminate() { send_signal(SIGTERM); }
-void process::kill() { send_signal(SIGKILL); }
+void process::kill() { send_signal(detail::kill_signal); }
 int process::pid() const { return state().pid(); }
 std::optional<int> process::returncode() const { return state().code(); }
 
 coro<process> create_subprocess_shell(std::string_view command, subprocess_options options) {
+#if defined(_WIN32)
+    detail::launch job = detail::make_launch({"cmd.exe", std::string(command)}, options);
+    job.for_shell = true;
+    return detail::start(std::move(job));
+#else
     return create_subprocess_exec(argv("/bin/sh", "-c", command), options);
+#endif
 }
 
 coro<stream_pair> create_pipe(std::size_t limit) {
+#if defined(_WIN32)
+    auto [reading, writing] = detail::make_pipe(detail::blocking_end::none);
+#else
     auto [reading, writing] = detail::make_pipe();
     detail::set_non_blocking(reading.get());
     detail::set_non_blocking(writing.get());
+#endif
     constexpr auto form = detail::io_form::pipe;
     stream_reader reader(detail::make_link(std::move(reading), form, limit));
     stream_writer writer(detail::make_link(std::move(writing), form, limit));
@@ -24759,8 +25550,6 @@ coro<stream_writer> connect_write_pipe(int fd) {
 coro<stream_reader> stdin_reader(std::size_t limit) {
     co_return stream_reader(detail::stdin_link(limit));
 }
-
-#endif
 
 } // namespace asyncio::inline ASYNCIO_ABI
 

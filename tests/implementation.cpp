@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <stdexcept>
 #include <string_view>
@@ -208,8 +209,83 @@ REGISTER_EXCEPTION_TRANSLATOR(const asyncio::base_exception_group& group) {
     return as_text("asyncio::base_exception_group", group.what());
 }
 
+// ---- this program as a child of its tests -------------------------------------------------------
+
+namespace {
+
+std::string this_program;
+
+void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+asyncio::coro<> copy_lines() {
+    asyncio::stream_reader input = co_await asyncio::stdin_reader();
+    for (;;) {
+        const std::string line = co_await input.readline();
+        if (line.empty()) break;
+        print("<" + line);
+        std::fflush(stdout);
+    }
+}
+
+asyncio::coro<> give_up_reading() {
+    asyncio::stream_reader input = co_await asyncio::stdin_reader();
+    bool late = false;
+    try {
+        co_await asyncio::wait_for(input.readline(), 20ms);
+    } catch (const asyncio::timeout_error&) {
+        late = true;
+    }
+    print(late ? "nothing came\n" : "something came\n");
+    std::fflush(stdout);
+    const std::string line = co_await input.readline();
+    print("then " + line);
+}
+
+int act(const std::string& role, const std::vector<std::string>& words) {
+    if (role == "print") {
+        for (const std::string& word : words) print(word + "\n");
+    } else if (role == "complain") {
+        print("out ");
+        std::fflush(stdout);
+        std::fprintf(stderr, "err");
+    } else if (role == "copy") {
+        for (int c = std::getchar(); c != EOF; c = std::getchar()) std::putchar(c);
+    } else if (role == "count") {
+        std::size_t count = 0;
+        while (std::getchar() != EOF) ++count;
+        print(std::to_string(count));
+    } else if (role == "variables") {
+        for (const std::string& name : words) {
+            const char* const value = std::getenv(name.c_str());
+            print(name + "=" + (value != nullptr ? value : "(none)") + "\n");
+        }
+    } else if (role == "folder") {
+        print(std::filesystem::current_path().filename().string());
+    } else if (role == "announce") { // and wait for the end of the input
+        print("ready\n");
+        std::fflush(stdout);
+        while (std::getchar() != EOF) {}
+    } else if (role == "lines") {
+        asyncio::run(copy_lines());
+    } else if (role == "impatient") {
+        asyncio::run(give_up_reading());
+    } else if (role != "exit") {
+        return 99;
+    }
+    return role == "exit" ? std::atoi(words.at(0).c_str()) : 0;
+}
+
+} // namespace
+
 int main(int argc, char** argv) {
     asyncio::worker_main(); // does not return in a worker process of an isolated_executor
+    this_program = std::filesystem::absolute(argv[0]).string();
+    if (argc > 2 && std::string_view(argv[1]) == "as-child") {
+#if defined(_WIN32)
+        for (std::FILE* const file : {stdin, stdout}) ::_setmode(::_fileno(file), _O_BINARY);
+#endif
+        return act(argv[2], std::vector<std::string>(argv + 3, argv + argc));
+    }
 #if !defined(_WIN32)
     test_process = ::getpid();
 #endif
@@ -220,6 +296,11 @@ int main(int argc, char** argv) {
 // ---- helpers of support.hpp ---------------------------------------------------------------------
 
 namespace support {
+
+std::vector<std::string> as_child(std::vector<std::string> words) {
+    words.insert(words.begin(), {this_program, "as-child"});
+    return words;
+}
 
 namespace {
 

@@ -115,6 +115,13 @@ std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
 int thread_id() noexcept;
 void wait_until_asleep(const std::atomic<int>& id);
 
+/// This program again, as a child that does one thing, on every system: what to give
+/// create_subprocess_exec(). The first word says what, see act() in implementation.cpp.
+///
+///     process p = co_await asyncio::create_subprocess_exec(
+///         support::as_child(asyncio::argv("exit", "3")));
+std::vector<std::string> as_child(std::vector<std::string> words);
+
 /// How a child process ended and what it printed.
 struct child_result {
     int exit_code = -1; // -1 when a signal ended it

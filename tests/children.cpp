@@ -1,0 +1,435 @@
+// Children and pipes, as every system has them: the children are this program again. Others
+// test more, with programs and calls that only some systems have.
+#include "support.hpp"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#if defined(_WIN32)
+#include <fcntl.h>
+#include <io.h>
+#include <windows.h>
+#else
+#include <fcntl.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+using asyncio::argv;
+using asyncio::process;
+using asyncio::stdio;
+using support::as_child;
+
+// What wait() gives of a child that was killed.
+#if defined(_WIN32)
+constexpr int killed = 1;
+constexpr int terminated = 1;
+#else
+constexpr int killed = -SIGKILL;
+constexpr int terminated = -SIGTERM;
+#endif
+
+std::string pattern(std::size_t size) {
+    std::string text(size, '\0');
+    for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 7 % 251);
+    return text;
+}
+
+asyncio::coro<process> start(std::vector<std::string> words,
+                             asyncio::subprocess_options options = {}) {
+    const std::vector<std::string> program = as_child(std::move(words));
+    process p = co_await asyncio::create_subprocess_exec(program, options);
+    co_return p;
+}
+
+asyncio::coro<std::string> output_of(std::vector<std::string> words,
+                                     asyncio::subprocess_options options = {}) {
+    options.stdout_ = stdio::pipe;
+    process p = co_await start(std::move(words), options);
+    auto [out, err] = co_await p.communicate();
+    co_return out.value();
+}
+
+// What a command line prints.
+asyncio::coro<std::string> output_of_shell(std::string command) {
+    process p = co_await asyncio::create_subprocess_shell(command, {.stdout_ = stdio::pipe});
+    auto [out, err] = co_await p.communicate();
+    co_return out.value();
+}
+
+asyncio::coro<> write_all(asyncio::stream_writer* to, std::string text) {
+    to->write(text);
+    co_await to->drain();
+    to->close();
+    co_await to->wait_closed();
+}
+
+// How many handles or descriptors this process has.
+std::size_t open_handles() {
+    std::size_t count = 0;
+#if defined(_WIN32)
+    for (std::uintptr_t number = 4; number < 0x4000; number += 4) {
+        DWORD flags = 0;
+        if (::GetHandleInformation(reinterpret_cast<HANDLE>(number), &flags) != 0) ++count;
+    }
+#else
+    for (int fd = 0; fd < 1024; ++fd)
+        if (::fcntl(fd, F_GETFD) >= 0) ++count;
+#endif
+    return count;
+}
+
+} // namespace
+
+TEST_SUITE("children") {
+
+ASYNC_TEST_CASE_REAL("wait gives the exit code, and returncode has it from then on") {
+    process p = co_await start(argv("exit", "42"));
+    CHECK_FALSE(p.returncode());
+    CHECK(p.pid() > 0);
+    const int code = co_await p.wait();
+    CHECK(code == 42);
+    CHECK(p.returncode() == 42);
+    const int again = co_await p.wait();
+    CHECK(again == 42);
+    CHECK_THROWS_AS(p.kill(), std::system_error);
+}
+
+ASYNC_TEST_CASE_REAL("arguments arrive as they are") {
+    const std::vector<std::string> words = {
+        "plain",    "with space", "",          "a\"quote\"", "back\\slash", "ends\\",
+        "both\\\"", "\\\\\\",     "tab\there", "C:\\a b\\",  "%PATH%",      "a&b|c>d<e^f",
+    };
+    std::vector<std::string> all = {"print"};
+    all.insert(all.end(), words.begin(), words.end());
+    const std::string out = co_await output_of(all);
+    std::string expected;
+    for (const std::string& word : words) expected += word + "\n";
+    CHECK(out == expected);
+}
+
+ASYNC_TEST_CASE_REAL("communicate feeds and reads megabytes at the same time") {
+    const std::string text = pattern(5'000'000);
+    process p = co_await start(argv("copy"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+    auto [out, err] = co_await p.communicate(text);
+    CHECK(out.value() == text);
+    CHECK_FALSE(err);
+    CHECK(p.returncode() == 0);
+}
+
+ASYNC_TEST_CASE_REAL("communicate with a child that does not read its input is no error") {
+    process p = co_await start(argv("exit", "3"), {.stdin_ = stdio::pipe});
+    auto [out, err] = co_await p.communicate(pattern(1'000'000));
+    CHECK(p.returncode() == 3);
+}
+
+ASYNC_TEST_CASE_REAL("both outputs are pipes of their own, or one, or go nowhere") {
+    process apart =
+        co_await start(argv("complain"), {.stdout_ = stdio::pipe, .stderr_ = stdio::pipe});
+    auto [out, err] = co_await apart.communicate();
+    CHECK(out.value() == "out ");
+    CHECK(err.value() == "err");
+    process both =
+        co_await start(argv("complain"), {.stdout_ = stdio::pipe, .stderr_ = stdio::to_stdout});
+    auto [one, none] = co_await both.communicate();
+    CHECK(one.value() == "out err");
+    CHECK_FALSE(none);
+    process quiet = co_await start(
+        argv("count"),
+        {.stdin_ = stdio::devnull, .stdout_ = stdio::pipe, .stderr_ = stdio::devnull});
+    auto [count, nothing] = co_await quiet.communicate();
+    CHECK(count.value() == "0");
+}
+
+ASYNC_TEST_CASE_REAL("a conversation with a child goes line by line") {
+    process p = co_await start(argv("lines"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+    for (int i = 0; i < 20; ++i) {
+        const std::string line = "line " + std::to_string(i) + "\n";
+        p.stdin_->write(line);
+        co_await p.stdin_->drain();
+        const std::string answer = co_await p.stdout_->readline();
+        CHECK(answer == "<" + line);
+    }
+    p.stdin_->close();
+    const int code = co_await p.wait();
+    CHECK(code == 0);
+}
+
+ASYNC_TEST_CASE_REAL("a cancelled read of a child's output loses nothing") {
+    process p = co_await start(argv("lines"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+    bool late = false;
+    try {
+        co_await asyncio::wait_for(p.stdout_->readline(), 10ms);
+    } catch (const asyncio::timeout_error&) {
+        late = true;
+    }
+    CHECK(late);
+    p.stdin_->write("hello\n");
+    const std::string answer = co_await p.stdout_->readline();
+    CHECK(answer == "<hello\n");
+    p.stdin_->close();
+    co_await p.wait();
+}
+
+ASYNC_TEST_CASE_REAL("a child works in the folder and with the environment that it is given") {
+    const std::string folder = std::filesystem::temp_directory_path().string();
+    std::string name = std::filesystem::path(folder).filename().string();
+    if (name.empty()) name = std::filesystem::path(folder).parent_path().filename().string();
+    const std::string out = co_await output_of(argv("folder"), {.cwd = folder});
+    CHECK(out == name);
+    asyncio::environment variables = {{"ZEBRA", "last one"}, {"apple", "first"}, {"EMPTY", ""}};
+    // Without these, programs do not start on some systems.
+    for (const char* const needed : {"SystemRoot", "PATH", "WINEPREFIX"})
+        if (const char* const value = std::getenv(needed)) variables[needed] = value;
+    const std::string seen =
+        co_await output_of(argv("variables", "ZEBRA", "apple", "NOBODY"), {.env = &variables});
+    CHECK(seen == "ZEBRA=last one\napple=first\nNOBODY=(none)\n");
+}
+
+ASYNC_TEST_CASE_REAL("what cannot be started says why, and what") {
+    const std::size_t before = open_handles();
+    CHECK_AWAIT_THROWS_WITH_AS(
+        asyncio::create_subprocess_exec(asyncio::argv("no-such-program-anywhere"),
+                                        {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe}),
+        "no-such-program-anywhere", std::system_error);
+    CHECK_AWAIT_THROWS_WITH_AS(start(argv("exit", "0"), {.cwd = "no-such-folder"}),
+                               "chdir no-such-folder", std::system_error);
+    asyncio::environment empty;
+    CHECK_AWAIT_THROWS_AS(
+        asyncio::create_subprocess_exec(asyncio::argv("no-such-program"), {.env = &empty}),
+        std::system_error);
+    CHECK(open_handles() == before);
+}
+
+ASYNC_TEST_CASE_REAL("a child is killed, or asked to end") {
+    process one = co_await start(argv("announce"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+    const std::string ready = co_await one.stdout_->readline();
+    CHECK(ready.substr(0, 5) == "ready");
+    one.kill();
+    const int code = co_await one.wait();
+    CHECK(code == killed);
+    process two = co_await start(argv("announce"), {.stdin_ = stdio::pipe, .new_group = true});
+    two.terminate();
+    const int other = co_await two.wait();
+    CHECK(other == terminated);
+}
+
+ASYNC_TEST_CASE_REAL("a cancelled wait leaves the child alone, and all waits get the code") {
+    process p =
+        co_await start(argv("announce"), {.stdin_ = stdio::pipe, .stdout_ = stdio::devnull});
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(p.wait(), 1ms), asyncio::timeout_error);
+    CHECK_FALSE(p.returncode());
+    auto first = asyncio::create_task(p.wait());
+    auto second = asyncio::create_task(p.wait());
+    co_await support::turns(3);
+    p.stdin_->close();
+    const int one = co_await first;
+    const int two = co_await second;
+    CHECK(one == 0);
+    CHECK(two == 0);
+}
+
+ASYNC_TEST_CASE_REAL("kill_on_cancel: a cancelled wait ends when the killed child has ended") {
+    process p =
+        co_await start(argv("announce"),
+                       {.stdin_ = stdio::pipe, .stdout_ = stdio::devnull, .kill_on_cancel = true});
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(p.wait(), 1ms), asyncio::timeout_error);
+    CHECK(p.returncode() == killed);
+}
+
+// The other end of its output tells: it closes when the child is gone.
+ASYNC_TEST_CASE_REAL("a process that is destroyed while its child lives kills it") {
+    std::optional<asyncio::stream_reader> output;
+    {
+        process p =
+            co_await start(argv("announce"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+        const std::string ready = co_await p.stdout_->readline();
+        CHECK(ready.substr(0, 5) == "ready");
+        output.emplace(std::move(*p.stdout_));
+    }
+    const std::string rest = co_await output->read();
+    CHECK(rest.empty());
+}
+
+ASYNC_TEST_CASE_REAL("a shell runs a command line, and gives its code") {
+    const std::string out = co_await output_of_shell("echo one && echo two");
+    CHECK(out.find("one") != std::string::npos);
+    CHECK(out.find("two") != std::string::npos);
+    process p = co_await asyncio::create_subprocess_shell("exit 5");
+    const int code = co_await p.wait();
+    CHECK(code == 5);
+}
+
+ASYNC_TEST_CASE_REAL("many children at once leave nothing behind") {
+    { // what the system keeps for itself after the first one
+        const std::string warm = co_await output_of(argv("print", "x"));
+        CHECK(warm.substr(0, 1) == "x");
+    }
+    const std::size_t before = open_handles();
+    {
+        std::vector<asyncio::task<std::string>> outputs;
+        for (int i = 0; i < 12; ++i)
+            outputs.push_back(
+                asyncio::create_task(output_of(argv("print", "child " + std::to_string(i)))));
+        for (int i = 0; i < 12; ++i) {
+            const std::string out = co_await outputs[static_cast<std::size_t>(i)];
+            CHECK(out == "child " + std::to_string(i) + "\n");
+        }
+    }
+    co_await asyncio::sleep(0s);
+    CHECK(open_handles() <= before + 2); // threads of the system's that wait for the next ones
+}
+
+TEST_CASE("the end of a loop kills the children that it has") {
+    std::optional<process> left;
+    const auto body = [](std::optional<process>* to) -> asyncio::coro<> {
+        to->emplace(
+            co_await start(argv("announce"), {.stdin_ = stdio::pipe, .stdout_ = stdio::devnull}));
+    };
+    asyncio::run(body(&left));
+    CHECK_FALSE(left->returncode());
+    left.reset(); // kills
+}
+
+} // TEST_SUITE
+
+TEST_SUITE("pipes") {
+
+ASYNC_TEST_CASE("create_pipe carries what is written from one end to the other") {
+    auto [reader, writer] = co_await asyncio::create_pipe();
+    writer.write("hello ");
+    writer.write("world\n");
+    const std::string line = co_await reader.readline();
+    CHECK(line == "hello world\n");
+    writer.close();
+    const std::string rest = co_await reader.read();
+    CHECK(rest.empty());
+    CHECK(reader.at_eof());
+}
+
+ASYNC_TEST_CASE_REAL("a pipe holds a fast writer back, and loses nothing") {
+    auto [reader, writer] = co_await asyncio::create_pipe();
+    const std::string text = pattern(3'000'000);
+    auto writing = asyncio::create_task(write_all(&writer, text));
+    const std::string got = co_await reader.read();
+    CHECK(got == text);
+    co_await writing;
+}
+
+ASYNC_TEST_CASE_REAL("a cancelled read of a pipe loses nothing") {
+    auto [reader, writer] = co_await asyncio::create_pipe();
+    for (int i = 0; i < 3; ++i) {
+        auto reading = asyncio::create_task(reader.readexactly(3));
+        co_await support::turns(2);
+        reading.cancel();
+        CHECK_AWAIT_THROWS_AS(reading, asyncio::cancelled_error);
+        writer.write("abc");
+        const std::string got = co_await reader.readexactly(3);
+        CHECK(got == "abc");
+    }
+}
+
+ASYNC_TEST_CASE_REAL("a pipe that nobody reads is an error") {
+    auto [reader, writer] = co_await asyncio::create_pipe();
+    {
+        const asyncio::stream_reader gone = std::move(reader);
+    }
+    int code = 0;
+    try {
+        for (int i = 0; i < 100; ++i) {
+            writer.write(pattern(100'000));
+            co_await writer.drain();
+        }
+    } catch (const std::system_error& error) {
+        code = error.code().value();
+    }
+    CHECK(code == EPIPE);
+}
+
+TEST_CASE("a loop that goes while a pipe is read and written frees what it can") {
+    const auto body = []() -> asyncio::coro<> {
+        auto [reader, writer] = co_await asyncio::create_pipe();
+        writer.write(pattern(1'000'000));
+        auto reading = asyncio::create_task(reader.readuntil("never"));
+        co_await support::turns(3);
+        reading.cancel();
+    };
+    const std::size_t before = open_handles();
+    asyncio::run(body());
+    CHECK(open_handles() <= before + 2);
+}
+
+ASYNC_TEST_CASE_REAL("a child reads its input with stdin_reader, gives up, and reads on") {
+    process p = co_await start(argv("impatient"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+    const std::string nothing = co_await p.stdout_->readline();
+    CHECK(nothing == "nothing came\n");
+    p.stdin_->write("a line\n");
+    const std::string line = co_await p.stdout_->readline();
+    CHECK(line == "then a line\n");
+    const int code = co_await p.wait();
+    CHECK(code == 0);
+}
+
+ASYNC_TEST_CASE_REAL("stdin_reader reads a file, and a device without anything") {
+    const std::filesystem::path path = std::filesystem::temp_directory_path() /
+                                       ("asyncio-input-" + std::to_string(support::thread_id()));
+    co_await asyncio::write_file(path.string(), "one\ntwo\n");
+#if defined(_WIN32)
+    const int fd = ::_wopen(path.c_str(), _O_RDONLY | _O_BINARY);
+#else
+    const int fd = ::open(path.c_str(), O_RDONLY);
+#endif
+    const std::string out = co_await output_of(argv("lines"), {.stdin_ = fd});
+    CHECK(out == "<one\n<two\n");
+#if defined(_WIN32)
+    ::_close(fd);
+#else
+    ::close(fd);
+#endif
+    std::filesystem::remove(path);
+    const std::string nothing = co_await output_of(argv("lines"), {.stdin_ = stdio::devnull});
+    CHECK(nothing.empty());
+}
+
+// Made by the C library: where reading at once is all that such a pipe can do, a thread does it.
+ASYNC_TEST_CASE_REAL("connect_read_pipe and connect_write_pipe own any pipe's descriptors") {
+    int both[2] = {-1, -1};
+#if defined(_WIN32)
+    REQUIRE(::_pipe(both, 4096, _O_BINARY | _O_NOINHERIT) == 0);
+#else
+    REQUIRE(::pipe(both) == 0);
+#endif
+    asyncio::stream_reader reader = co_await asyncio::connect_read_pipe(both[0]);
+    asyncio::stream_writer writer = co_await asyncio::connect_write_pipe(both[1]);
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(reader.readexactly(4), 5ms), asyncio::timeout_error);
+    const std::string text = pattern(300'000);
+    auto writing = asyncio::create_task(write_all(&writer, text));
+    const std::string got = co_await reader.read();
+    CHECK(got == text);
+    co_await writing;
+}
+
+ASYNC_TEST_CASE_REAL("files are no pipes, and a number that nothing has is refused") {
+    const std::filesystem::path path = std::filesystem::temp_directory_path() /
+                                       ("asyncio-file-" + std::to_string(support::thread_id()));
+    co_await asyncio::write_file(path.string(), "text");
+#if defined(_WIN32)
+    const int fd = ::_wopen(path.c_str(), _O_RDONLY);
+#else
+    const int fd = ::open(path.c_str(), O_RDONLY);
+#endif
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::connect_read_pipe(fd), "use asyncio::file",
+                               std::invalid_argument);
+    std::filesystem::remove(path);
+    CHECK_AWAIT_THROWS_AS(asyncio::connect_read_pipe(-1), std::system_error);
+}
+
+} // TEST_SUITE
