@@ -18127,8 +18127,12 @@ steady_time steady_deadline(std::optional<duration> timeout) noexcept {
     if (!timeout) return no_steady_time;
     const std::int64_t now = std::chrono::steady_clock::now().time_since_epoch() /
                              std::chrono::nanoseconds(1);
+    std::int64_t end = deadline_after(now, *timeout);
+    // Where time_t has 32 bits, a later moment would count as one that is over.
+    if constexpr (sizeof(std::time_t) < sizeof end)
+        end = std::min(end, std::int64_t{INT32_MAX} * 1'000'000'000);
     return steady_time(std::chrono::duration_cast<steady_time::duration>(
-        std::chrono::nanoseconds(deadline_after(now, *timeout))));
+        std::chrono::nanoseconds(end)));
 }
 
 duration left_until(steady_time deadline) noexcept {

@@ -419,6 +419,31 @@ TEST_CASE("CF-02: who waits with a timeout is woken by the outcome, long before 
     CHECK(value == 5);
 }
 
+// Where time_t has 32 bits, the system takes such a moment for one that is over.
+TEST_CASE("who waits for a hundred years sleeps in the meantime") {
+    const auto used = [] {
+        timespec time = {};
+        ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+        return std::chrono::nanoseconds(std::chrono::seconds(time.tv_sec)) +
+               std::chrono::nanoseconds(time.tv_nsec);
+    };
+    auto f = asyncio::concurrent_future<int>::create();
+    std::atomic<bool> begun{false};
+    std::chrono::nanoseconds waiting{};
+    std::thread waiter([&] {
+        const auto before = used();
+        begun = true;
+        CHECK(f.result(100 * 365 * 24h) == 5);
+        waiting = used() - before;
+    });
+    while (!begun) std::this_thread::yield();
+    const auto before = used();
+    while (used() - before < 50ms) {}
+    f.set_result(5);
+    waiter.join();
+    CHECK(waiting < 25ms);
+}
+
 TEST_CASE("CF-02: a cancelled one throws cancelled_error, also in threads that wait already") {
     auto f = asyncio::concurrent_future<int>::create();
     const std::array<std::function<void()>, 4> ways{
