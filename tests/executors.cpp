@@ -1654,9 +1654,9 @@ TEST_CASE("a wrong byte anywhere in an answer's header ends that job, and its wo
         CHECK(pool.submit(add, 1, 2).result() == 3);
     }
     // What is no answer at all: that it is ready, that it is unfit, a job.
-    for (const char kind : {'\0', '\1', '\2', '\3'}) {
+    for (std::uint16_t kind = 0; kind < 4; ++kind) {
         std::string wrong = frame;
-        wrong[6] = kind;
+        std::memcpy(&wrong[6], &kind, sizeof kind);
         CHECK_THROWS_AS(static_cast<void>(pool.submit(sends_and_hangs, wrong).result()),
                         asyncio::codec_error);
     }
