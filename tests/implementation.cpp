@@ -278,7 +278,9 @@ int act(const std::string& role, const std::vector<std::string>& words) {
 } // namespace
 
 int main(int argc, char** argv) {
-    asyncio::worker_main(); // does not return in a worker process of an isolated_executor
+    // Does not return in a worker process of an isolated_executor. Whoever cannot start this
+    // program again, as an emulator, has its workers forked.
+    if (std::getenv("ASYNCIO_TEST_FORK") == nullptr) asyncio::worker_main();
     this_program = std::filesystem::absolute(argv[0]).string();
     if (argc > 2 && std::string_view(argv[1]) == "as-child") {
 #if defined(_WIN32)
