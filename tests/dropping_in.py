@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Each way of README's "Dropping it in", in a project of its own, with the text that stands there.
 
-    dropping_in.py [--whole] ROOT VERSION LIBRARY COMPILER ARGUMENT...
+    dropping_in.py ROOT COMPILER ARGUMENT... [-- LIBRARY]
 
-The program includes the header and is linked with LIBRARY, which has the implementation. With --whole
-it is the README's first one, and LIBRARY is not used. Nothing comes from a network: archives are made
-of ROOT. A way whose tool is not installed says so.
+The program is the README's first one, with the implementation in it. With LIBRARY, which has that, a
+small one is linked to it, as that is soon done. Nothing comes from a network: archives are made of
+ROOT. A way whose tool is not installed says so.
 """
 
 import itertools
@@ -18,11 +18,12 @@ import sys
 import tarfile
 import tempfile
 
-whole = sys.argv[1] == "--whole"
-root, version, library = sys.argv[1 + whole:4 + whole]
-root, library = pathlib.Path(root), pathlib.Path(library).resolve()
-words = itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[4 + whole:])
-compiler = list(words)[-1]  # without ccache before it
+root = pathlib.Path(sys.argv[1]).resolve()
+words = sys.argv[2:]
+library = pathlib.Path(words[-1]).resolve() if "--" in words else None
+# Without ccache before it.
+compiler = list(itertools.takewhile(lambda word: not word.startswith("-"), words))[-1]
+version = re.search(r"version: '([^']*)'", (root / "meson.build").read_text())[1]
 name = f"asyncio-{version}"
 text = (root / "README.md").read_text()
 
@@ -41,7 +42,7 @@ int main() { std::printf("version %d\\n", asyncio::run(answer())); }
 major, minor, patch = map(int, version.split("."))
 program, output = small_program, f"version {major * 10000 + minor * 100 + patch}\n"
 environment = dict(os.environ, CXX=compiler, LC_ALL="C")
-if whole:
+if library is None:
     program = re.search(r"```cpp\n(.*?)```", text, re.DOTALL)[1]
     output = "data from A and data from B after 1.5 s, not 2.5\n"
 else:
@@ -104,7 +105,7 @@ def archive(place):
 
 def run_in_shell(line, folder):
     line = re.sub(r"^g\+\+ ", f"{compiler} ", line.strip())
-    run(line if whole else f"{line} $LDFLAGS", folder)
+    run(f"{line} ${{LDFLAGS:-}}", folder)
 
 
 def build_with_cmake(lines, folder):
