@@ -14764,7 +14764,7 @@ void* raw_alloc(std::size_t size) {
 #endif
 }
 
-void raw_free(void* memory, std::size_t size) noexcept {
+void raw_free(void* memory, [[maybe_unused]] std::size_t size) noexcept {
 #if defined(ASYNCIO_ALLOC)
     ASYNCIO_FREE(memory, size);
 #else
