@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -18,11 +19,14 @@
 #include <utility>
 #include <vector>
 
+#include <poll.h>
+
 namespace {
 
 constexpr asyncio::run_options manual = {.clock = asyncio::clock_kind::manual};
 
 using durations = std::vector<asyncio::duration>;
+using words = std::vector<std::string>;
 
 // Notes what each frame gives, for ever.
 asyncio::coro<> note_frames(durations& seen) {
@@ -762,8 +766,6 @@ TEST_CASE("a stream is of one loop, and has a scale that makes sense") {
 
 TEST_SUITE("task_scope") {
 
-using words = std::vector<std::string>;
-
 // Says when it goes.
 struct farewell {
     farewell(words& l, std::string w) : log(l), word(std::move(w)) {}
@@ -1182,7 +1184,187 @@ TEST_CASE_FIXTURE(self_ending, "older tasks of the scope end after the one that 
     CHECK(loop.metrics().tasks == 0);
 }
 
+TEST_CASE_FIXTURE(self_ending, "a lock that such a task holds is free when its frame is gone") {
+    asyncio::lock lock;
+    const auto holds = [&]() -> asyncio::coro<> {
+        const auto held = co_await lock.scoped();
+        co_await asyncio::sleep(0s);
+        scope.reset();
+        log.push_back(lock.locked() ? "locked" : "free");
+        co_await asyncio::sleep(0s);
+    };
+    const auto waits = [&]() -> asyncio::coro<> {
+        const auto held = co_await lock.scoped();
+        log.push_back("next");
+    };
+    scope->create_task(holds);
+    const auto next = loop.create_task(waits);
+    for (int i = 0; i < 3; ++i) loop.poll();
+    CHECK(log == words{"locked", "next"});
+    CHECK(next.done());
+    CHECK_FALSE(lock.locked());
+}
+
 // -- lifetimes ----------------------------------------------------------------------------
+
+TEST_CASE("a notification that a task was given when it ended goes to the next") {
+    asyncio::event_loop loop(manual);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    asyncio::condition changed;
+    words log;
+    const auto waits = [&](std::string who) -> asyncio::coro<> {
+        const auto held = co_await changed.scoped();
+        co_await changed.wait();
+        log.push_back(who);
+    };
+    scope->create_task(waits("the scope"));
+    const auto next = loop.create_task(waits("the next"));
+    const auto notifies = [&]() -> asyncio::coro<> {
+        const auto held = co_await changed.scoped();
+        changed.notify(1);
+    };
+    loop.poll();
+    loop.create_task(notifies, {.eager_start = true});
+    scope.reset(); // it was its turn
+    loop.poll();
+    CHECK(log == words{"the next"});
+    CHECK(next.done());
+    CHECK_FALSE(changed.locked());
+}
+
+TEST_CASE("a barrier does not count those that have ended") {
+    asyncio::event_loop loop(manual);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    asyncio::barrier both(2);
+    const auto waits = [&]() -> asyncio::coro<> { co_await both.wait(); };
+    scope->create_task(waits);
+    loop.poll();
+    CHECK(both.n_waiting() == 1);
+    scope.reset();
+    CHECK(both.n_waiting() == 0);
+    const auto first = loop.create_task(waits);
+    loop.poll();
+    CHECK_FALSE(first.done());
+    const auto second = loop.create_task(waits);
+    loop.poll();
+    CHECK(first.done());
+    CHECK(second.done());
+}
+
+TEST_CASE("a task that ends leaves those alone that it only waited for") {
+    asyncio::event_loop loop(manual);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    asyncio::task_scope other(loop);
+    const auto sleeps = other.create_task(asyncio::sleep(1s));
+    const auto waits = [&]() -> asyncio::coro<> { co_await asyncio::gather(sleeps, sleeps); };
+    const auto alone = [&]() -> asyncio::coro<> { co_await sleeps; };
+    scope->create_task(alone);
+    scope->create_task(waits);
+    loop.poll();
+    scope.reset();
+    CHECK(other.size() == 1);
+    loop.advance(1s);
+    CHECK(sleeps.done());
+    CHECK_FALSE(sleeps.cancelled());
+}
+
+TEST_CASE("who runs until a task of a scope is done is told that it ended") {
+    asyncio::event_loop loop(manual);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    const auto t = scope->create_task(asyncio::sleep(1h));
+    loop.call_soon([&] { scope.reset(); });
+    CHECK_THROWS_AS(loop.run_until_complete(t), asyncio::cancelled_error);
+    CHECK_FALSE(loop.is_running());
+}
+
+// Ends what it was given, when it goes.
+struct avenger {
+    explicit avenger(std::unique_ptr<asyncio::task_scope>& v) : victim(v) {}
+    avenger(const avenger&) = delete;
+    avenger& operator=(const avenger&) = delete;
+    ~avenger() { victim.reset(); }
+    std::unique_ptr<asyncio::task_scope>& victim;
+};
+
+TEST_CASE("two that end each other both end, whoever begins") {
+    asyncio::event_loop loop(manual);
+    words log;
+    auto one = std::make_unique<asyncio::task_scope>(loop);
+    auto two = std::make_unique<asyncio::task_scope>(loop);
+    const auto fights = [&](std::unique_ptr<asyncio::task_scope>& other, std::string who,
+                            bool begins) -> asyncio::coro<> {
+        const farewell gone(log, who);
+        const avenger last_will(other);
+        co_await asyncio::sleep(1s);
+        if (begins) other.reset();
+        co_await asyncio::sleep(1s);
+    };
+    SUBCASE("from outside") {
+        one->create_task(fights(two, "one", false));
+        two->create_task(fights(one, "two", false));
+        loop.poll();
+        one.reset();
+        CHECK(log == words{"two", "one"});
+    }
+    SUBCASE("one of them, in its task") {
+        one->create_task(fights(two, "one", false));
+        two->create_task(fights(one, "two", true));
+        loop.advance(1s);
+        CHECK(log == words{"one", "two"});
+    }
+    CHECK_FALSE(one);
+    CHECK_FALSE(two);
+    CHECK(loop.metrics().tasks == 0);
+}
+
+TEST_CASE("what a frame starts in its own scope when it goes ends as well") {
+    asyncio::event_loop loop(manual);
+    words log;
+    int alive = 0;
+    {
+        asyncio::task_scope scope(loop);
+        const auto starts = [&]() -> asyncio::coro<> {
+            struct at_end {
+                asyncio::task_scope& scope;
+                words& log;
+                ~at_end() { scope.create_task(outer(log), {.eager_start = true}); }
+            } end{scope, log};
+            co_await asyncio::sleep(1h);
+        };
+        scope.create_task(starts);
+        loop.poll();
+        alive = static_cast<int>(scope.size());
+    }
+    CHECK(alive == 1);
+    CHECK(log == words{"inner", "outer"});
+    CHECK(loop.metrics().tasks == 0);
+    CHECK(loop.metrics().timers == 0);
+}
+
+TEST_CASE("a frame that goes between two polls may poll itself") {
+    asyncio::event_loop loop(manual);
+    words log;
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    const auto polls = [&]() -> asyncio::coro<> {
+        struct at_end {
+            asyncio::event_loop& loop;
+            ~at_end() { loop.poll(); }
+        } end{loop};
+        co_await asyncio::sleep(1h);
+    };
+    const auto notes = [&](std::string who) -> asyncio::coro<> {
+        co_await asyncio::next_frame();
+        log.push_back(who);
+    };
+    scope->create_task(notes("an older one of the scope"));
+    scope->create_task(polls);
+    scope->create_task(notes("a newer one of the scope"));
+    loop.create_task(notes("another"));
+    loop.poll();
+    scope.reset();
+    CHECK(log == words{"an older one of the scope", "another"});
+    CHECK(loop.metrics().tasks == 0);
+}
 
 TEST_CASE("a scope may outlive its loop") {
     auto loop = std::make_unique<asyncio::event_loop>(manual);
@@ -1461,6 +1643,153 @@ ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children m
 
 } // TEST_SUITE
 
+TEST_SUITE("a host of one's own") {
+
+asyncio::coro<> echo(asyncio::stream_reader reader, asyncio::stream_writer writer) {
+    for (std::string data = "?"; !data.empty();) {
+        data = co_await reader.read(100);
+        writer.write(data);
+        co_await writer.drain();
+    }
+}
+
+TEST_CASE("a host that sleeps on the native handle wakes for what there is, and not in between") {
+    asyncio::event_loop loop;
+    int wakes = 0;
+    int idle = -1;
+    constexpr int questions = 50;
+    const auto asks = [](int port) -> asyncio::coro<int> {
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+        int answers = 0;
+        for (int i = 0; i < questions; ++i) {
+            writer.write("question\n");
+            const std::string line = co_await reader.readline();
+            answers += line == "question\n" ? 1 : 0;
+        }
+        co_return answers;
+    };
+    const auto body = [&]() -> asyncio::coro<int> {
+        asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+        const auto client = [&, port = server.port()] { return asyncio::run(asks(port)); };
+        const int answers = co_await asyncio::to_thread(client);
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
+        co_await asyncio::sleep(1ms); // until the server has it, too
+        const int before = wakes;
+        co_await asyncio::sleep(50ms);
+        idle = wakes - before;
+        writer.close();
+        server.close();
+        co_await server.wait_closed();
+        co_return answers;
+    };
+    const auto t = loop.create_task(body);
+    for (; !t.done(); ++wakes) {
+        loop.poll();
+        if (t.done()) break;
+        const std::optional<asyncio::duration> limit = loop.next_deadline();
+        pollfd handle{loop.native_handle(), POLLIN, 0};
+        const std::chrono::nanoseconds left = limit ? *limit : asyncio::duration();
+        const auto up = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+        REQUIRE(::poll(&handle, 1, limit ? static_cast<int>(up) : -1) >= 0);
+    }
+    CHECK(t.result() == questions);
+    CHECK(idle >= 1);
+    CHECK(idle <= 3);
+    CHECK(wakes >= questions);
+    CHECK(wakes <= 4 * questions);
+}
+
+// Forty entities that sleep, move and die, in a world that is paused and slowed down: what
+// happened, in order.
+words a_game(unsigned seed) {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    asyncio::time_stream slow(loop);
+    slow.set_scale(0.3);
+    asyncio::lock lock;
+    words log;
+    std::minstd_rand random(seed);
+    struct entity {
+        explicit entity(asyncio::event_loop& l) : tasks(l) {}
+        asyncio::task_scope tasks;
+    };
+    std::vector<std::unique_ptr<entity>> all(40);
+    const auto lives = [&](std::size_t which) -> asyncio::coro<> {
+        const auto note = [&](const char* what) {
+            log.push_back(std::to_string(which) + what +
+                          std::to_string(loop.time().time_since_epoch().total_seconds()));
+        };
+        for (;;) {
+            co_await asyncio::sleep(std::chrono::milliseconds(random() % 5 * 50));
+            note(" woke at ");
+            {
+                const auto held = co_await lock.scoped();
+                note(" locked at ");
+                co_await asyncio::next_frame();
+            }
+            if (random() % 40 == 0) {
+                note(" died at ");
+                all[which].reset();
+            }
+        }
+    };
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        all[i] = std::make_unique<entity>(loop);
+        all[i]->tasks.create_task(lives(i), {.clock = i % 4 == 0 ? &slow : &world});
+    }
+    for (int frame = 0; frame < 300; ++frame) {
+        if (frame == 100) world.pause();
+        if (frame == 150) world.resume();
+        if (frame == 200) all[1].reset();
+        loop.advance(std::chrono::milliseconds(10 + random() % 10));
+        loop.poll();
+    }
+    return log;
+}
+
+TEST_CASE("the same inputs make the same game, in the same order") {
+    const words once = a_game(1);
+    CHECK(once.size() > 400);
+    CHECK(once == a_game(1));
+    CHECK_FALSE(once == a_game(2));
+}
+
+TEST_CASE("one frame has one time, for the streams as well") {
+    asyncio::event_loop loop;
+    asyncio::time_stream fast(loop);
+    fast.set_scale(1000);
+    std::vector<asyncio::time_point> times;
+    loop.call_soon([&] {
+        times.push_back(fast.now());
+        const auto begin = std::chrono::steady_clock::now();
+        while (std::chrono::steady_clock::now() - begin < 1ms) {}
+        loop.call_soon([&] { times.push_back(fast.now()); });
+    });
+    loop.poll();
+    REQUIRE(times.size() == 2);
+    CHECK(times[0] == times[1]);
+    CHECK(fast.now() - times[1] >= asyncio::duration(1s));
+}
+
+TEST_CASE("the host is told when the end of a scope has woken somebody") {
+    asyncio::event_loop loop(manual);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    const auto t = scope->create_task(asyncio::sleep(1h));
+    const auto waits = [&]() -> asyncio::coro<> { co_await t; };
+    const auto waiting = loop.create_task(waits);
+    loop.poll();
+    int told = 0;
+    loop.set_wake_handler([&] { ++told; });
+    scope.reset();
+    CHECK(told == 1);
+    CHECK(loop.next_deadline() == asyncio::duration());
+    loop.poll();
+    CHECK(waiting.cancelled());
+    CHECK(told == 1);
+}
+
+} // TEST_SUITE
+
 TEST_SUITE("a loop inside a loop") {
 
 // What a call in a callback of a running loop throws.
@@ -1503,6 +1832,14 @@ TEST_CASE("a second loop does not run inside a callback of the first one on the 
     CHECK(ran == 0);
     other.poll(); // one after the other they may
     CHECK(ran == 1);
+}
+
+TEST_CASE("run() and close() inside a callback are refused") {
+    const auto nothing = []() -> asyncio::coro<> { co_return; };
+    const std::string run = refused_inside([&](asyncio::event_loop&) { asyncio::run(nothing); });
+    CHECK(run.find("asyncio::run") != std::string::npos);
+    const std::string close = refused_inside([](asyncio::event_loop& loop) { loop.close(); });
+    CHECK(close.starts_with("asyncio::event_loop::close: "));
 }
 
 TEST_CASE("advance() on a clock that moves by itself is refused, and says what to do") {
