@@ -8793,7 +8793,8 @@ enum class isolation {
     thread   ///< each worker is a thread; only the arguments and results are its own
 };
 
-/// How worker processes come into being.
+/// How worker processes come into being. Windows cannot fork: there `forkserver` is the
+/// same as `spawn`, and `fork` is refused.
 enum class start_method {
     /// By a small process that forks them: the program started again where
     /// worker_main() has run, else forked when the executor is made.
@@ -8848,7 +8849,7 @@ public:
     /// `workers` 0: as many as usable processors.
     ///
     /// Throws: std::invalid_argument for options that do not fit together;
-    /// std::runtime_error when start_method::spawn lacks worker_main();
+    /// std::runtime_error when start_method::spawn, or any on Windows, lacks worker_main();
     /// std::system_error when the system gives no process.
     explicit isolated_executor(std::ptrdiff_t workers = 0, isolated_options options = {})
         : isolated_executor("asyncio::isolated_executor", workers, options) {}
@@ -11440,6 +11441,8 @@ static void refuse_in_worker() noexcept {}
 #include <afunix.h>
 #include <mswsock.h>
 #include <windows.h>
+
+#include <psapi.h> // after windows.h
 #include <winternl.h>
 #include <ws2tcpip.h>
 #pragma pop_macro("NOMINMAX")
@@ -18970,12 +18973,106 @@ exception_ptr codec<exception_ptr>::decode(decoder& in) {
 
 namespace detail {
 
-#if defined(__linux__)
+#if defined(__linux__) || defined(_WIN32)
 
 // -- functions that travel ---------------------------------------------------------
 //
 // The same program is at another address in another process, but each of its files
 // (the program, libraries) has an identity and a function its place in the file.
+
+[[noreturn]] static void throw_no_file() {
+    throw_codec_error("asyncio::isolated_executor: the job's function is in no file of this "
+                      "program; a function made at run time cannot travel");
+}
+
+[[noreturn]] static void throw_no_code() {
+    throw_codec_error("asyncio::isolated_executor: the job's function is at no place of its file "
+                      "that holds code; decode exactly what was encoded");
+}
+
+#if defined(_WIN32)
+
+// What the linker wrote at the beginning of a file, but for the address where it has been
+// loaded; and where it holds code.
+struct module_facts {
+    explicit module_facts(HMODULE module) noexcept {
+        base = reinterpret_cast<std::uintptr_t>(module);
+        const auto* const begin = reinterpret_cast<const char*>(module);
+        IMAGE_DOS_HEADER dos;
+        std::memcpy(&dos, begin, sizeof dos);
+        IMAGE_NT_HEADERS headers;
+        std::memcpy(&headers, begin + dos.e_lfanew, sizeof headers);
+        headers.OptionalHeader.ImageBase = 0;
+        mix(&headers, sizeof headers);
+        const char* part = begin + dos.e_lfanew + offsetof(IMAGE_NT_HEADERS, OptionalHeader) +
+                           headers.FileHeader.SizeOfOptionalHeader;
+        for (int i = 0; i < headers.FileHeader.NumberOfSections; ++i, part += sizeof one) {
+            std::memcpy(&one, part, sizeof one);
+            mix(&one, sizeof one);
+            if ((one.Characteristics & IMAGE_SCN_MEM_EXECUTE) == 0) continue;
+            const std::uintptr_t first = one.VirtualAddress;
+            code_begin = code_end == 0 ? first : std::min(code_begin, first);
+            code_end = std::max(code_end, first + one.Misc.VirtualSize);
+        }
+        // Of debug information, which has a number of its own for each build.
+        const IMAGE_DATA_DIRECTORY& debug =
+            headers.OptionalHeader.DataDirectory[IMAGE_DIRECTORY_ENTRY_DEBUG];
+        IMAGE_DEBUG_DIRECTORY entry;
+        for (DWORD at = 0; at + sizeof entry <= debug.Size; at += sizeof entry) {
+            std::memcpy(&entry, begin + debug.VirtualAddress + at, sizeof entry);
+            if (entry.Type == IMAGE_DEBUG_TYPE_CODEVIEW && entry.AddressOfRawData != 0)
+                mix(begin + entry.AddressOfRawData, std::min<DWORD>(entry.SizeOfData, 24));
+        }
+    }
+
+    std::uintptr_t base = 0;
+    std::uint64_t identity = 14695981039346656037u;
+    std::uintptr_t code_begin = 0, code_end = 0; // from the base on
+
+private:
+    void mix(const void* data, std::size_t size) noexcept {
+        const auto* const bytes = static_cast<const unsigned char*>(data);
+        for (std::size_t i = 0; i < size; ++i) identity = (identity ^ bytes[i]) * 1099511628211u;
+    }
+    IMAGE_SECTION_HEADER one;
+};
+
+void put_code(encoder& out, code_pointer code) {
+    HMODULE module = nullptr;
+    constexpr DWORD how =
+        GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT;
+    const auto address = reinterpret_cast<std::uintptr_t>(code);
+    if (::GetModuleHandleExW(how, reinterpret_cast<const wchar_t*>(address), &module) == 0)
+        throw_no_file();
+    const module_facts facts(module);
+    std::u16string name; // of a library
+    if (module != ::GetModuleHandleW(nullptr)) {
+        wchar_t path[4096];
+        const DWORD size = ::GetModuleFileNameW(module, path, 4096);
+        name.assign(path, path + size);
+    }
+    out.put(std::vector<char16_t>(name.begin(), name.end()));
+    out.put(facts.identity);
+    out.put(static_cast<std::uint64_t>(address - facts.base));
+}
+
+code_pointer get_code(decoder& in) {
+    const auto name = in.get<std::vector<char16_t>>();
+    const auto identity = in.get<std::uint64_t>();
+    const auto offset = in.get<std::uint64_t>();
+    std::wstring path(name.begin(), name.end());
+    const HMODULE module = ::GetModuleHandleW(path.empty() ? nullptr : path.c_str());
+    std::optional<module_facts> found;
+    if (module != nullptr) found.emplace(module);
+    if (!found || found->identity != identity)
+        throw_codec_error("asyncio::isolated_executor: the job's function is in a library that the "
+                          "worker has not loaded; link it to the program");
+    const module_facts& facts = *found;
+    if (offset < facts.code_begin || offset >= facts.code_end) throw_no_code();
+    return reinterpret_cast<code_pointer>(facts.base + static_cast<std::uintptr_t>(offset));
+}
+
+#else
 
 // One loaded file that is looked for, by an address in it or by its identity.
 struct module_search {
@@ -19057,9 +19154,7 @@ void put_code(encoder& out, code_pointer code) {
     module_search search;
     search.address = reinterpret_cast<std::uintptr_t>(code);
     ::dl_iterate_phdr(visit_module, &search);
-    if (!search.found)
-        throw_codec_error("asyncio::isolated_executor: the job's function is in no file of this "
-                          "program; a function made at run time cannot travel");
+    if (!search.found) throw_no_file();
     out.put(search.id);
     out.put(static_cast<std::uint64_t>(search.address - search.base));
 }
@@ -19075,11 +19170,11 @@ code_pointer get_code(decoder& in) {
                           "worker has not loaded; link it to the program, or load it before the "
                           "executor is made and use start_method::fork");
     const std::uintptr_t address = search.base + static_cast<std::uintptr_t>(offset);
-    if (address < search.code_begin || address >= search.code_end)
-        throw_codec_error("asyncio::isolated_executor: the job's function is at no place of its "
-                          "file that holds code; decode exactly what was encoded");
+    if (address < search.code_begin || address >= search.code_end) throw_no_code();
     return reinterpret_cast<code_pointer>(address);
 }
+
+#endif
 
 // -- frames ------------------------------------------------------------------------
 //
@@ -19095,6 +19190,10 @@ code_pointer get_code(decoder& in) {
 //     can be told from one that killed its worker.
 //   - F_SEAL_WRITE and F_SEAL_SHRINK cannot be taken back: what is mapped stays as
 //     it is, whatever the other process does.
+//
+// On Windows the socket is a pipe, which keeps no boundaries, and the shared memory a
+// mapping of no file. Its handle goes the parent's way in both directions: it alone may
+// copy handles from and to a worker, which has none of its parent's.
 
 constexpr std::size_t frame_room = 64 * 1024; // of payload; more goes to shared memory
 
@@ -19110,6 +19209,157 @@ struct frame_header {
     std::uint64_t size = 0; // of the payload
 };
 static_assert(sizeof(frame_header) == 16);
+
+#if defined(_WIN32)
+
+struct pipe_header {
+    frame_header about;
+    std::uint64_t memory = 0; // a handle of the worker's; 0: the payload follows
+};
+
+outgoing::outgoing() : out(*this, frame_room) {}
+
+outgoing::~outgoing() {
+    if (shared >= 0) ::CloseHandle(handle_of(shared));
+}
+
+void outgoing::take(std::string& buffered, const char* data, std::size_t size) {
+    buffered.append(data, size);
+}
+
+void outgoing::spill(const char* data, std::size_t size) {
+    const auto all = static_cast<std::uint64_t>(size);
+    const owned_handle memory = made_handle(
+        ::CreateFileMappingW(INVALID_HANDLE_VALUE, nullptr, PAGE_READWRITE,
+                             static_cast<DWORD>(all >> 32), static_cast<DWORD>(all & 0xffffffff),
+                             nullptr),
+        "CreateFileMapping");
+    void* const view = ::MapViewOfFile(memory.get(), FILE_MAP_WRITE, 0, 0, size);
+    if (view == nullptr) throw_last_error("MapViewOfFile");
+    std::memcpy(view, data, size);
+    ::UnmapViewOfFile(view);
+    shared = number_of(copy_of_handle(memory.get(), false).release());
+    if (shared <= 0) throw_last_error("DuplicateHandle");
+}
+
+void outgoing::seal() {
+    if (out.bytes().size() <= frame_room) return;
+    spill(out.bytes().data(), out.bytes().size());
+    out.bytes() = std::string();
+}
+
+// Reads exactly so many bytes. False: nobody writes any more.
+static bool read_exactly(HANDLE pipe, char* into, std::size_t size) noexcept {
+    while (size > 0) {
+        DWORD got = 0;
+        if (::ReadFile(pipe, into, static_cast<DWORD>(size), &got, nullptr) == 0) return false;
+        into += got;
+        size -= got;
+    }
+    return true;
+}
+
+// A frame as bytes.
+static std::string frame_of(frame_kind kind, const outgoing& call, std::uint64_t memory) {
+    pipe_header header;
+    header.about.kind = kind;
+    header.about.size = call.out.written();
+    header.memory = memory;
+    std::string frame(reinterpret_cast<const char*>(&header), sizeof header);
+    if (memory == 0) frame += call.out.bytes();
+    return frame;
+}
+
+// In a worker. The parent takes the memory's handle away. 0, or an error.
+static int send_frame(int pipe, frame_kind kind, outgoing& call, int) {
+    const std::uint64_t memory = call.shared < 0 ? 0 : static_cast<std::uint64_t>(call.shared);
+    const std::string frame = frame_of(kind, call, memory);
+    for (std::size_t sent = 0; sent < frame.size();) {
+        DWORD part = 0;
+        if (::WriteFile(handle_of(pipe), frame.data() + sent,
+                        static_cast<DWORD>(frame.size() - sent), &part, nullptr) == 0)
+            return last_error();
+        sent += part;
+    }
+    call.shared = -1;
+    return 0;
+}
+
+// Takes in one frame after the other.
+class frame_reader {
+public:
+    enum class outcome { frame, nothing, end, broken };
+
+    frame_reader() : buffer_(new char[room]) {}
+    frame_reader(const frame_reader&) = delete;
+    frame_reader& operator=(const frame_reader&) = delete;
+    ~frame_reader() { drop(); }
+
+    // In a worker: waits for the next one.
+    outcome receive(int pipe) noexcept {
+        drop();
+        if (!read_exactly(handle_of(pipe), buffer_.get(), sizeof header_)) return outcome::end;
+        have_ = sizeof header_;
+        const outcome seen = look(nullptr);
+        if (seen != outcome::nothing) return seen;
+        if (!read_exactly(handle_of(pipe), buffer_.get() + have_, header_.about.size))
+            return outcome::end;
+        have_ += header_.about.size;
+        return look(nullptr);
+    }
+
+    // In the parent: bytes come into space(), and are added.
+    std::span<char> space() noexcept { return {buffer_.get() + have_, room - have_}; }
+    void add(std::size_t size) noexcept { have_ += size; }
+
+    // Whether a whole frame is there. `from`: the process whose handle the memory is.
+    outcome look(HANDLE from) noexcept;
+
+    frame_kind kind() const noexcept { return header_.about.kind; }
+    std::string_view bytes() const noexcept { return bytes_; } // until it is dropped
+    void drop() noexcept {
+        if (view_ != nullptr) ::UnmapViewOfFile(view_);
+        view_ = nullptr;
+        have_ = 0;
+    }
+
+private:
+    static constexpr std::size_t room = sizeof(pipe_header) + frame_room;
+
+    std::unique_ptr<char[]> buffer_;
+    std::size_t have_ = 0;
+    pipe_header header_;
+    std::string_view bytes_;
+    void* view_ = nullptr;
+};
+
+frame_reader::outcome frame_reader::look(HANDLE from) noexcept {
+    if (have_ < sizeof header_) return outcome::nothing;
+    std::memcpy(&header_, buffer_.get(), sizeof header_);
+    const frame_header& about = header_.about;
+    if (about.magic != frame_header::right_magic || about.version != frame_header::right_version)
+        return outcome::broken;
+    if (header_.memory == 0) {
+        if (about.size > frame_room || have_ > sizeof header_ + about.size) return outcome::broken;
+        if (have_ < sizeof header_ + about.size) return outcome::nothing;
+        bytes_ = std::string_view(buffer_.get() + sizeof header_, about.size);
+        return outcome::frame;
+    }
+    const HANDLE self = ::GetCurrentProcess();
+    HANDLE mine = nullptr;
+    if (::DuplicateHandle(from != nullptr ? from : self,
+                          reinterpret_cast<HANDLE>(static_cast<std::uintptr_t>(header_.memory)),
+                          self, &mine, 0, FALSE,
+                          DUPLICATE_SAME_ACCESS | DUPLICATE_CLOSE_SOURCE) == 0)
+        return outcome::broken;
+    const owned_handle memory(mine);
+    view_ = ::MapViewOfFile(mine, FILE_MAP_READ, 0, 0, about.size);
+    if (view_ == nullptr) return outcome::broken;
+    bytes_ = std::string_view(static_cast<const char*>(view_), about.size);
+    return outcome::frame;
+}
+
+#else
 
 union descriptor_message {
     cmsghdr header;
@@ -19275,7 +19525,25 @@ void outgoing::seal() {
         throw_last_error("fcntl(F_ADD_SEALS)");
 }
 
+#endif
+
 // -- in a worker process -----------------------------------------------------------
+
+// What a worker is told first.
+struct worker_setup {
+    std::optional<std::uint64_t> memory_limit;
+    std::optional<std::int64_t> cpu_limit; // nanoseconds per job
+    bool has_initializer = false;          // its place follows
+};
+
+#if defined(_WIN32)
+
+[[noreturn]] static void leave_worker(int code) noexcept {
+    std::fflush(nullptr);
+    ::_exit(code);
+}
+
+#else
 
 // Coverage runtimes write their data at exit(), which a worker does not reach.
 extern "C" {
@@ -19297,13 +19565,6 @@ constexpr bool limits_memory = !ASYNCIO_SANITIZED; // a sanitizer maps terabytes
 
 // The descriptor at which a process that was started as a worker finds its socket.
 constexpr int worker_socket = 3;
-
-// What a worker is told first.
-struct worker_setup {
-    std::optional<std::uint64_t> memory_limit;
-    std::optional<std::int64_t> cpu_limit; // nanoseconds per job
-    bool has_initializer = false;          // its place follows
-};
 
 // A worker never runs the program's exit handlers: they are the parent's business.
 [[noreturn]] static void leave_worker(int code) noexcept {
@@ -19379,6 +19640,8 @@ private:
     timer_t timer_ = {};
 };
 
+#endif
+
 // Sends an error; one that cannot travel is told by its text.
 static void send_error(int socket, frame_kind kind, const exception_ptr& error) {
     outgoing message;
@@ -19418,6 +19681,230 @@ void answer(int socket, Job job) noexcept {
         leave_worker(1); // not even the memory for an error message
     }
 }
+
+#if defined(_WIN32)
+
+// Runs jobs until the parent closes the pipe.
+[[noreturn]] static void run_worker(int pipe) noexcept {
+    // A job that crashes asks nobody, and no debugger starts.
+    ::SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
+    ::SetUnhandledExceptionFilter([](EXCEPTION_POINTERS* what) -> LONG {
+        ::TerminateProcess(::GetCurrentProcess(), what->ExceptionRecord->ExceptionCode);
+        return EXCEPTION_EXECUTE_HANDLER;
+    });
+#if defined(_MSC_VER)
+    ::_set_abort_behavior(0, _WRITE_ABORT_MSG | _CALL_REPORTFAULT);
+#endif
+    frame_reader reader;
+    if (reader.receive(pipe) != frame_reader::outcome::frame ||
+        reader.kind() != frame_kind::setup)
+        leave_worker(0);
+    std::exception_ptr unfit;
+    try {
+        decoder in(reader.bytes());
+        const auto setup = in.get<worker_setup>();
+        if (setup.has_initializer) get_code(in)();
+    } catch (...) {
+        unfit = std::current_exception();
+    }
+    if (unfit) {
+        send_error(pipe, frame_kind::unfit, unfit);
+        leave_worker(0);
+    }
+    outgoing nothing;
+    send_frame(pipe, frame_kind::ready, nothing, 0);
+    while (reader.receive(pipe) == frame_reader::outcome::frame)
+        answer(pipe, [&](encoder& out) {
+            decoder in(reader.bytes());
+            const auto entry = reinterpret_cast<remote_entry>(get_code(in));
+            entry(in, out);
+        });
+    leave_worker(0);
+}
+
+// Whether worker_main() has been called in this program.
+static std::atomic<bool> worker_main_ran{false};
+
+// The pipe of a process that was started as a worker, or -1. Its number is the only
+// argument of the program.
+static int worker_pipe() noexcept {
+    constexpr std::wstring_view mark = L" asyncio-worker:";
+    const std::wstring_view line = ::GetCommandLineW();
+    const std::size_t at = line.rfind(mark);
+    if (at == std::wstring_view::npos) return -1;
+    int number = 0;
+    for (const wchar_t c : line.substr(at + mark.size())) {
+        if (c < L'0' || c > L'9' || number > 99'999'999) return -1;
+        number = number * 10 + (c - L'0');
+    }
+    return ::GetFileType(handle_of(number)) == FILE_TYPE_PIPE ? number : -1;
+}
+
+void refuse_in_worker() {
+    if (worker_main_ran.load(std::memory_order_relaxed) || worker_pipe() < 0) return;
+    std::fputs("asyncio::worker_main: this process was started as a worker, but main() did not "
+               "call worker_main(); make asyncio::worker_main() the first line of main()\n",
+               stderr);
+    leave_worker(1);
+}
+
+} // namespace detail
+
+void worker_main() {
+    detail::worker_main_ran.store(true);
+    const int pipe = detail::worker_pipe();
+    if (pipe < 0) return;
+    ::SetHandleInformation(detail::handle_of(pipe), HANDLE_FLAG_INHERIT, 0);
+    detail::run_worker(pipe);
+}
+
+namespace detail {
+
+// -- process workers, seen from the parent -----------------------------------------
+//
+// One thread per executor, the supervisor, has a completion port. It starts workers, hands
+// out jobs, reads what comes and sees workers die. Others put jobs into the queue, and
+// kill, under the mutex.
+//
+// Facts about Windows that this depends on:
+//   - A job object ends its processes when its last handle is closed: with this process,
+//     however that ends. What workers start is in it, too.
+//   - A job object can refuse memory, but looks at times of processors only now and then:
+//     that is done here.
+
+class process_core final : public executor_core {
+public:
+    struct settings {
+        std::string who;
+        std::size_t most = 1;
+        start_method start = start_method::spawn;
+        std::optional<std::size_t> max_tasks;
+        std::optional<duration> job_timeout;
+        worker_setup setup;
+        void (*initializer)() = nullptr;
+    };
+
+    explicit process_core(settings how);
+
+    void begin();
+    void submit(ref_ptr<concurrent_base> state, remote_job& job, box<outgoing> call) override;
+    void stop(remote_job& job) noexcept override;
+    void shutdown(bool wait, bool cancel_futures) override;
+    void kill(int signal) override;
+    void close() noexcept override;
+
+private:
+    using clock = std::chrono::steady_clock;
+
+    struct item {
+        ref_ptr<concurrent_base> state;
+        remote_job* job = nullptr;
+        box<outgoing> call;
+        bool started = false;
+    };
+    enum class phase { starting, idle, busy, leaving };
+    // Gone when its process has ended and no packet will come for it.
+    struct worker {
+        HANDLE port = nullptr;
+        ULONG_PTR id = 0;
+        owned_handle process;
+        owned_handle group; // the job object
+        owned_handle pipe;
+        HANDLE wait = nullptr;
+        OVERLAPPED reading{};
+        OVERLAPPED writing{};
+        std::string out; // what is being written
+        frame_reader reader;
+        bool reads = false;
+        bool writes = false;
+        bool ended = false;
+        phase now = phase::starting;
+        item job; // while busy
+        std::size_t jobs = 0;
+        std::optional<clock::time_point> deadline;
+        std::optional<clock::time_point> look_at_time; // of the processor that the job uses
+        std::int64_t used_before = 0;                  // by earlier jobs, in nanoseconds
+    };
+    // What has happened to a job; told to its future when no lock is held.
+    struct ending {
+        item job;
+        std::exception_ptr error; // null: cancelled
+    };
+    using endings = std::vector<ending>;
+
+    void supervise() noexcept;
+    void settle(endings& ends);
+    bool start_worker(endings& ends);
+    void hand_out();
+    bool send(worker& to, frame_kind kind, const outgoing& call);
+    void read(worker& from) noexcept;
+    bool arrived(worker& from, DWORD size, endings& ends, item& job);
+    bool take_frame(worker& from, endings& ends, item& job);
+    void bury_dead(endings& ends);
+    void expire(endings& ends);
+    DWORD time_to_wait();
+    void break_pool(const std::string& why, endings& ends);
+    void cancel_queue(endings& ends);
+    void wait_for_end() noexcept;
+    void dismiss(worker& w) noexcept;
+    void wake() noexcept { ::PostQueuedCompletionStatus(port_.get(), 0, 0, nullptr); }
+    static void end(worker& w) noexcept { ::TerminateJobObject(w.group.get(), 1); }
+    static void limit_memory(worker& w, std::uint64_t growth) noexcept;
+    static void finish(endings& ends) noexcept;
+    static void CALLBACK process_ended(void* context, BOOLEAN) {
+        const auto& w = *static_cast<worker*>(context);
+        ::PostQueuedCompletionStatus(w.port, 0, w.id, nullptr);
+    }
+
+    const settings how_;
+    owned_handle port_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<item> queue_;
+    std::vector<std::unique_ptr<worker>> workers_; // the supervisor alone adds and removes
+    std::size_t starting_ = 0;
+    ULONG_PTR next_id_ = 1;
+    std::size_t deaths_in_a_row_ = 0; // before they took a job
+    std::size_t unfit_in_a_row_ = 0;  // whose initializer failed
+    bool shut_down_ = false;
+    bool over_ = false;
+    std::string broken_;
+    std::optional<clock::time_point> kill_at_; // of the destructor
+    std::thread supervisor_;
+    std::thread::id supervisor_id_;
+};
+
+process_core::process_core(settings how)
+    : executor_core(true), how_(std::move(how)),
+      port_(made_handle(::CreateIoCompletionPort(INVALID_HANDLE_VALUE, nullptr, 0, 1),
+                        "CreateIoCompletionPort")) {}
+
+void process_core::begin() {
+    auto self = std::static_pointer_cast<process_core>(shared_from_this());
+    const std::lock_guard guard(mutex_);
+    supervisor_ = std::thread([self = std::move(self)] { self->supervise(); });
+    supervisor_id_ = supervisor_.get_id();
+}
+
+void process_core::finish(endings& ends) noexcept {
+    for (ending& one : ends) {
+        if (one.error) one.job.state->fail(std::move(one.error));
+        else one.job.state->cancel_anyway();
+    }
+    ends.clear();
+}
+
+void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job, box<outgoing> call) {
+    const std::lock_guard guard(mutex_);
+    if (!broken_.empty()) throw broken_executor(broken_);
+    if (shut_down_)
+        throw std::runtime_error(how_.who + "::submit: the executor was shut down; submit before "
+                                            "shutdown(), or make another one");
+    queue_.push_back({std::move(state), &job, std::move(call), false});
+    wake();
+}
+
+#else
 
 // Runs jobs until the parent closes the socket.
 [[noreturn]] static void run_worker(int socket) noexcept {
@@ -20083,6 +20570,8 @@ void process_core::hand_out(endings& ends, loop_core* alone) {
     }
 }
 
+#endif
+
 // Ends a job with what its worker sent.
 static void finish_remote(concurrent_base& state, remote_job& job, const frame_reader& reader) {
     if (!state.claim()) return;
@@ -20095,6 +20584,415 @@ static void finish_remote(concurrent_base& state, remote_job& job, const frame_r
     }
     state.publish(concurrent_base::status::finished);
 }
+
+#if defined(_WIN32)
+
+static std::string how_it_died(int code) {
+    if (code >= 0) return "exit code " + std::to_string(code);
+    char text[16];
+    std::snprintf(text, sizeof text, "0x%08x", static_cast<unsigned>(code));
+    constexpr std::pair<unsigned, const char*> names[] = {
+        {0xc0000005, " (access violation)"},  {0xc00000fd, " (stack overflow)"},
+        {0xc0000094, " (division by zero)"},  {0xc000001d, " (illegal instruction)"},
+        {0xc0000409, " (fast fail)"},         {0xc0000135, " (a library is missing)"},
+        {0xc0000374, " (heap corruption)"},   {0x80000003, " (breakpoint)"}};
+    std::string result = std::string("exception ") + text;
+    for (const auto& [number, name] : names)
+        if (number == static_cast<unsigned>(code)) result += name;
+    return result;
+}
+
+// Processor time of a process, in nanoseconds.
+static std::int64_t time_used(HANDLE process) noexcept {
+    FILETIME created, ended, kernel, user;
+    if (::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return 0;
+    const auto ticks = [](const FILETIME& t) {
+        return static_cast<std::int64_t>(t.dwHighDateTime) << 32 |
+               static_cast<std::int64_t>(t.dwLowDateTime);
+    };
+    return (ticks(kernel) + ticks(user)) * 100;
+}
+
+// Starts this program again, suspended, in a job object of its own.
+static std::pair<owned_handle, owned_handle> start_program(const owned_handle& theirs,
+                                                           owned_handle& thread) {
+    std::wstring path(32768, L'\0');
+    path.resize(::GetModuleFileNameW(nullptr, path.data(), 32768));
+    const owned_handle null = made_handle(
+        ::CreateFileW(L"NUL", GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE, nullptr,
+                      OPEN_EXISTING, 0, nullptr),
+        "open NUL");
+    std::array<owned_handle, 4> copies;
+    const HANDLE sources[4] = {null.get(), ::GetStdHandle(STD_OUTPUT_HANDLE),
+                               ::GetStdHandle(STD_ERROR_HANDLE), theirs.get()};
+    std::array<HANDLE, 4> list = {};
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < 4; ++i) {
+        if (sources[i] != nullptr && sources[i] != INVALID_HANDLE_VALUE)
+            copies[i] = copy_of_handle(sources[i], true);
+        if (copies[i]) list[count++] = copies[i].get();
+    }
+    if (!copies[3]) throw_last_error("DuplicateHandle");
+    const inherited_handles inherited(std::span<HANDLE>(list).first(count));
+    STARTUPINFOEXW about{};
+    about.StartupInfo.cb = sizeof about;
+    about.StartupInfo.dwFlags = STARTF_USESTDHANDLES;
+    about.StartupInfo.hStdInput = copies[0].get();
+    about.StartupInfo.hStdOutput = copies[1].get();
+    about.StartupInfo.hStdError = copies[2].get();
+    about.lpAttributeList = inherited.get();
+    std::wstring line = L'"' + path + L"\" asyncio-worker:" +
+                        std::to_wstring(number_of(copies[3].get()));
+
+    owned_handle group = made_handle(::CreateJobObjectW(nullptr, nullptr), "CreateJobObject");
+    JOBOBJECT_EXTENDED_LIMIT_INFORMATION limits{};
+    limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
+    ::SetInformationJobObject(group.get(), JobObjectExtendedLimitInformation, &limits,
+                              sizeof limits);
+    // Ctrl-C at the console is not for workers.
+    constexpr DWORD flags =
+        EXTENDED_STARTUPINFO_PRESENT | CREATE_SUSPENDED | CREATE_NEW_PROCESS_GROUP;
+    PROCESS_INFORMATION made{};
+    if (::CreateProcessW(path.c_str(), line.data(), nullptr, nullptr, TRUE, flags, nullptr, nullptr,
+                         &about.StartupInfo, &made) == 0)
+        throw_last_error("CreateProcess");
+    thread = owned_handle(made.hThread);
+    owned_handle process(made.hProcess);
+    if (::AssignProcessToJobObject(group.get(), process.get()) == 0) {
+        const int error = last_error();
+        ::TerminateProcess(process.get(), 1);
+        throw_system_error(error, "AssignProcessToJobObject");
+    }
+    return {std::move(process), std::move(group)};
+}
+
+// From here on: what the process has already is not the jobs'.
+void process_core::limit_memory(worker& w, std::uint64_t growth) noexcept {
+    PROCESS_MEMORY_COUNTERS used{};
+    if (::GetProcessMemoryInfo(w.process.get(), &used, sizeof used) == 0) return;
+    JOBOBJECT_EXTENDED_LIMIT_INFORMATION limits{};
+    limits.BasicLimitInformation.LimitFlags =
+        JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_PROCESS_MEMORY;
+    limits.ProcessMemoryLimit = used.PagefileUsage + static_cast<SIZE_T>(growth);
+    ::SetInformationJobObject(w.group.get(), JobObjectExtendedLimitInformation, &limits,
+                              sizeof limits);
+}
+
+bool process_core::start_worker(endings& ends) {
+    std::string why;
+    try {
+        auto [ours, theirs] = named_pipe(PIPE_ACCESS_DUPLEX, GENERIC_READ | GENERIC_WRITE, 0);
+        auto made = std::make_unique<worker>();
+        worker& w = *made;
+        w.id = next_id_++;
+        w.port = port_.get();
+        if (::CreateIoCompletionPort(ours.get(), port_.get(), w.id, 0) == nullptr)
+            throw_last_error("CreateIoCompletionPort");
+        w.pipe = std::move(ours);
+        outgoing setup;
+        setup.out.put(how_.setup);
+        if (how_.initializer) put_code(setup.out, how_.initializer);
+        setup.seal();
+        workers_.reserve(workers_.size() + 1);
+        owned_handle thread;
+        std::tie(w.process, w.group) = start_program(theirs, thread);
+        if (::RegisterWaitForSingleObject(&w.wait, w.process.get(), &process_ended, &w, INFINITE,
+                                          WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD) == 0)
+            throw_last_error("RegisterWaitForSingleObject");
+        workers_.push_back(std::move(made));
+        ++starting_;
+        read(w);
+        send(w, frame_kind::setup, setup);
+        ::ResumeThread(thread.get());
+        return true;
+    } catch (const std::exception& error) {
+        why = error.what();
+    }
+    // Those that work will come to the jobs; with none, nobody would.
+    if (workers_.empty()) break_pool(how_.who + ": no worker could be started: " + why, ends);
+    return false;
+}
+
+// False: it has died.
+bool process_core::send(worker& to, frame_kind kind, const outgoing& call) {
+    std::uint64_t memory = 0;
+    if (call.shared >= 0) {
+        HANDLE there = nullptr;
+        if (::DuplicateHandle(::GetCurrentProcess(), handle_of(call.shared), to.process.get(),
+                              &there, 0, FALSE, DUPLICATE_SAME_ACCESS) == 0)
+            return false;
+        memory = reinterpret_cast<std::uintptr_t>(there);
+    }
+    to.out = frame_of(kind, call, memory);
+    to.writing = OVERLAPPED{};
+    to.writes = ::WriteFile(to.pipe.get(), to.out.data(), static_cast<DWORD>(to.out.size()),
+                            nullptr, &to.writing) != 0 ||
+                ::GetLastError() == ERROR_IO_PENDING;
+    return to.writes;
+}
+
+// Asks for what comes next.
+void process_core::read(worker& from) noexcept {
+    const std::span<char> room = from.reader.space();
+    from.reading = OVERLAPPED{};
+    from.reads = !room.empty() &&
+                 (::ReadFile(from.pipe.get(), room.data(), static_cast<DWORD>(room.size()), nullptr,
+                             &from.reading) != 0 ||
+                  ::GetLastError() == ERROR_IO_PENDING);
+    if (!from.reads) end(from);
+}
+
+void process_core::hand_out() {
+    for (const auto& w : workers_) {
+        if (w->now != phase::idle || w->writes) continue;
+        while (!queue_.empty()) {
+            item& next = queue_.front();
+            if (!next.started && !next.state->start()) {
+                queue_.pop_front(); // cancelled
+                continue;
+            }
+            next.started = true;
+            if (!send(*w, frame_kind::job, *next.call)) {
+                w->now = phase::leaving; // it has died idle, and the job is the next one's
+                end(*w);
+                break;
+            }
+            w->job = std::move(next);
+            w->job.call.reset();
+            queue_.pop_front();
+            w->now = phase::busy;
+            if (how_.job_timeout) w->deadline = steady_deadline(how_.job_timeout);
+            if (how_.setup.cpu_limit) {
+                w->used_before = time_used(w->process.get());
+                w->look_at_time = clock::now();
+            }
+            break;
+        }
+    }
+}
+
+// Lets a worker leave by itself.
+void process_core::dismiss(worker& w) noexcept {
+    if (w.now == phase::starting) --starting_;
+    w.now = phase::leaving;
+    ::CancelIoEx(w.pipe.get(), &w.reading);
+    w.pipe = owned_handle();
+}
+
+void process_core::settle(endings& ends) {
+    if (shut_down_ && queue_.empty())
+        for (const auto& w : workers_)
+            if (w->now == phase::idle || w->now == phase::starting) dismiss(*w);
+    hand_out();
+    // While some workers are fit and the new ones are not, those are enough.
+    while (broken_.empty() && starting_ < queue_.size() && workers_.size() < how_.most &&
+           unfit_in_a_row_ < how_.most)
+        if (!start_worker(ends)) break;
+}
+
+DWORD process_core::time_to_wait() {
+    std::optional<clock::time_point> first = kill_at_;
+    for (const auto& w : workers_)
+        for (const auto& when : {w->deadline, w->look_at_time})
+            if (w->now == phase::busy && when && (!first || *when < *first)) first = when;
+    if (!first) return INFINITE;
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(*first - clock::now()).count();
+    return static_cast<DWORD>(std::clamp<std::int64_t>(left, 0, 1'000'000'000));
+}
+
+void process_core::supervise() noexcept {
+    name_this_thread("asyncio-workers");
+    for (;;) {
+        endings ends;
+        DWORD wait = 0;
+        {
+            const std::lock_guard guard(mutex_);
+            settle(ends);
+            if (shut_down_ && queue_.empty() && workers_.empty() && ends.empty()) break;
+            wait = ends.empty() ? time_to_wait() : 0;
+        }
+        finish(ends);
+        OVERLAPPED_ENTRY packet{};
+        ULONG count = 0;
+        if (::GetQueuedCompletionStatusEx(port_.get(), &packet, 1, &count, wait, FALSE) == 0)
+            count = 0;
+        item job;
+        worker* from = nullptr;
+        bool whole = false;
+        {
+            const std::lock_guard guard(mutex_);
+            if (count != 0)
+                for (const auto& w : workers_)
+                    if (w->id == packet.lpCompletionKey) from = w.get();
+            if (from != nullptr && packet.lpOverlapped == nullptr) from->ended = true;
+            else if (from != nullptr && packet.lpOverlapped == &from->writing) from->writes = false;
+            else if (from != nullptr)
+                whole = arrived(*from, packet.dwNumberOfBytesTransferred, ends, job);
+            expire(ends);
+        }
+        finish(ends);
+        if (job.state) finish_remote(*job.state, *job.job, from->reader);
+        if (whole) from->reader.drop();
+        {
+            const std::lock_guard guard(mutex_);
+            if (from != nullptr && packet.lpOverlapped == &from->reading && from->pipe)
+                read(*from);
+            bury_dead(ends);
+        }
+        finish(ends);
+    }
+    const std::lock_guard guard(mutex_);
+    over_ = true;
+    changed_.notify_all();
+}
+
+// Bytes of a worker's, or the news that none will come. True: a whole frame is there.
+bool process_core::arrived(worker& from, DWORD size, endings& ends, item& job) {
+    from.reads = false;
+    if (size == 0) {
+        // Usually it is dead; one that has only closed its pipe is of no use.
+        if (from.now != phase::leaving) end(from);
+        from.pipe = owned_handle();
+        return false;
+    }
+    from.reader.add(size);
+    const frame_reader::outcome seen = from.reader.look(from.process.get());
+    if (seen == frame_reader::outcome::nothing) return false;
+    if (seen == frame_reader::outcome::frame && take_frame(from, ends, job)) return true;
+    if (from.now == phase::busy)
+        ends.push_back({std::exchange(from.job, {}),
+                        std::make_exception_ptr(codec_error(
+                            how_.who + ": what the worker sent is no message; a job must not "
+                                       "write to handles it did not open"))});
+    if (from.now == phase::starting) --starting_;
+    from.now = phase::leaving;
+    end(from);
+    return true;
+}
+
+// False: it has no business to send that now. Of a result, the bytes are decoded later.
+bool process_core::take_frame(worker& from, endings& ends, item& job) {
+    switch (from.reader.kind()) {
+    case frame_kind::ready:
+        if (from.now != phase::starting) return false;
+        --starting_;
+        unfit_in_a_row_ = 0;
+        from.now = phase::idle;
+        if (how_.setup.memory_limit) limit_memory(from, *how_.setup.memory_limit);
+        return true;
+    case frame_kind::unfit: {
+        if (from.now != phase::starting) return false;
+        std::string why = "unknown";
+        try {
+            decoder in(from.reader.bytes());
+            why = describe(in.get<std::exception_ptr>());
+        } catch (const std::exception&) {
+            // It is unfit all the same.
+        }
+        dismiss(from);
+        const bool any_fit = std::any_of(workers_.begin(), workers_.end(), [](const auto& w) {
+            return w->now == phase::idle || w->now == phase::busy;
+        });
+        if (++unfit_in_a_row_ >= how_.most && !any_fit)
+            break_pool(how_.who + ": the initializer threw " + why +
+                           " in every worker; none can run jobs",
+                       ends);
+        return true;
+    }
+    case frame_kind::result:
+    case frame_kind::failure:
+        // A job that was cancelled or timed out has left the worker already.
+        if (from.now == phase::leaving) return true;
+        if (from.now != phase::busy) return false;
+        job = std::exchange(from.job, {});
+        deaths_in_a_row_ = 0;
+        from.deadline.reset();
+        from.look_at_time.reset();
+        ++from.jobs;
+        if (how_.max_tasks && from.jobs == *how_.max_tasks) dismiss(from);
+        else from.now = phase::idle;
+        return true;
+    default: return false;
+    }
+}
+
+void process_core::bury_dead(endings& ends) {
+    for (std::size_t i = workers_.size(); i-- > 0;) {
+        worker& dead = *workers_[i];
+        if (!dead.ended) continue;
+        end(dead); // what it has started
+        if (dead.pipe && (dead.reads || dead.writes) && dead.now == phase::leaving) {
+            ::CancelIoEx(dead.pipe.get(), nullptr);
+            dead.pipe = owned_handle();
+        }
+        if (dead.reads || dead.writes) continue; // what it still managed to say
+        ::UnregisterWaitEx(dead.wait, INVALID_HANDLE_VALUE);
+        DWORD value = 0;
+        ::GetExitCodeProcess(dead.process.get(), &value);
+        const auto code = static_cast<int>(value);
+        bool early = false;
+        if (dead.now == phase::starting) {
+            --starting_;
+            early = true;
+        }
+        if (dead.job.state) {
+            deaths_in_a_row_ = 0;
+            ends.push_back({std::move(dead.job),
+                            std::make_exception_ptr(worker_crashed(
+                                how_.who + ": the worker that ran this job died by " +
+                                    how_it_died(code),
+                                0, code))});
+        }
+        workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(i));
+        if (early && ++deaths_in_a_row_ >= 3)
+            break_pool(how_.who + ": three workers in a row died before they took a job, the last "
+                                  "by " +
+                           how_it_died(code) + "; see whether the program can be started again",
+                       ends);
+    }
+}
+
+void process_core::expire(endings& ends) {
+    const clock::time_point now = clock::now();
+    const bool last = kill_at_ && *kill_at_ <= now;
+    if (last) kill_at_.reset();
+    for (const auto& w : workers_) {
+        std::exception_ptr why;
+        if (w->now == phase::busy && w->deadline && *w->deadline <= now)
+            why = std::make_exception_ptr(timeout_error(
+                how_.who + ": the job ran longer than job_timeout; its worker was killed"));
+        else if (last && w->now == phase::busy)
+            why = std::make_exception_ptr(broken_executor(
+                how_.who + ": the executor was destroyed while the job ran; wait with shutdown() "
+                           "before that"));
+        else if (w->now == phase::busy && w->look_at_time && *w->look_at_time <= now) {
+            const std::int64_t left =
+                *how_.setup.cpu_limit - (time_used(w->process.get()) - w->used_before);
+            if (left <= 0)
+                why = std::make_exception_ptr(worker_crashed(
+                    how_.who + ": the job used more processor time than cpu_time_limit; its worker "
+                               "was killed",
+                    0, 1));
+            // Its threads may be at work on several processors.
+            w->look_at_time = now + std::chrono::milliseconds(1 + left / 4'000'000);
+        }
+        if (why) ends.push_back({std::exchange(w->job, {}), std::move(why)});
+        else if (!last || w->now != phase::starting) continue;
+        if (w->now == phase::starting) --starting_;
+        w->now = phase::leaving;
+        end(*w);
+    }
+}
+
+void process_core::break_pool(const std::string& why, endings& ends) {
+    if (broken_.empty()) broken_ = why;
+    for (item& waiting : queue_)
+        ends.push_back({std::move(waiting), std::make_exception_ptr(broken_executor(broken_))});
+    queue_.clear();
+}
+
+#else
 
 // A worker's socket among the readers of a loop. It has a descriptor of its own for the
 // socket: the other one may be closed by then.
@@ -20540,6 +21438,8 @@ void process_core::server_died() {
     finish(ends);
 }
 
+#endif
+
 void process_core::cancel_queue(endings& ends) {
     for (item& waiting : queue_) ends.push_back({std::move(waiting), nullptr});
     queue_.clear();
@@ -20559,7 +21459,11 @@ void process_core::stop(remote_job& job) noexcept {
             if (w->now == phase::busy && w->job.job == &job) {
                 ends.push_back({std::exchange(w->job, {}), nullptr});
                 w->now = phase::leaving;
+#if defined(_WIN32)
+                end(*w);
+#else
                 w->kill_with = SIGKILL;
+#endif
                 wake();
             }
     }
@@ -20588,7 +21492,9 @@ void process_core::shutdown(bool wait, bool cancel_futures) {
     {
         const std::lock_guard guard(mutex_);
         shut_down_ = true;
+#if !defined(_WIN32) // where the supervisor always does
         listen_alone();
+#endif
         if (cancel_futures) cancel_queue(ends);
     }
     finish(ends);
@@ -20601,7 +21507,9 @@ void process_core::close() noexcept {
     {
         const std::lock_guard guard(mutex_);
         shut_down_ = true;
+#if !defined(_WIN32)
         listen_alone();
+#endif
         cancel_queue(ends);
         kill_at_ = clock::now() + std::chrono::seconds(1);
     }
@@ -20610,18 +21518,30 @@ void process_core::close() noexcept {
     wait_for_end();
 }
 
-void process_core::kill(int signal) {
+void process_core::kill([[maybe_unused]] int signal) {
     endings ends;
     {
         const std::lock_guard guard(mutex_);
         shut_down_ = true;
-        listen_alone();
         cancel_queue(ends);
+#if defined(_WIN32)
+        for (const auto& w : workers_) end(*w);
+#else
+        listen_alone();
         for (const auto& w : workers_) w->kill_with = signal;
+#endif
     }
     finish(ends);
     wake();
 }
+
+#if defined(_WIN32)
+
+void start_forked(loop_core&, ref_ptr<concurrent_base>, remote_job&, forked_call&) {
+    throw_not_on_windows("asyncio::fork_job");
+}
+
+#else
 
 // -- a child for one job -----------------------------------------------------------
 
@@ -20787,8 +21707,17 @@ void start_forked(loop_core& loop, ref_ptr<concurrent_base> state, remote_job& j
     made->start(call);
 }
 
+#endif
+
 static std::shared_ptr<executor_core> make_process_core(const std::string& name, std::size_t most,
                                                         const isolated_options& options) {
+#if defined(_WIN32)
+    if (options.start == start_method::fork)
+        throw_not_on_windows(name + ": start_method::fork");
+    if (!worker_main_ran.load())
+        throw std::runtime_error(name + ": a worker process is this program started again; make "
+                                        "asyncio::worker_main() the first line of main()");
+#endif
     if (options.start == start_method::spawn && !worker_main_ran.load())
         throw_error(std::runtime_error(name +
                                        ": start_method::spawn starts this program again; make "
@@ -20813,11 +21742,11 @@ static std::shared_ptr<executor_core> make_process_core(const std::string& name,
 // -- without worker processes ------------------------------------------------------
 //
 // Theirs are pidfds, sealed memory and signals at a parent's death: this version has them
-// on Linux only. Elsewhere whoever asks for a process is told so.
+// on Linux, and others on Windows. Elsewhere whoever asks for a process is told so.
 
 [[noreturn]] static void refuse_processes(const std::string& who) {
     const std::string text =
-        who + ": worker processes run on Linux only in this version; use isolation::thread";
+        who + ": worker processes run on Linux and Windows only; use isolation::thread";
     throw_system_error(ENOTSUP, text.c_str());
 }
 

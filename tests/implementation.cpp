@@ -241,6 +241,14 @@ asyncio::coro<> give_up_reading() {
     print("then " + line);
 }
 
+int number_of_this_process() {
+#if defined(_WIN32)
+    return static_cast<int>(::GetCurrentProcessId());
+#else
+    return ::getpid();
+#endif
+}
+
 int act(const std::string& role, const std::vector<std::string>& words) {
     if (role == "print") {
         for (const std::string& word : words) print(word + "\n");
@@ -265,6 +273,17 @@ int act(const std::string& role, const std::vector<std::string>& words) {
         print("ready\n");
         std::fflush(stdout);
         while (std::getchar() != EOF) {}
+    } else if (role == "keep-worker") { // until the end of the input
+        asyncio::isolated_executor pool(1);
+        print(std::to_string(pool.submit(number_of_this_process).result()) + "\n");
+        std::fflush(stdout);
+        while (std::getchar() != EOF) {}
+    } else if (role == "forget-worker-main") {
+        try {
+            const asyncio::isolated_executor pool(1);
+        } catch (const std::runtime_error& error) {
+            print(error.what());
+        }
     } else if (role == "lines") {
         asyncio::run(copy_lines());
     } else if (role == "impatient") {
@@ -278,11 +297,13 @@ int act(const std::string& role, const std::vector<std::string>& words) {
 } // namespace
 
 int main(int argc, char** argv) {
+    const bool is_child = argc > 2 && std::string_view(argv[1]) == "as-child";
+    const bool forgets = is_child && std::string_view(argv[2]) == "forget-worker-main";
     // Does not return in a worker process of an isolated_executor. Whoever cannot start this
     // program again, as an emulator, has its workers forked.
-    if (std::getenv("ASYNCIO_TEST_FORK") == nullptr) asyncio::worker_main();
+    if (!forgets && std::getenv("ASYNCIO_TEST_FORK") == nullptr) asyncio::worker_main();
     this_program = std::filesystem::absolute(argv[0]).string();
-    if (argc > 2 && std::string_view(argv[1]) == "as-child") {
+    if (is_child) {
 #if defined(_WIN32)
         for (std::FILE* const file : {stdin, stdout}) ::_setmode(::_fileno(file), _O_BINARY);
 #endif

@@ -1,0 +1,291 @@
+// Worker processes, as every system has them that has any. executors.cpp tests more, with calls
+// that only some systems have.
+#include "support.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#if defined(_WIN32)
+#include <process.h>
+#include <windows.h>
+#else
+#include <unistd.h>
+#endif
+
+namespace {
+
+using asyncio::argv;
+using asyncio::isolated_executor;
+using asyncio::run_in_executor;
+using asyncio::stdio;
+
+#if defined(_WIN32)
+
+int own_number() { return ::_getpid(); }
+
+bool runs(int pid) {
+    const HANDLE process = ::OpenProcess(SYNCHRONIZE, FALSE, static_cast<DWORD>(pid));
+    if (process == nullptr) return false;
+    const bool alive = ::WaitForSingleObject(process, 0) != WAIT_OBJECT_0;
+    ::CloseHandle(process);
+    return alive;
+}
+
+#else
+
+int own_number() { return ::getpid(); }
+bool runs(int pid) { return ::kill(pid, 0) == 0; }
+
+#endif
+
+// The watchdog ends a wait that never would.
+asyncio::coro<> until_gone(int pid) {
+    while (runs(pid)) co_await asyncio::sleep(1ms);
+}
+
+// A file in which a job says that it runs, and in which process.
+class sign {
+public:
+    sign()
+        : path_((std::filesystem::temp_directory_path() /
+                 ("asyncio-sign-" + std::to_string(own_number())))
+                    .string()) {
+        std::filesystem::remove(path_);
+    }
+    sign(const sign&) = delete;
+    sign& operator=(const sign&) = delete;
+    ~sign() { std::filesystem::remove(path_); }
+
+    const std::string& path() const { return path_; }
+    asyncio::coro<int> given() const {
+        for (;;) {
+            int pid = 0;
+            if (std::ifstream(path_) >> pid) co_return pid;
+            co_await asyncio::sleep(1ms);
+        }
+    }
+
+private:
+    std::string path_;
+};
+
+// -- jobs ----------------------------------------------------------------------------------------
+
+int add(int a, int b) { return a + b; }
+int number_of_worker() { return own_number(); }
+std::string twice(std::string text) { return text + text; }
+
+int fail_with(std::string what) { throw std::out_of_range(what); }
+
+int leave(int code) { std::_Exit(code); }
+
+int crash() {
+    int* volatile nowhere = nullptr;
+    return *nowhere;
+}
+
+void run_for_ever(std::string path) {
+    {
+        // In one piece: whoever reads it finds all of it, or nothing.
+        std::ofstream(path + "-new") << own_number() << '\n';
+        std::filesystem::rename(path + "-new", path);
+    }
+    for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
+}
+
+void compute_for_ever() {
+    std::atomic<unsigned> n{0};
+    for (;;) n.fetch_add(1, std::memory_order_relaxed);
+}
+
+void refuse_to_begin() { throw std::runtime_error("not today"); }
+
+int initial = 0;
+void begin_with_7() { initial = 7; }
+int initial_value() { return initial; }
+
+// What the job's awaiter is told of a worker's end.
+struct ended_worker {
+    int signal = 0;
+    int code = 0;
+    bool told = false;
+};
+
+template <class... Args>
+asyncio::coro<ended_worker> end_of(isolated_executor* pool, int (*job)(Args...), Args... args) {
+    ended_worker end;
+    try {
+        co_await run_in_executor(pool, job, args...);
+    } catch (const asyncio::worker_crashed& error) {
+        end = {error.signal(), error.exit_code(), true};
+    }
+    co_return end;
+}
+
+} // namespace
+
+TEST_SUITE("worker processes") {
+
+ASYNC_TEST_CASE_REAL("jobs run in other processes, and their results come back") {
+    isolated_executor pool(2);
+    std::vector<asyncio::future<int>> sums;
+    for (int i = 0; i < 50; ++i) sums.push_back(run_in_executor(&pool, add, i, 1000));
+    for (int i = 0; i < 50; ++i) {
+        const int sum = co_await sums[static_cast<std::size_t>(i)];
+        CHECK(sum == 1000 + i);
+    }
+    const int pid = co_await run_in_executor(&pool, number_of_worker);
+    CHECK(pid != own_number());
+}
+
+ASYNC_TEST_CASE_REAL("payloads of every size travel whole, in both directions") {
+    isolated_executor pool(1);
+    for (const std::size_t size : {0, 1, 1000, 32'000, 65'500, 65'536, 70'000, 5'000'000}) {
+        std::string text(size, '\0');
+        for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 7 % 251);
+        const std::string both = co_await run_in_executor(&pool, twice, text);
+        CHECK(both == text + text);
+    }
+}
+
+ASYNC_TEST_CASE_REAL("a job's error comes back as what it was, and the pool goes on") {
+    isolated_executor pool(1);
+    CHECK_AWAIT_THROWS_WITH_AS(run_in_executor(&pool, fail_with, "no luck"), "no luck",
+                               std::out_of_range);
+    const int sum = co_await run_in_executor(&pool, add, 1, 2);
+    CHECK(sum == 3);
+}
+
+ASYNC_TEST_CASE_REAL("a crash and an exit cost only their own job, and say what it was") {
+    isolated_executor pool(1);
+    const ended_worker left = co_await end_of(&pool, leave, 3);
+    CHECK(left.told);
+    CHECK(left.code == 3);
+    const ended_worker crashed = co_await end_of(&pool, crash);
+    CHECK(crashed.told);
+#if defined(_WIN32)
+    CHECK(static_cast<unsigned>(crashed.code) == 0xc0000005);
+    CHECK(crashed.signal == 0);
+#else
+    if (!support::sanitized) CHECK(crashed.signal == SIGSEGV);
+#endif
+    const int sum = co_await run_in_executor(&pool, add, 1, 2);
+    CHECK(sum == 3);
+}
+
+ASYNC_TEST_CASE_REAL("job_timeout ends a job that takes too long, with its worker") {
+    isolated_executor pool(1, {.job_timeout = 200ms});
+    const sign running;
+    CHECK_AWAIT_THROWS_AS(run_in_executor(&pool, run_for_ever, running.path()),
+                          asyncio::timeout_error);
+    const int sum = co_await run_in_executor(&pool, add, 1, 2);
+    CHECK(sum == 3);
+}
+
+ASYNC_TEST_CASE_REAL("cpu_time_limit ends a job that computes") {
+    isolated_executor pool(1, {.cpu_time_limit = 100ms});
+    CHECK_AWAIT_THROWS_AS(run_in_executor(&pool, compute_for_ever), asyncio::worker_crashed);
+    const int sum = co_await run_in_executor(&pool, add, 1, 2);
+    CHECK(sum == 3);
+}
+
+ASYNC_TEST_CASE_REAL("cancelling the awaiting task kills the worker, and the pool goes on") {
+    isolated_executor pool(1);
+    const sign running;
+    auto job = asyncio::create_task(
+        asyncio::as_outcome(run_in_executor(&pool, run_for_ever, running.path())));
+    const int pid = co_await running.given();
+    CHECK(runs(pid));
+    job.cancel();
+    CHECK_AWAIT_THROWS_AS(job, asyncio::cancelled_error);
+    co_await until_gone(pid);
+    const int sum = co_await run_in_executor(&pool, add, 1, 2);
+    CHECK(sum == 3);
+}
+
+ASYNC_TEST_CASE_REAL("kill_workers() ends running jobs") {
+    isolated_executor pool(1);
+    const sign running;
+    auto job = run_in_executor(&pool, run_for_ever, running.path());
+    const int pid = co_await running.given();
+    pool.kill_workers();
+    CHECK_AWAIT_THROWS_AS(job, asyncio::worker_crashed);
+    co_await until_gone(pid);
+}
+
+ASYNC_TEST_CASE_REAL(
+    "an initializer runs in each worker first, and one that throws breaks the pool") {
+    isolated_executor good(1, {.initializer = begin_with_7});
+    const int value = co_await run_in_executor(&good, initial_value);
+    CHECK(value == 7);
+    isolated_executor bad(1, {.initializer = refuse_to_begin});
+    CHECK_AWAIT_THROWS_WITH_AS(run_in_executor(&bad, add, 1, 2), "not today",
+                               asyncio::broken_executor);
+}
+
+ASYNC_TEST_CASE_REAL("max_tasks_per_child replaces a worker after so many jobs") {
+    isolated_executor pool(1, {.max_tasks_per_child = 2});
+    std::vector<int> pids;
+    for (int i = 0; i < 4; ++i) {
+        const int pid = co_await run_in_executor(&pool, number_of_worker);
+        pids.push_back(pid);
+    }
+    CHECK(pids[0] == pids[1]);
+    CHECK(pids[1] != pids[2]);
+    CHECK(pids[2] == pids[3]);
+}
+
+TEST_CASE("shutdown() waits for what runs, and no worker is left then") {
+    int pid = 0;
+    {
+        isolated_executor pool(1);
+        auto number = pool.submit(number_of_worker);
+        auto sum = pool.submit(add, 20, 22);
+        pool.shutdown();
+        CHECK(sum.result() == 42);
+        pid = number.result();
+        CHECK_THROWS_AS(pool.submit(add, 1, 2), std::runtime_error);
+    }
+    CHECK_FALSE(runs(pid));
+}
+
+// The job of the one that dies has a number, which is printed.
+ASYNC_TEST_CASE_REAL("workers end with their program, however that ends") {
+    const std::vector<std::string> program = support::as_child(argv("keep-worker"));
+    asyncio::process parent = co_await asyncio::create_subprocess_exec(
+        program, {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+    const std::string line = co_await parent.stdout_->readline();
+    const int pid = std::atoi(line.c_str());
+    REQUIRE(pid > 0);
+    CHECK(runs(pid));
+    parent.kill();
+    co_await parent.wait();
+    co_await until_gone(pid);
+}
+
+#if defined(_WIN32)
+
+ASYNC_TEST_CASE_REAL("a program that forgot worker_main() is told so, and makes no workers") {
+    const std::vector<std::string> program = support::as_child(argv("forget-worker-main"));
+    asyncio::process child =
+        co_await asyncio::create_subprocess_exec(program, {.stdout_ = stdio::pipe});
+    auto [out, err] = co_await child.communicate();
+    CHECK(out.value() ==
+          "asyncio::isolated_executor: a worker process is this program started again; make "
+          "asyncio::worker_main() the first line of main()");
+    CHECK_THROWS_AS(isolated_executor(1, {.start = asyncio::start_method::fork}),
+                    std::system_error);
+}
+
+#endif
+
+} // TEST_SUITE
