@@ -19699,13 +19699,13 @@ void answer(int socket, Job job) noexcept {
     if (reader.receive(pipe) != frame_reader::outcome::frame ||
         reader.kind() != frame_kind::setup)
         leave_worker(0);
-    std::exception_ptr unfit;
-    try {
+    exception_ptr unfit;
+    ASYNCIO_TRY {
         decoder in(reader.bytes());
         const auto setup = in.get<worker_setup>();
         if (setup.has_initializer) get_code(in)();
-    } catch (...) {
-        unfit = std::current_exception();
+    } ASYNCIO_CATCH_ALL {
+        unfit = current_error();
     }
     if (unfit) {
         send_error(pipe, frame_kind::unfit, unfit);
@@ -19828,7 +19828,7 @@ private:
     // What has happened to a job; told to its future when no lock is held.
     struct ending {
         item job;
-        std::exception_ptr error; // null: cancelled
+        exception_ptr error; // null: cancelled
     };
     using endings = std::vector<ending>;
 
@@ -19896,10 +19896,11 @@ void process_core::finish(endings& ends) noexcept {
 
 void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job, box<outgoing> call) {
     const std::lock_guard guard(mutex_);
-    if (!broken_.empty()) throw broken_executor(broken_);
+    if (!broken_.empty()) throw_error(broken_executor(broken_));
     if (shut_down_)
-        throw std::runtime_error(how_.who + "::submit: the executor was shut down; submit before "
-                                            "shutdown(), or make another one");
+        throw_error(std::runtime_error(how_.who +
+                                       "::submit: the executor was shut down; submit before "
+                                       "shutdown(), or make another one"));
     queue_.push_back({std::move(state), &job, std::move(call), false});
     wake();
 }
@@ -20680,7 +20681,7 @@ void process_core::limit_memory(worker& w, std::uint64_t growth) noexcept {
 
 bool process_core::start_worker(endings& ends) {
     std::string why;
-    try {
+    ASYNCIO_TRY {
         auto [ours, theirs] = named_pipe(PIPE_ACCESS_DUPLEX, GENERIC_READ | GENERIC_WRITE, 0);
         auto made = std::make_unique<worker>();
         worker& w = *made;
@@ -20705,7 +20706,7 @@ bool process_core::start_worker(endings& ends) {
         send(w, frame_kind::setup, setup);
         ::ResumeThread(thread.get());
         return true;
-    } catch (const std::exception& error) {
+    } ASYNCIO_CATCH_AS(const std::exception& error) {
         why = error.what();
     }
     // Those that work will come to the jobs; with none, nobody would.
@@ -20862,7 +20863,7 @@ bool process_core::arrived(worker& from, DWORD size, endings& ends, item& job) {
     if (seen == frame_reader::outcome::frame && take_frame(from, ends, job)) return true;
     if (from.now == phase::busy)
         ends.push_back({std::exchange(from.job, {}),
-                        std::make_exception_ptr(codec_error(
+                        make_error(codec_error(
                             how_.who + ": what the worker sent is no message; a job must not "
                                        "write to handles it did not open"))});
     if (from.now == phase::starting) --starting_;
@@ -20884,10 +20885,10 @@ bool process_core::take_frame(worker& from, endings& ends, item& job) {
     case frame_kind::unfit: {
         if (from.now != phase::starting) return false;
         std::string why = "unknown";
-        try {
+        ASYNCIO_TRY {
             decoder in(from.reader.bytes());
-            why = describe(in.get<std::exception_ptr>());
-        } catch (const std::exception&) {
+            why = describe(in.get<exception_ptr>());
+        } ASYNCIO_CATCH(const std::exception&) {
             // It is unfit all the same.
         }
         dismiss(from);
@@ -20939,7 +20940,7 @@ void process_core::bury_dead(endings& ends) {
         if (dead.job.state) {
             deaths_in_a_row_ = 0;
             ends.push_back({std::move(dead.job),
-                            std::make_exception_ptr(worker_crashed(
+                            make_error(worker_crashed(
                                 how_.who + ": the worker that ran this job died by " +
                                     how_it_died(code),
                                 0, code))});
@@ -20958,19 +20959,19 @@ void process_core::expire(endings& ends) {
     const bool last = kill_at_ && *kill_at_ <= now;
     if (last) kill_at_.reset();
     for (const auto& w : workers_) {
-        std::exception_ptr why;
+        exception_ptr why;
         if (w->now == phase::busy && w->deadline && *w->deadline <= now)
-            why = std::make_exception_ptr(timeout_error(
+            why = make_error(timeout_error(
                 how_.who + ": the job ran longer than job_timeout; its worker was killed"));
         else if (last && w->now == phase::busy)
-            why = std::make_exception_ptr(broken_executor(
+            why = make_error(broken_executor(
                 how_.who + ": the executor was destroyed while the job ran; wait with shutdown() "
                            "before that"));
         else if (w->now == phase::busy && w->look_at_time && *w->look_at_time <= now) {
             const std::int64_t left =
                 *how_.setup.cpu_limit - (time_used(w->process.get()) - w->used_before);
             if (left <= 0)
-                why = std::make_exception_ptr(worker_crashed(
+                why = make_error(worker_crashed(
                     how_.who + ": the job used more processor time than cpu_time_limit; its worker "
                                "was killed",
                     0, 1));
@@ -20988,7 +20989,7 @@ void process_core::expire(endings& ends) {
 void process_core::break_pool(const std::string& why, endings& ends) {
     if (broken_.empty()) broken_ = why;
     for (item& waiting : queue_)
-        ends.push_back({std::move(waiting), std::make_exception_ptr(broken_executor(broken_))});
+        ends.push_back({std::move(waiting), make_error(broken_executor(broken_))});
     queue_.clear();
 }
 
@@ -21715,8 +21716,9 @@ static std::shared_ptr<executor_core> make_process_core(const std::string& name,
     if (options.start == start_method::fork)
         throw_not_on_windows(name + ": start_method::fork");
     if (!worker_main_ran.load())
-        throw std::runtime_error(name + ": a worker process is this program started again; make "
-                                        "asyncio::worker_main() the first line of main()");
+        throw_error(std::runtime_error(name +
+                                       ": a worker process is this program started again; make "
+                                       "asyncio::worker_main() the first line of main()"));
 #endif
     if (options.start == start_method::spawn && !worker_main_ran.load())
         throw_error(std::runtime_error(name +
@@ -25317,7 +25319,7 @@ struct launch {
 
 static void require_no_zero(std::string_view text, const char* what) {
     if (text.find('\0') == std::string_view::npos) return;
-    detail::throw_error(
+    throw_error(
         std::invalid_argument(std::string("asyncio::") + what + " holds a zero byte"));
 }
 
@@ -25347,7 +25349,7 @@ static launch make_launch(std::vector<std::string> arguments, const subprocess_o
     job.variables.emplace();
     for (const auto& [name, value] : *options.env) {
         if (name.empty() || name.find('=') != std::string::npos)
-            detail::throw_error(std::invalid_argument("asyncio::create_subprocess_exec: '" + name +
+            throw_error(std::invalid_argument("asyncio::create_subprocess_exec: '" + name +
                                         "' cannot be the name of a variable"));
         job.variables->push_back(name + '=' + value);
         require_no_zero(job.variables->back(), "create_subprocess_exec: the environment");
@@ -26079,7 +26081,7 @@ process_state::process_state(loop_core& core, child_process child, bool kill_on_
     } ASYNCIO_CATCH_ALL {
         delete std::exchange(note_, nullptr);
         child_.destroy();
-        detail::rethrow_current();
+        rethrow_current();
     }
 }
 
@@ -26258,7 +26260,7 @@ static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t li
         }
     } ASYNCIO_CATCH_AS(const std::system_error& e) {
         if (e.code().value() != EPERM)
-            detail::rethrow_current(); // a device that nobody can wait for
+            rethrow_current(); // a device that nobody can wait for
     }
     refuse_file(fd, who);
 }
@@ -26342,7 +26344,7 @@ static ref_ptr<stream_link> stdin_link(std::size_t limit) {
             return make_link(std::move(own), pipe ? io_form::pipe : io_form::shared, limit);
         } ASYNCIO_CATCH_AS(const std::system_error& e) {
             if (e.code().value() != EPERM)
-                detail::rethrow_current(); // else a device like /dev/null
+                rethrow_current(); // else a device like /dev/null
         }
     } else if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
         // There was none when the program began, and its number was given to another.
