@@ -2776,7 +2776,7 @@ public:
     std::optional<duration> next_deadline() const noexcept;
 
     /// A descriptor that is readable when poll() has I/O to take in; -1 when there is
-    /// none, with ASYNCIO_BACKEND_POLL.
+    /// none, with ASYNCIO_BACKEND_POLL and on Windows.
     native_handle_type native_handle() const noexcept;
 
     /// Calls `fn` when poll() has got work since the last one, from this thread or from

@@ -111,7 +111,7 @@ def check(name):
     yield from text_rules(name, text)
     if name not in programs:
         # What it needs may not be installed here.
-        if not re.search(r"^#include <(openssl/|glib\.h|SDL2/)", text, re.MULTILINE):
+        if not re.search(r"^#include <(openssl/|glib\.h|SDL2/|windows\.h)", text, re.MULTILINE):
             yield "it is not in examples/meson.build"
         return
     try:

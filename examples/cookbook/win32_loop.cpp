@@ -1,0 +1,168 @@
+// Cookbook: coroutines in the message loop of a Windows program.
+//
+//     g++ -std=c++20 -O2 -pthread -I. examples/cookbook/win32_loop.cpp -o messages -lws2_32 && ./messages
+//
+// What it teaches: a window that nobody sees runs the loop. Work from anywhere posts a message to
+// it, and its timer stands for the next deadline. Whoever hands messages out runs the tasks: your
+// own loop, and that of a dialog or a menu, in which your own one stands still.
+// Look at: what goes on while a dialog is open, and what it costs when nothing happens. On Windows
+// native_handle() gives nothing to wait for, so that as long as there are tasks the loop is asked
+// every 10 ms for I/O; without tasks nobody asks.
+// With Debian's mingw: x86_64-w64-mingw32-g++-posix, and -static for Wine.
+#define ASYNCIO_IMPLEMENTATION
+#include "asyncio.hpp"
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <winsock2.h>
+#include <windows.h>
+using namespace std::chrono_literals;
+
+// While it lives, messages of this thread run the loop.
+class in_messages {
+public:
+    explicit in_messages(asyncio::event_loop& loop) : loop_(loop) {
+        WNDCLASSEXW kind{};
+        kind.cbSize = sizeof kind;
+        kind.lpfnWndProc = receive;
+        kind.hInstance = GetModuleHandleW(nullptr);
+        kind.lpszClassName = L"asyncio";
+        RegisterClassExW(&kind);
+        window_ = CreateWindowExW(0, L"asyncio", nullptr, 0, 0, 0, 0, 0, HWND_MESSAGE, nullptr,
+                                  kind.hInstance, nullptr);
+        SetWindowLongPtrW(window_, GWLP_USERDATA, reinterpret_cast<LONG_PTR>(this));
+        loop.set_wake_handler([w = window_] { PostMessageW(w, has_work, 0, 0); });
+        work(); // what was there before
+    }
+    ~in_messages() {
+        loop_.set_wake_handler({});
+        DestroyWindow(window_);
+    }
+    int polls() const { return polls_; }
+
+private:
+    static constexpr UINT has_work = WM_APP;
+    static LRESULT CALLBACK receive(HWND w, UINT message, WPARAM a, LPARAM b) {
+        if (message != has_work && message != WM_TIMER) return DefWindowProcW(w, message, a, b);
+        reinterpret_cast<in_messages*>(GetWindowLongPtrW(w, GWLP_USERDATA))->work();
+        return 0;
+    }
+    void work() {
+        if (loop_.is_running()) return; // a task waits for messages itself, and holds up the others
+        ++polls_;
+        loop_.poll();
+        const auto left = loop_.next_deadline();
+        if (left == asyncio::duration()) PostMessageW(window_, has_work, 0, 0);
+        std::chrono::nanoseconds sleep = left ? *left : asyncio::duration(24h);
+        // A task may wait for a socket. No timer is shorter than 10 ms, whatever it is set to.
+        if (loop_.metrics().tasks > 0) sleep = std::min<std::chrono::nanoseconds>(sleep, 10ms);
+        const auto up = std::chrono::ceil<std::chrono::milliseconds>(sleep).count();
+        SetTimer(window_, 1, static_cast<UINT>(up), nullptr); // in place of the last one
+    }
+
+    asyncio::event_loop& loop_;
+    HWND window_;
+    int polls_ = 0;
+};
+
+// The message loop of the program, and that of a dialog: until `over`.
+void run_messages(const bool& over) {
+    MSG message;
+    while (!over && GetMessageW(&message, nullptr, 0, 0) > 0) {
+        TranslateMessage(&message);
+        DispatchMessageW(&message);
+    }
+}
+
+int broken = 0; // claims that did not hold; with one, the program ends with 1
+void claim(bool holds, const std::string& text) {
+    std::printf("%s %s\n", holds ? "holds: " : "BROKEN:", text.c_str());
+    broken += holds ? 0 : 1;
+}
+
+struct dialog {
+    bool over = false; // as after its button was pressed
+    asyncio::future<int> closed = asyncio::get_running_loop().create_future<int>();
+    int ticks = 0; // of a task that runs meanwhile
+};
+dialog* opened = nullptr;
+
+asyncio::coro<> tick(dialog& d) {
+    while (++d.ticks < 5) co_await asyncio::sleep(20ms);
+    d.over = true;
+}
+
+// As any message may open a dialog; what hands messages out until it is closed runs in here.
+void CALLBACK open_dialog(HWND, UINT, UINT_PTR timer, DWORD) {
+    KillTimer(nullptr, timer);
+    asyncio::create_task(tick(*opened));
+    run_messages(opened->over);
+    opened->closed.set_result(opened->ticks);
+}
+
+asyncio::coro<> echo(asyncio::stream_reader reader, asyncio::stream_writer writer) {
+    for (std::string data = "?"; !data.empty();) {
+        data = co_await reader.read(1000);
+        writer.write(data);
+        co_await writer.drain();
+    }
+}
+
+asyncio::coro<int> ask(int port, int questions) {
+    auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+    int answers = 0;
+    for (int i = 0; i < questions; ++i) {
+        writer.write("question\n");
+        const std::string answer = co_await reader.readline();
+        answers += answer == "question\n" ? 1 : 0;
+    }
+    co_return answers;
+}
+
+asyncio::coro<> show(const in_messages& host) {
+    dialog own;
+    opened = &own;
+    SetTimer(nullptr, 0, 10, open_dialog);
+    const int ticks = co_await own.closed;
+    claim(ticks == 5, "a task ticked while a dialog had the messages, and closed it");
+
+    asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+    const auto client = [port = server.port()] { return asyncio::run(ask(port, 10)); };
+    const int answers = co_await asyncio::to_thread(client);
+    claim(answers == 10, "a client has got 10 answers");
+    server.close();
+    co_await server.wait_closed();
+
+    const int before = host.polls();
+    co_await asyncio::sleep(300ms);
+    const int polls = host.polls() - before;
+    claim(polls <= 35, "calls of poll() in 0.3 s, while a task slept: " + std::to_string(polls));
+}
+
+int main(int argc, char** argv) {
+    if (argc > 1) {
+        const bool help = std::string_view(argv[1]) == "--help";
+        std::fputs("Runs tasks and a server in a message loop of Windows.\nusage: messages\n",
+                   help ? stdout : stderr);
+        return help ? 0 : 2;
+    }
+    asyncio::event_loop loop;
+    const auto inside = loop.enter(); // so that create_task() finds it in callbacks of Windows
+    in_messages host(loop);
+    bool over = false;
+    const auto task = loop.create_task(show(host));
+    task.add_done_callback([&] { over = true; });
+    run_messages(over);
+    task.result(); // throws what it has thrown
+
+    for (MSG rest; PeekMessageW(&rest, nullptr, 0, 0, PM_REMOVE);) DispatchMessageW(&rest);
+    const DWORD came = MsgWaitForMultipleObjects(0, nullptr, FALSE, 300, QS_ALLINPUT);
+    claim(came == WAIT_TIMEOUT, "without tasks there is no message at all in 0.3 s");
+    return broken == 0 ? 0 : 1;
+}
+// Output:
+// holds:  a task ticked while a dialog had the messages, and closed it
+// holds:  a client has got 10 answers
+// holds:  calls of poll() in 0.3 s, while a task slept: 22
+// holds:  without tasks there is no message at all in 0.3 s
