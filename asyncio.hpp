@@ -1392,15 +1392,14 @@ protected:
 // A list or tree of more levels than this would overflow somebody's stack.
 inline constexpr int codec_depth = 1000;
 
+inline constexpr const char* codec_too_deep =
+    "asyncio::codec: a value is nested more than 1000 levels deep; send a flat one, an index "
+    "instead of a pointer";
+
 // Counts the levels of nested values.
 class codec_level {
 public:
-    explicit codec_level(int& depth) : depth_(depth) {
-        if (depth_ == codec_depth)
-            throw_codec_error("asyncio::codec: a value is nested more than 1000 levels deep; send "
-                              "a flat one, an index instead of a pointer");
-        ++depth_;
-    }
+    explicit codec_level(int& depth) noexcept : depth_(depth) { ++depth_; }
     codec_level(const codec_level&) = delete;
     codec_level& operator=(const codec_level&) = delete;
     ~codec_level() { --depth_; }
@@ -1426,6 +1425,7 @@ public:
         if constexpr (std::is_scalar_v<T>) {
             codec<T>::encode(value, *this);
         } else {
+            if (depth_ == detail::codec_depth) detail::throw_codec_error(detail::codec_too_deep);
             const detail::codec_level level(depth_);
             codec<T>::encode(value, *this);
         }
@@ -1462,7 +1462,8 @@ private:
 };
 
 /// Reads values out of bytes, and trusts none of them: whatever is not a value
-/// throws codec_error before it costs memory or reaches anybody.
+/// throws codec_error before it costs memory or reaches anybody. Where nothing throws,
+/// failure() tells of it, and what is read from then on is zeros and empty.
 ///
 /// Lifetime: the bytes outlive the decoder.
 class decoder {
@@ -1477,6 +1478,7 @@ public:
         if constexpr (std::is_scalar_v<T>) {
             return codec<T>::decode(*this);
         } else {
+            if (depth_ == detail::codec_depth) fail(detail::codec_too_deep);
             const detail::codec_level level(depth_);
             return codec<T>::decode(*this);
         }
@@ -1486,16 +1488,19 @@ public:
     ///
     /// Throws: codec_error when fewer are left.
     std::string_view read(std::size_t size) {
-        if (size > remaining())
-            detail::throw_codec_error("asyncio::codec: the bytes end in the middle of a value; "
-                                      "decode exactly what was encoded");
+        if (size > remaining()) {
+            fail("asyncio::codec: the bytes end in the middle of a value; decode exactly what was "
+                 "encoded");
+            return {};
+        }
         const std::string_view part = bytes_.substr(position_, size);
         position_ += size;
         return part;
     }
     void read(void* into, std::size_t size) {
         const std::string_view part = read(size);
-        if (size != 0) std::memcpy(into, part.data(), size);
+        if (part.size() < size) std::memset(into, 0, size);
+        else if (size != 0) std::memcpy(into, part.data(), size);
     }
 
     /// Skips what encoder::align() put.
@@ -1509,25 +1514,42 @@ public:
     std::size_t get_size(std::size_t bytes_each = 1) {
         std::uint64_t size = 0;
         read(&size, sizeof size);
-        if (size > remaining() / bytes_each)
-            detail::throw_codec_error("asyncio::codec: a length is larger than the bytes that "
-                                      "follow it; decode exactly what was encoded");
+        if (size > remaining() / bytes_each) {
+            fail("asyncio::codec: a length is larger than the bytes that follow it; decode exactly "
+                 "what was encoded");
+            return 0;
+        }
         return static_cast<std::size_t>(size);
     }
 
     std::size_t remaining() const noexcept { return bytes_.size() - position_; }
 
     /// Throws: codec_error when bytes are left.
-    void finish() const {
+    void finish() {
         if (remaining() != 0)
-            detail::throw_codec_error("asyncio::codec: bytes are left after the last value; decode "
-                                      "exactly what was encoded");
+            fail("asyncio::codec: bytes are left after the last value; decode exactly what was "
+                 "encoded");
     }
+
+    /// Says that the bytes are no value: throws codec_error. Where nothing throws, the
+    /// first such message is kept.
+    void fail(const char* message) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        if (failure_ == nullptr) failure_ = message;
+        position_ = bytes_.size();
+#else
+        detail::throw_codec_error(message);
+#endif
+    }
+
+    /// What fail() was told; null as long as all is well.
+    const char* failure() const noexcept { return failure_; }
 
 private:
     std::string_view bytes_;
     std::size_t position_ = 0;
     int depth_ = 0;
+    const char* failure_ = nullptr;
 };
 
 namespace detail {
@@ -1905,10 +1927,11 @@ T get_variant(decoder& in, type_list<M...>, std::index_sequence<I...>) {
     static constexpr maker makers[] = {
         [](decoder& from) { return T(std::in_place_index<I>, from.get<M>()); }...};
     const auto index = in.get<std::uint16_t>();
-    if (index >= sizeof...(M))
-        throw_codec_error("asyncio::codec: a variant has no alternative of that number; decode "
-                          "exactly what was encoded");
-    return makers[index](in);
+    const bool known = index < sizeof...(M);
+    if (!known)
+        in.fail("asyncio::codec: a variant has no alternative of that number; decode exactly what "
+                "was encoded");
+    return makers[known ? index : 0](in);
 }
 
 template <template <class...> class Template, class... M>
@@ -1964,10 +1987,11 @@ void encode_value(const T& value, encoder& out) {
 template <class T>
 T decode_value(decoder& in) {
     if constexpr (std::same_as<T, bool>) {
-        const char byte = in.read(1)[0];
+        char byte = 0;
+        in.read(&byte, 1);
         if (byte != 0 && byte != 1)
-            throw_codec_error("asyncio::codec: a bool is neither true nor false; decode exactly "
-                              "what was encoded");
+            in.fail("asyncio::codec: a bool is neither true nor false; decode exactly what was "
+                    "encoded");
         return byte == 1;
     } else if constexpr (std::is_arithmetic_v<T>) {
         T value;
@@ -7726,6 +7750,8 @@ public:
     // Blocks, and throws what result() throws without a value. `last`: by the handle
     // that will not ask again; the error is moved out if there is no other.
     ASYNCIO_API void require_value(std::optional<duration> timeout, bool last);
+    // The same of one that is done.
+    ASYNCIO_API exception_ptr failure(bool last) noexcept;
 
     // Blocks, and gives what exception() gives.
     ASYNCIO_API exception_ptr exception(std::optional<duration> timeout);
@@ -7817,9 +7843,8 @@ private:
 
 // Waits in a task for a concurrent future.
 template <class T, bool Move>
-class concurrent_awaiter : suspension, relay_target {
+class concurrent_awaiter : public suspension, relay_target {
 public:
-    using belongs_to_asyncio = void;
 
     explicit concurrent_awaiter(concurrent_future<T> future) noexcept
         : future_(std::move(future)) {}
@@ -7844,6 +7869,9 @@ public:
         future_.state().require_value({}, Move);
         if constexpr (Move) return future_.state().take();
         else if constexpr (!std::is_void_v<T>) return static_cast<const T&>(*future_.state().value);
+    }
+    exception_ptr failure() override {
+        return interrupted() ? suspension::failure() : future_.state().failure(Move);
     }
 
 private:
@@ -8109,6 +8137,7 @@ public:
 
     encoder out;
     int shared = -1; // descriptor of the memory that holds all bytes; -1: they are in `out`
+    exception_ptr failure; // there is no such memory, and the bytes are lost
 
 private:
     ASYNCIO_API void take(std::string& buffered, const char* data, std::size_t size) override;
@@ -9594,8 +9623,8 @@ public:
     virtual wait_outlook look(wait_goal goal) const noexcept = 0;
     // Where to wait; null: others get a turn, no more.
     virtual wait_list* list_of(wait_goal goal) noexcept = 0;
-    // Throws the reason why what was waited for did not come, if it is an error.
-    virtual void check(wait_goal goal) const = 0;
+    // Why what was waited for did not come, if that is an error.
+    virtual exception_ptr check(wait_goal goal) const = 0;
 
 protected:
     ~wait_source() = default;
@@ -9615,10 +9644,15 @@ public:
     void await_suspend(std::coroutine_handle<Promise> h) noexcept {
         if (suspend(h)) wait();
     }
-    ASYNCIO_API void await_resume();
+    void await_resume() {
+        if (interrupted() || !granted_) look();
+    }
+    ASYNCIO_API exception_ptr failure() override;
 
 private:
     friend class wait_list;
+
+    ASYNCIO_API void look();
 
     ASYNCIO_API void wait() noexcept;
     ASYNCIO_API void leave() noexcept;
@@ -9647,6 +9681,8 @@ public:
         send_to,
         send_all
     };
+
+    ASYNCIO_API exception_ptr failure() override;
 
 protected:
     ASYNCIO_API socket_wait(ref_ptr<socket_state> state, action what, void* memory,
@@ -9864,7 +9900,8 @@ public:
     /// endpoint was made with. On one that is closed it does nothing.
     ///
     /// Throws: std::invalid_argument when there is no address, or another one than
-    /// the remote address; std::system_error for a datagram that is too large.
+    /// the remote address; std::system_error for a datagram that is too large, which
+    /// the next recvfrom() fails with where nothing throws.
     void sendto(std::string_view data, const address& where = {});
     void sendto(std::span<const std::byte> data, const address& where = {});
 
@@ -9985,6 +10022,9 @@ public:
 // A reader's wait. It holds what is wanted; the bytes themselves stay with the
 // connection until the task goes on, so that a cancellation in between loses none.
 class read_wait : public suspension {
+public:
+    exception_ptr failure() override;
+
 protected:
     enum class goal : unsigned char { some, all, exactly, line, until, into };
 
@@ -10604,6 +10644,7 @@ public:
         if (suspend(h)) wait();
     }
     ASYNCIO_API int await_resume();
+    ASYNCIO_API exception_ptr failure() override;
 
 private:
     friend class process_state;
@@ -11626,6 +11667,11 @@ static std::error_code code_of(int error) noexcept {
     throw_system_error(last_error(), call);
 }
 
+// The same error for a coroutine, which fails with it.
+inline exception_ptr call_error(int code, const std::string& call) {
+    return make_error(std::system_error(code_of(code), call));
+}
+
 #if defined(_WIN32)
 
 // For what only other systems have, or what this version does not do here yet.
@@ -12423,7 +12469,7 @@ struct io_watch {
 // the user are watched instead; one descriptor is never both. A failure that the
 // network reports of an earlier datagram is the next operation's, either way.
 //
-//     attach      registers d.fd. Throws std::system_error.
+//     attach      registers d.fd: 0, or what errno says.
 //     detach      forgets it; nothing may be pending. Before the descriptor is closed.
 //     start       true: it is finished already, and done() is not called. False:
 //                 done() will be called (only_now: never, and nothing is pending).
@@ -12448,7 +12494,7 @@ struct io_watch {
 template <class B>
 concept backend_like = requires(B b, const B constant, io_descriptor& d, io_operation& op,
                                 io_watch& w, int fd, bool write, std::int64_t ns, pid_t pid) {
-    b.attach(d);
+    { b.attach(d) } -> std::same_as<int>;
     { b.detach(d) } noexcept;
     { b.start(op) } noexcept -> std::same_as<bool>;
     { b.cancel(op) } noexcept;
@@ -13019,7 +13065,7 @@ public:
     epoll_backend& operator=(const epoll_backend&) = delete;
     ~epoll_backend() { abandon_all(*this); }
 
-    void attach(io_descriptor& d);
+    [[nodiscard]] int attach(io_descriptor& d);
     void detach(io_descriptor& d) noexcept;
     void wait(std::int64_t ns);
     void wake() noexcept;
@@ -13040,6 +13086,7 @@ private:
     friend readiness_operations;
 
     void open();
+    int try_watch(int fd, bool write, io_watch& w); // 0, or what errno says
     int control(int what, int fd, std::uint32_t events, io_descriptor* d) noexcept;
     int sleep(epoll_event* events, std::int64_t ns) noexcept;
     void dispatch(const epoll_event& event) noexcept;
@@ -13073,12 +13120,13 @@ void epoll_backend::open() {
         throw_last_error("epoll_ctl");
 }
 
-void epoll_backend::attach(io_descriptor& d) {
+int epoll_backend::attach(io_descriptor& d) {
     if (inherited()) after_fork();
-    if (control(EPOLL_CTL_ADD, d.fd, attached_events, &d) != 0) throw_last_error("epoll_ctl");
+    if (control(EPOLL_CTL_ADD, d.fd, attached_events, &d) != 0) return errno;
     d.readable = d.hung_up = false; // the registration reports what is there
     d.writable = true;
     link(d);
+    return 0;
 }
 
 void epoll_backend::detach(io_descriptor& d) noexcept {
@@ -13168,6 +13216,10 @@ void epoll_backend::after_fork() {
 // Level-triggered, as add_reader() promises: what a callback leaves unread is
 // reported again.
 void epoll_backend::watch(int fd, bool write, io_watch& w, const char* call) {
+    if (const int error = try_watch(fd, write, w)) refuse_watch(error, fd, call);
+}
+
+int epoll_backend::try_watch(int fd, bool write, io_watch& w) {
     if (inherited()) after_fork();
     const auto [place, fresh] = watched_.try_emplace(fd);
     watched_descriptor& d = place->second;
@@ -13177,15 +13229,15 @@ void epoll_backend::watch(int fd, bool write, io_watch& w, const char* call) {
     }
     io_watch* const before = std::exchange(write ? d.writer : d.reader, &w);
     const int what = fresh ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-    if (control(what, fd, watched_events(d), &d) == 0) return;
+    if (control(what, fd, watched_events(d), &d) == 0) return 0;
     int error = errno;
     // The user closed the descriptor without unwatching it, and the number is in
     // use again: the system has forgotten the old registration.
     if (error == ENOENT) error = control(EPOLL_CTL_ADD, fd, watched_events(d), &d) == 0 ? 0 : errno;
-    if (error == 0) return;
+    if (error == 0) return 0;
     (write ? d.writer : d.reader) = before;
     if (d.reader == nullptr && d.writer == nullptr) watched_.erase(place);
-    refuse_watch(error, fd, call);
+    return error;
 }
 
 bool epoll_backend::unwatch(int fd, bool write) noexcept {
@@ -13205,9 +13257,7 @@ bool epoll_backend::unwatch(int fd, bool write) noexcept {
 }
 
 bool epoll_backend::watch_exit(pid_t, int pidfd, io_watch& w) {
-    if (pidfd < 0) return false;
-    watch(pidfd, false, w, "create_subprocess");
-    return true;
+    return pidfd >= 0 && try_watch(pidfd, false, w) == 0;
 }
 
 void epoll_backend::unwatch_exit(pid_t, int pidfd) noexcept { unwatch(pidfd, false); }
@@ -13270,7 +13320,7 @@ public:
         if (inherited()) kqueue_.release();
     }
 
-    void attach(io_descriptor& d);
+    [[nodiscard]] int attach(io_descriptor& d);
     void detach(io_descriptor& d) noexcept;
     void wait(std::int64_t ns);
     void wake() noexcept;
@@ -13373,14 +13423,14 @@ int kqueue_backend::change(int fd, bool read, bool write, unsigned flags, void* 
     return done ? 0 : error;
 }
 
-void kqueue_backend::attach(io_descriptor& d) {
+int kqueue_backend::attach(io_descriptor& d) {
     if (inherited()) after_fork();
-    if (watched_.count(d.fd) != 0) throw_system_error(EEXIST, "kevent");
-    if (const int error = change(d.fd, true, true, EV_ADD | EV_CLEAR, &d))
-        throw_system_error(error, "kevent");
+    if (watched_.count(d.fd) != 0) return EEXIST;
+    if (const int error = change(d.fd, true, true, EV_ADD | EV_CLEAR, &d)) return error;
     d.readable = d.hung_up = false; // the registration reports what is there
     d.writable = true;
     link(d);
+    return 0;
 }
 
 void kqueue_backend::detach(io_descriptor& d) noexcept {
@@ -13707,7 +13757,7 @@ public:
     iocp_backend& operator=(const iocp_backend&) = delete;
     ~iocp_backend();
 
-    void attach(io_descriptor& d);
+    [[nodiscard]] int attach(io_descriptor& d);
     void detach(io_descriptor& d) noexcept;
     bool start(io_operation& op) noexcept;
     void cancel(io_operation& op) noexcept;
@@ -13735,8 +13785,8 @@ private:
     void open();
     template <class Function>
     static Function find(const char* name);
-    void add_group();
-    void connect_to_afd(io_descriptor& d);
+    int add_group(); // 0, or what errno says; also the next one
+    int connect_to_afd(io_descriptor& d);
     void let_go(asked_socket& asked) noexcept;
     void close_if_answered(asked_socket& asked) noexcept;
     int ask(asked_socket& asked, bool write) noexcept;
@@ -13810,7 +13860,7 @@ iocp_backend::~iocp_backend() {
     }
 }
 
-void iocp_backend::add_group() {
+int iocp_backend::add_group() {
     wchar_t text[] = L"\\Device\\Afd\\asyncio";
     UNICODE_STRING name;
     name.Buffer = text;
@@ -13825,28 +13875,28 @@ void iocp_backend::add_group() {
     constexpr ULONG open_existing = 1;
     const LONG status = create_file_(&handle, SYNCHRONIZE, &about, &result, nullptr, 0, share,
                                      open_existing, 0, nullptr, 0);
-    if (status != 0)
-        throw_system_error(error_of(error_of_status_(status)), "NtCreateFile(\\Device\\Afd)");
+    if (status != 0) return error_of(error_of_status_(status));
     auto group = std::make_unique<afd_group>();
     group->handle = owned_handle(handle);
-    if (::CreateIoCompletionPort(handle, port_.get(), 0, 0) == nullptr)
-        throw_last_error("CreateIoCompletionPort");
+    if (::CreateIoCompletionPort(handle, port_.get(), 0, 0) == nullptr) return last_error();
     ::SetFileCompletionNotificationModes(handle, FILE_SKIP_SET_EVENT_ON_HANDLE);
     groups_.reserve(groups_.size() + 1);
     with_room_.reserve(groups_.size() + 1); // room for all: letting go allocates nothing
     with_room_.push_back(group.get());
     groups_.push_back(std::move(group));
+    return 0;
 }
 
-void iocp_backend::connect_to_afd(io_descriptor& d) {
+int iocp_backend::connect_to_afd(io_descriptor& d) {
     auto asked = std::make_unique<asked_socket>();
     SOCKET base = INVALID_SOCKET;
     DWORD size = 0;
     constexpr DWORD base_handle = IOC_OUT | IOC_WS2 | 34; // SIO_BASE_HANDLE
     if (::WSAIoctl(socket_of(d.fd), base_handle, nullptr, 0, &base, sizeof base, &size, nullptr,
                    nullptr) != 0)
-        throw_last_error("WSAIoctl(SIO_BASE_HANDLE)");
-    if (with_room_.empty()) add_group();
+        return last_error();
+    if (with_room_.empty())
+        if (const int error = add_group()) return error;
     afd_group& group = *with_room_.back();
     if (++group.sockets == afd_group::most) with_room_.pop_back();
     asked->about = &d;
@@ -13854,15 +13904,17 @@ void iocp_backend::connect_to_afd(io_descriptor& d) {
     asked->base = reinterpret_cast<HANDLE>(base);
     asked->reading.of = asked->writing.of = asked.get();
     d.asked = asked.release();
+    return 0;
 }
 
-void iocp_backend::attach(io_descriptor& d) {
-    if (watched_.count(d.fd) != 0) throw_system_error(EEXIST, "attach");
-    if (d.form == io_form::socket) connect_to_afd(d);
-    else connect_to_pipe(d);
+int iocp_backend::attach(io_descriptor& d) {
+    if (watched_.count(d.fd) != 0) return EEXIST;
+    if (d.form != io_form::socket) connect_to_pipe(d);
+    else if (const int error = connect_to_afd(d)) return error;
     d.readable = d.writable = true; // not known yet: the first operation finds out
     d.hung_up = false;
     link(d);
+    return 0;
 }
 
 void iocp_backend::detach(io_descriptor& d) noexcept {
@@ -14025,11 +14077,9 @@ void iocp_backend::watch(int fd, bool write, io_watch& w, const char* call) {
     if (fresh) {
         d.fd = fd;
         d.watched = true;
-        ASYNCIO_TRY {
-            connect_to_afd(d);
-        } ASYNCIO_CATCH_AS(const std::system_error& e) {
+        if (const int error = connect_to_afd(d)) {
             watched_.erase(place);
-            refuse_watch(e.code().value(), fd, call);
+            refuse_watch(error, fd, call);
         }
     }
     d.readable = true; // asked about
@@ -14339,7 +14389,7 @@ public:
     poll_backend& operator=(const poll_backend&) = delete;
     ~poll_backend() { abandon_all(*this); }
 
-    void attach(io_descriptor& d);
+    [[nodiscard]] int attach(io_descriptor& d);
     void detach(io_descriptor& d) noexcept;
     void wait(std::int64_t ns);
     void wake() noexcept;
@@ -14398,14 +14448,15 @@ void poll_backend::make_room() {
     if (asked_.capacity() < needed) asked_.reserve(2 * needed);
 }
 
-void poll_backend::attach(io_descriptor& d) {
-    if (::fcntl(d.fd, F_GETFL) < 0) throw_last_error("fcntl");
-    if (watched_.count(d.fd) != 0) throw_system_error(EEXIST, "poll");
+int poll_backend::attach(io_descriptor& d) {
+    if (::fcntl(d.fd, F_GETFL) < 0) return errno;
+    if (watched_.count(d.fd) != 0) return EEXIST;
     make_room();
     d.readable = d.writable = true; // not known yet: the first operation finds out
     d.hung_up = false;
     link(d);
     ++known_;
+    return 0;
 }
 
 void poll_backend::detach(io_descriptor& d) noexcept {
@@ -18161,20 +18212,29 @@ bool concurrent_base::wait(std::optional<duration> timeout) noexcept {
     return true;
 }
 
+static void require_done(bool done) {
+    if (done) return;
+    throw_error(
+        timeout_error("asyncio::concurrent_future: the time limit passed before the job was done; "
+                      "it goes on"));
+}
+
 exception_ptr concurrent_base::exception(std::optional<duration> timeout) {
-    if (!wait(timeout))
-        throw_error(
-            timeout_error("asyncio::concurrent_future: the time limit passed before the job was "
-                          "done; it goes on"));
+    require_done(wait(timeout));
     if (current() == status::cancelled) throw_error(cancelled_error());
     return error;
 }
 
 void concurrent_base::require_value(std::optional<duration> timeout, bool last) {
-    exception_ptr why = exception(timeout);
-    if (!why) return;
-    if (last && only_handle()) error = nullptr;
-    rethrow(std::move(why));
+    require_done(wait(timeout));
+    if (exception_ptr why = failure(last)) rethrow(std::move(why));
+}
+
+exception_ptr concurrent_base::failure(bool last) noexcept {
+    if (current() == status::cancelled) return make_error(cancelled_error());
+    exception_ptr why = error;
+    if (why && last && only_handle()) error = nullptr;
+    return why;
 }
 
 void report_callback_error() noexcept {
@@ -18312,6 +18372,16 @@ void executor_core::kill(int) {
                         "isolation::process");
 }
 
+// What submit() throws; where nothing throws, the job fails with it.
+static void refuse(concurrent_base& job, exception_ptr error) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    job.fail(std::move(error));
+#else
+    static_cast<void>(job);
+    rethrow(std::move(error));
+#endif
+}
+
 void throw_cannot_travel(std::string_view callable) {
     throw_error(
         codec_error("asyncio::executor::submit: this call cannot travel to an isolated worker; "
@@ -18381,11 +18451,11 @@ private:
 
 void thread_core::submit(ref_ptr<concurrent_base> state, local_job& job) {
     std::unique_lock lock(mutex_);
-    if (!broken_.empty()) throw_error(broken_executor(broken_));
+    if (!broken_.empty()) return refuse(*state, make_error(broken_executor(broken_)));
     if (shut_down_)
-        throw_error(std::runtime_error(how_.who +
-                                       "::submit: the executor was shut down; submit before "
-                                       "shutdown(), or make another one"));
+        return refuse(*state, make_error(std::runtime_error(
+                                  how_.who + "::submit: the executor was shut down; submit before "
+                                             "shutdown(), or make another one")));
     job.next = nullptr;
     (last_ ? last_->next : first_) = &job;
     local_job* const before = std::exchange(last_, &job);
@@ -18775,9 +18845,9 @@ struct carried<E> {
         const int value = in.get<int>();
         const auto what = in.get<std::string>();
         if (!category)
-            throw_codec_error("asyncio::codec: an error code of an unknown category; decode "
-                              "exactly what was encoded");
-        const std::error_code code(value, *category);
+            in.fail("asyncio::codec: an error code of an unknown category; decode exactly what was "
+                    "encoded");
+        const std::error_code code(value, category ? *category : std::generic_category());
         if constexpr (std::constructible_from<E, std::error_code, std::string>)
             return E(code, what);
         else return E(what, code);
@@ -18947,17 +19017,19 @@ exception_ptr codec<exception_ptr>::decode(decoder& in) {
     case error_form::group: {
         auto message = in.get<std::string>();
         auto errors = in.get<std::vector<exception_ptr>>();
+        if (errors.empty() || std::count(errors.begin(), errors.end(), nullptr) != 0) break;
         return detail::make_error(exception_group(std::move(message), std::move(errors)));
     }
     case error_form::base_group: {
         auto message = in.get<std::string>();
         auto errors = in.get<std::vector<exception_ptr>>();
+        if (errors.empty() || std::count(errors.begin(), errors.end(), nullptr) != 0) break;
         return detail::make_error(base_exception_group(std::move(message), std::move(errors)));
     }
     case error_form::known: {
         const auto& types = detail::error_types();
         const std::size_t index = in.get<std::uint8_t>();
-        if (index >= types.size()) break;
+        if (index >= types.size() || in.failure()) break;
         const auto cause = in.get<exception_ptr>();
         return types[index].make(in, cause);
     }
@@ -18968,7 +19040,8 @@ exception_ptr codec<exception_ptr>::decode(decoder& in) {
         return detail::with_cause(remote_error(std::move(type), what), cause);
     }
     }
-    detail::throw_codec_error("asyncio::codec: no such exception; decode exactly what was encoded");
+    in.fail("asyncio::codec: no such exception; decode exactly what was encoded");
+    return nullptr;
 }
 
 namespace detail {
@@ -19502,15 +19575,14 @@ void outgoing::take(std::string& buffered, const char* data, std::size_t size) {
 }
 
 void outgoing::spill(const char* data, std::size_t size) {
-    if (shared < 0) {
-        shared = ::memfd_create("asyncio", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-        if (shared < 0) throw_last_error("memfd_create");
-    }
-    while (size > 0) {
+    if (failure) return;
+    if (shared < 0) shared = ::memfd_create("asyncio", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (shared < 0) failure = call_error(errno, "memfd_create");
+    while (size > 0 && !failure) {
         const ssize_t done = ::write(shared, data, std::min<std::size_t>(size, 1u << 30));
         if (done < 0) {
-            if (errno == EINTR) continue;
-            throw_last_error("write to shared memory");
+            if (errno != EINTR) failure = call_error(errno, "write to shared memory");
+            continue;
         }
         data += done;
         size -= static_cast<std::size_t>(done);
@@ -19521,8 +19593,9 @@ void outgoing::seal() {
     if (shared < 0) return;
     spill(out.bytes().data(), out.bytes().size());
     out.bytes().clear();
-    if (::fcntl(shared, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
-        throw_last_error("fcntl(F_ADD_SEALS)");
+    constexpr int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+    if (!failure && ::fcntl(shared, F_ADD_SEALS, seals) < 0)
+        failure = call_error(errno, "fcntl(F_ADD_SEALS)");
 }
 
 #endif
@@ -20332,6 +20405,7 @@ private:
     void supervise() noexcept;
     void settle(endings& ends);
     bool start_worker(endings& ends);
+    exception_ptr try_start_worker();
     void hand_out(endings& ends, loop_core* alone = nullptr);
     void set_listener(worker& w, loop_core* loop);
     void listen_alone() noexcept;
@@ -20388,10 +20462,13 @@ static owned_fd made_fd(int fd, const char* call) {
     return owned_fd(fd);
 }
 
-static std::pair<owned_fd, owned_fd> socket_pair() {
-    int both[2];
-    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, both) < 0)
-        throw_last_error("socketpair");
+// None: `error` says why.
+static std::pair<owned_fd, owned_fd> socket_pair(exception_ptr& error) {
+    int both[2] = {-1, -1};
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, both) < 0) {
+        error = call_error(errno, "socketpair");
+        return {};
+    }
     std::pair<owned_fd, owned_fd> pair{owned_fd(both[0]), owned_fd(both[1])};
     // Room for a full frame, whatever the system's default is.
     const int room = 4 * static_cast<int>(frame_room);
@@ -20400,15 +20477,18 @@ static std::pair<owned_fd, owned_fd> socket_pair() {
 }
 
 // Forks a child that runs `body`, which does not return. The child has a process group
-// of its own: Ctrl-C at the terminal is not for it.
+// of its own: Ctrl-C at the terminal is not for it. -1: `error` says why.
 template <class Body>
-static pid_t fork_child(Body body) {
+static pid_t fork_child(exception_ptr& error, Body body) {
     // No handler of the parent's may run in the child: it would write to pipes that
     // both have.
     const signals_held quiet;
     std::fflush(nullptr);
     const pid_t pid = ::fork();
-    if (pid < 0) throw_last_error("fork");
+    if (pid < 0) {
+        error = call_error(errno, "fork");
+        return pid;
+    }
     if (pid > 0) {
         // Both sides do this, so that it is done before either goes on.
         ::setpgid(pid, pid);
@@ -20470,23 +20550,28 @@ static void warn_of_threads(const std::string& who) {
 }
 
 void process_core::start_server() {
-    auto [ours, theirs] = socket_pair();
+    exception_ptr error;
+    // Named, since no closure may hold a part of a structured binding.
+    std::pair<owned_fd, owned_fd> ends = socket_pair(error);
+    if (error) rethrow(std::move(error));
+    const int theirs = ends.second.get();
     const bool again = worker_main_ran.load() && how_.start != start_method::fork;
     pid_t pid = 0;
     if (again) {
-        const int error =
-            start_program(pid, theirs.get(), how_.start == start_method::spawn ? 's' : 'f');
-        if (error != 0) throw_system_error(error, "posix_spawn");
+        const int failure =
+            start_program(pid, theirs, how_.start == start_method::spawn ? 's' : 'f');
+        if (failure != 0) throw_system_error(failure, "posix_spawn");
     } else {
         warn_of_threads(how_.who);
         const pid_t parent = ::getpid();
-        pid = fork_child([&] {
-            ::dup2(theirs.get(), worker_socket);
+        pid = fork_child(error, [&] {
+            ::dup2(theirs, worker_socket);
             keep_server(parent, false);
         });
+        if (error) rethrow(std::move(error));
     }
     server_ = owned_fd(open_pidfd(pid));
-    control_ = std::move(ours);
+    control_ = std::move(ends.first);
 }
 
 void process_core::begin() {
@@ -20524,11 +20609,12 @@ void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job,
     endings ends;
     {
         const std::lock_guard guard(mutex_);
-        if (!broken_.empty()) throw_error(broken_executor(broken_));
+        if (!broken_.empty()) return refuse(*state, make_error(broken_executor(broken_)));
         if (shut_down_)
-            throw_error(std::runtime_error(how_.who +
-                                           "::submit: the executor was shut down; submit "
-                                           "before shutdown(), or make another one"));
+            return refuse(*state, make_error(std::runtime_error(
+                                      how_.who + "::submit: the executor was shut down; submit "
+                                                 "before shutdown(), or make another one")));
+        if (call->failure) return refuse(*state, std::move(call->failure));
         queue_.push_back({std::move(state), &job, std::move(call), false});
         hand_out(ends, queue_.size() == 1 ? submitting_loop : nullptr);
         if (!queue_.empty()) listen_alone();
@@ -20580,6 +20666,7 @@ static void finish_remote(concurrent_base& state, remote_job& job, const frame_r
         decoder in(reader.bytes());
         if (reader.kind() == frame_kind::result) job.decode_result(in);
         else state.error = in.get<exception_ptr>();
+        if (in.failure()) state.error = make_error(codec_error(in.failure()));
     } ASYNCIO_CATCH_ALL {
         state.error = current_error();
     }
@@ -21025,8 +21112,12 @@ void process_core::set_listener(worker& w, loop_core* loop) {
     }
     if (std::find(w.watched_by.begin(), w.watched_by.end(), loop) != w.watched_by.end()) return;
     ASYNCIO_TRY {
-        owned_fd socket = made_fd(::fcntl(w.socket.get(), F_DUPFD_CLOEXEC, 0), "fcntl");
+        owned_fd socket(::fcntl(w.socket.get(), F_DUPFD_CLOEXEC, 0));
         const int fd = socket.get();
+        if (fd < 0) {
+            w.listener = nullptr; // the supervisor, which has not stopped to
+            return;
+        }
         w.watched_by.push_back(loop);
         auto link = std::shared_ptr<loop_link>(new loop_link{
             std::static_pointer_cast<process_core>(shared_from_this()), w.id, loop,
@@ -21192,31 +21283,43 @@ void process_core::settle(endings& ends) {
 }
 
 bool process_core::start_worker(endings& ends) {
+    exception_ptr error;
     ASYNCIO_TRY {
-        auto [ours, theirs] = socket_pair();
-        outgoing setup;
-        setup.out.put(how_.setup);
-        if (how_.initializer) put_code(setup.out, how_.initializer);
-        setup.seal();
-        const int error = send_frame(ours.get(), frame_kind::setup, setup, MSG_DONTWAIT);
-        if (error != 0) throw_system_error(error, "sendmsg");
-        auto made = std::make_unique<worker>();
-        made->id = next_id_++;
-        made->socket = std::move(ours);
-        workers_.reserve(workers_.size() + 1);
-        idle_.reserve(how_.most);
-        if (!send_control(control_.get(), {control_kind::start, made->id, 0, 0}, theirs.get()))
-            throw_runtime_error("asyncio::isolated_executor: the fork server has died; make "
-                                "another executor");
-        workers_.push_back(std::move(made));
-        ++starting_;
-        return true;
-    } ASYNCIO_CATCH_AS(const std::exception& error) {
-        // Those that work will come to the jobs; with none, nobody would.
-        if (workers_.empty())
-            break_pool(how_.who + ": no worker could be started: " + error.what(), ends);
-        return false;
+        error = try_start_worker();
+    } ASYNCIO_CATCH(const std::exception&) {
+        error = current_error();
     }
+    if (!error) return true;
+    // Those that work will come to the jobs; with none, nobody would.
+    if (workers_.empty())
+        break_pool(how_.who + ": no worker could be started: " + asyncio::error(error).what(),
+                   ends);
+    return false;
+}
+
+// What it fails with.
+exception_ptr process_core::try_start_worker() {
+    exception_ptr error;
+    auto [ours, theirs] = socket_pair(error);
+    if (error) return error;
+    outgoing setup;
+    setup.out.put(how_.setup);
+    if (how_.initializer) put_code(setup.out, how_.initializer);
+    setup.seal();
+    if (setup.failure) return setup.failure;
+    const int sending = send_frame(ours.get(), frame_kind::setup, setup, MSG_DONTWAIT);
+    if (sending != 0) return call_error(sending, "sendmsg");
+    auto made = std::make_unique<worker>();
+    made->id = next_id_++;
+    made->socket = std::move(ours);
+    workers_.reserve(workers_.size() + 1);
+    idle_.reserve(how_.most);
+    if (!send_control(control_.get(), {control_kind::start, made->id, 0, 0}, theirs.get()))
+        return make_error(std::runtime_error("asyncio::isolated_executor: the fork server has "
+                                             "died; make another executor"));
+    workers_.push_back(std::move(made));
+    ++starting_;
+    return nullptr;
 }
 
 void process_core::break_pool(const std::string& why, endings& ends) {
@@ -21614,21 +21717,26 @@ public:
         state_->cancel_anyway();
     }
 
-    void start(forked_call& call) {
-        auto [ours, theirs] = socket_pair();
+    // What it fails with.
+    exception_ptr start(forked_call& call) {
+        exception_ptr error;
+        std::pair<owned_fd, owned_fd> ends = socket_pair(error);
+        if (error) return error;
         const pid_t parent = ::getpid();
-        pid_ = fork_child([&] { run_forked(theirs.get(), call, parent); });
+        pid_ = fork_child(error, [&] { run_forked(ends.second.get(), call, parent); });
+        if (error) return error;
         process_ = owned_fd(open_pidfd(pid_));
         if (!process_) {
-            const int error = errno;
+            error = call_error(errno, "pidfd_open");
             ::kill(-pid_, SIGKILL);
             ::waitpid(pid_, nullptr, 0);
-            throw_system_error(error, "pidfd_open");
+            return error;
         }
-        ::send(ours.get(), "", 1, MSG_NOSIGNAL);
-        socket_ = std::move(ours);
+        ::send(ends.first.get(), "", 1, MSG_NOSIGNAL);
+        socket_ = std::move(ends.first);
         state_->start();
         loop_.add_reader(socket_.get(), [self = self()] { self->listen(); });
+        return nullptr;
     }
 
     void stop(remote_job&) noexcept override {
@@ -21703,9 +21811,9 @@ private:
 void start_forked(loop_core& loop, ref_ptr<concurrent_base> state, remote_job& job,
                   forked_call& call) {
     require_no_threads();
-    const auto made = std::make_shared<forked_process>(*loop.loop, std::move(state), job);
+    const auto made = std::make_shared<forked_process>(*loop.loop, state, job);
     job.pool = made;
-    made->start(call);
+    if (exception_ptr error = made->start(call)) refuse(*state, std::move(error));
 }
 
 #endif
@@ -22293,9 +22401,13 @@ bool condition_awaiter::on_cancel() noexcept {
     return true;
 }
 
-void condition_awaiter::await_resume() {
-    if (interrupted()) throw_cancelled();
-    if (!granted_) source_->check(goal_);
+exception_ptr condition_awaiter::failure() {
+    if (interrupted()) return suspension::failure();
+    return granted_ ? nullptr : source_->check(goal_);
+}
+
+void condition_awaiter::look() {
+    if (exception_ptr error = failure()) rethrow(std::move(error));
 }
 
 // -- a socket -------------------------------------------------------------------------
@@ -22329,7 +22441,7 @@ public:
     // Takes back what has come for somebody who was cancelled.
     void keep(socket_wait& w) noexcept;
 
-    void attach();
+    int attach(); // 0, or what errno says
     owned_fd take_fd() noexcept;
     std::string take_kept_bytes() noexcept { return std::exchange(kept_bytes_, {}); }
     void close() noexcept { take_fd().reset(); }
@@ -22405,18 +22517,18 @@ socket_state::socket_state(owned_fd fd, bool datagrams) noexcept
     closed_ = !fd_;
 }
 
-void socket_state::attach() {
+int socket_state::attach() {
     loop_core& core = require_running("socket");
     if (descriptor_.attached) {
         if (core_.get() != &core)
             throw_runtime_error("asyncio::socket: it is tied to another loop, by its first await; "
                                 "use it there");
-        return;
+        return 0;
     }
     core_ = ref_ptr<loop_core>(&core);
     backend_ = &core.loop->backend();
     descriptor_.stops_short = family_of(fd()) == AF_UNIX;
-    backend_->attach(descriptor_);
+    return backend_->attach(descriptor_);
 }
 
 bool socket_state::begin(socket_wait& w) {
@@ -22424,7 +22536,10 @@ bool socket_state::begin(socket_wait& w) {
         finish(w, EBADF);
         return true;
     }
-    attach();
+    if (const int error = attach()) {
+        finish(w, error);
+        return true;
+    }
     direction& d = direction_of(w);
     if (d.first != nullptr) return false; // others are waiting already
     if (take_kept(w)) return true;
@@ -22743,25 +22858,31 @@ bool socket_wait::on_cancel() noexcept {
     return true;
 }
 
+// The wait is over, however it ended.
 void socket_wait::take() {
+    if (interrupted() || error_ != 0) [[unlikely]] rethrow(socket_wait::failure());
+    finished_ = false;
+    state_->leave(*this);
+}
+
+exception_ptr socket_wait::failure() {
     if (interrupted()) {
         let_go();
         const bool told = task()->extras && !task()->extras->cancel_message.empty();
-        if (what_ == action::send_all && count_ > 0 && !told)
-            throw_error(cancelled_error("asyncio::socket::sendall: cancelled when " +
-                                  std::to_string(count_) + " of " + std::to_string(size_) +
-                                  " bytes had been sent"));
-        throw_cancelled();
+        if (what_ != action::send_all || count_ == 0 || told) return suspension::failure();
+        return make_error(cancelled_error("asyncio::socket::sendall: cancelled when " +
+                                          std::to_string(count_) + " of " +
+                                          std::to_string(size_) + " bytes had been sent"));
     }
+    if (error_ == 0) return nullptr;
     finished_ = false;
     state_->leave(*this);
-    if (error_ == 0) return;
     static constexpr const char* names[] = {"recv", "recvfrom", "accept", "connect to",
                                             "send", "sendto",   "sendall"};
     std::string call = names[static_cast<int>(what_)];
     if (what_ == action::connect || what_ == action::send_to) call += ' ' + peer_.to_string();
     if (error_ == EBADF && state_->deaf()) call += ": the socket is closed";
-    throw_system_error(error_, call.c_str());
+    return call_error(error_, call);
 }
 
 void socket_wait::take(std::size_t& count) {
@@ -22791,6 +22912,70 @@ static ref_ptr<socket_state> make_socket_state(address::family_type family, int 
     if (!fd) throw_last_error("socket");
     return ref_ptr<socket_state>(
         new socket_state(std::move(fd), (type & SOCK_DGRAM) == SOCK_DGRAM));
+}
+
+// What calls of a socket fail with; null: they have not. -1 is a socket that is closed.
+
+static exception_ptr closed_error(const char* call) {
+    return call_error(EBADF, std::string(call) + ": the socket is closed");
+}
+
+static exception_ptr bind_to(int fd, const address& where) {
+    if (fd < 0) return closed_error("bind");
+    const system_address a(where);
+    if (::bind(socket_of(fd), a.get(), a.size) == 0) return nullptr;
+    const int error = last_error();
+    return call_error(error, "bind to " + where.to_string());
+}
+
+static exception_ptr set_socket_option(int fd, int level, int name,
+                                       std::span<const std::byte> value) {
+    if (fd < 0) return closed_error("setsockopt");
+    if (::setsockopt(socket_of(fd), level, name, reinterpret_cast<const char*>(value.data()),
+                     static_cast<socklen_t>(value.size())) == 0)
+        return nullptr;
+    return call_error(last_error(), "setsockopt");
+}
+
+static exception_ptr get_socket_option(int fd, int level, int name, std::span<std::byte> value,
+                                       std::size_t& taken) {
+    if (fd < 0) return closed_error("getsockopt");
+    socklen_t size = static_cast<socklen_t>(value.size());
+    if (::getsockopt(socket_of(fd), level, name, reinterpret_cast<char*>(value.data()), &size) !=
+        0)
+        return call_error(last_error(), "getsockopt");
+    taken = static_cast<std::size_t>(size);
+    return nullptr;
+}
+
+static exception_ptr get_socket_type(int fd, int& type) {
+    std::size_t size = 0;
+    return get_socket_option(fd, SOL_SOCKET, SO_TYPE, std::as_writable_bytes(std::span(&type, 1)),
+                             size);
+}
+
+static exception_ptr get_local_address(int fd, address& local) {
+    if (fd < 0) return closed_error("getsockname");
+    system_address a;
+    a.size = sizeof a.storage;
+    if (::getsockname(socket_of(fd), a.get(), &a.size) != 0)
+        return call_error(last_error(), "getsockname");
+    local = a.to_address();
+    return nullptr;
+}
+
+static exception_ptr get_remote_address(int fd, address& remote) {
+    if (fd < 0) return closed_error("getpeername");
+    system_address a;
+    a.size = sizeof a.storage;
+    if (::getpeername(socket_of(fd), a.get(), &a.size) != 0)
+        return call_error(last_error(), "getpeername");
+    remote = a.to_address();
+    return nullptr;
+}
+
+static void throw_if(exception_ptr error) {
+    if (error) rethrow(std::move(error));
 }
 
 } // namespace detail
@@ -22851,10 +23036,7 @@ const detail::ref_ptr<detail::socket_state>& socket::state() const {
 
 int socket::open_fd(const char* call) const {
     const int fd = fileno();
-    if (fd < 0) {
-        const std::string text = std::string(call) + ": the socket is closed";
-        detail::throw_system_error(EBADF, text.c_str());
-    }
+    if (fd < 0) detail::rethrow(detail::closed_error(call));
     return fd;
 }
 
@@ -22866,12 +23048,7 @@ void socket::close() noexcept {
 
 int socket::detach() noexcept { return state_ ? state_->take_fd().release() : -1; }
 
-void socket::bind(const address& where) {
-    const detail::system_address a(where);
-    const std::string call = "bind to " + where.to_string();
-    if (::bind(detail::socket_of(open_fd("bind")), a.get(), a.size) != 0)
-        detail::throw_last_error(call.c_str());
-}
+void socket::bind(const address& where) { detail::throw_if(detail::bind_to(fileno(), where)); }
 
 void socket::listen(int backlog) {
     if (::listen(detail::socket_of(open_fd("listen")), backlog) != 0)
@@ -22897,34 +23074,25 @@ void socket::setsockopt(int level, int name, int value) {
 }
 
 std::size_t socket::getsockopt(int level, int name, std::span<std::byte> value) const {
-    socklen_t size = static_cast<socklen_t>(value.size());
-    if (::getsockopt(detail::socket_of(open_fd("getsockopt")), level, name,
-                     reinterpret_cast<char*>(value.data()), &size) != 0)
-        detail::throw_last_error("getsockopt");
-    return static_cast<std::size_t>(size);
+    std::size_t size = 0;
+    detail::throw_if(detail::get_socket_option(fileno(), level, name, value, size));
+    return size;
 }
 
 void socket::setsockopt(int level, int name, std::span<const std::byte> value) {
-    if (::setsockopt(detail::socket_of(open_fd("setsockopt")), level, name,
-                     reinterpret_cast<const char*>(value.data()),
-                     static_cast<socklen_t>(value.size())) != 0)
-        detail::throw_last_error("setsockopt");
+    detail::throw_if(detail::set_socket_option(fileno(), level, name, value));
 }
 
 address socket::local_address() const {
-    detail::system_address a;
-    a.size = sizeof a.storage;
-    if (::getsockname(detail::socket_of(open_fd("getsockname")), a.get(), &a.size) != 0)
-        detail::throw_last_error("getsockname");
-    return a.to_address();
+    address local;
+    detail::throw_if(detail::get_local_address(fileno(), local));
+    return local;
 }
 
 address socket::remote_address() const {
-    detail::system_address a;
-    a.size = sizeof a.storage;
-    if (::getpeername(detail::socket_of(open_fd("getpeername")), a.get(), &a.size) != 0)
-        detail::throw_last_error("getpeername");
-    return a.to_address();
+    address remote;
+    detail::throw_if(detail::get_remote_address(fileno(), remote));
+    return remote;
 }
 
 using socket_action = detail::socket_wait::action;
@@ -22984,8 +23152,11 @@ namespace detail {
 
 class endpoint_link final : public frame_allocated, public wait_source {
 public:
-    endpoint_link(socket over, std::size_t max_size);
+    endpoint_link(ref_ptr<socket_state> state, std::size_t max_size) noexcept
+        : state_(std::move(state)), max_size_(max_size) {}
     endpoint_link(const endpoint_link&) = delete;
+    // Null: `error` says why.
+    static ref_ptr<endpoint_link> make(socket over, std::size_t max_size, exception_ptr& error);
 
     void add_ref() noexcept override { ++count_; }
     // Where g++ 12 sees through two of these in one function, it warns of a use after free.
@@ -22994,7 +23165,7 @@ public:
     }
     wait_outlook look(wait_goal goal) const noexcept override;
     wait_list* list_of(wait_goal goal) noexcept override;
-    void check(wait_goal goal) const override;
+    exception_ptr check(wait_goal goal) const override;
 
     void send(std::string_view data, const address& to);
     void set_limits(std::size_t high, std::size_t low) noexcept;
@@ -23058,21 +23229,25 @@ private:
     wait_list closed_waiters_;
 };
 
-endpoint_link::endpoint_link(socket over, std::size_t max_size)
-    : state_(over.state()), max_size_(max_size) {
-    over.open_fd("create_datagram_endpoint");
-    int type = over.getsockopt(SOL_SOCKET, SO_TYPE);
+ref_ptr<endpoint_link> endpoint_link::make(socket over, std::size_t max_size,
+                                           exception_ptr& error) {
+    const ref_ptr<endpoint_link> link(new endpoint_link(over.state(), max_size));
+    const int fd = over.fileno();
+    int type = SOCK_DGRAM;
+    error = fd < 0 ? closed_error("create_datagram_endpoint") : get_socket_type(fd, type);
     if (type != SOCK_DGRAM)
-        throw_invalid_argument("asyncio::create_datagram_endpoint: the socket is none for "
-                               "datagrams");
-    local_ = over.local_address();
-    system_address peer;
-    peer.size = sizeof peer.storage;
-    if (::getpeername(socket_of(over.fileno()), peer.get(), &peer.size) == 0)
-        remote_ = peer.to_address();
-    state_->attach();
-    send_.on = &state_->descriptor();
-    over.state_ = nullptr; // it is this one's now
+        error = make_error(std::invalid_argument("asyncio::create_datagram_endpoint: the socket "
+                                                 "is none for datagrams"));
+    if (!error) error = get_local_address(fd, link->local_);
+    if (error) return nullptr;
+    static_cast<void>(get_remote_address(fd, link->remote_)); // it may have none
+    if (const int failure = link->state_->attach()) {
+        error = call_error(failure, "create_datagram_endpoint");
+        return nullptr;
+    }
+    link->send_.on = &link->state_->descriptor();
+    over.state_ = nullptr; // it is the link's now
+    return link;
 }
 
 wait_outlook endpoint_link::look(wait_goal goal) const noexcept {
@@ -23086,9 +23261,9 @@ wait_list* endpoint_link::list_of(wait_goal goal) noexcept {
     return paused_ ? &draining_ : nullptr;
 }
 
-void endpoint_link::check(wait_goal goal) const {
-    if (goal == wait_goal::drained && closed_)
-        throw_system_error(EBADF, "asyncio::datagram_endpoint::drain: the endpoint is closed");
+exception_ptr endpoint_link::check(wait_goal goal) const {
+    if (goal != wait_goal::drained || !closed_) return nullptr;
+    return call_error(EBADF, "asyncio::datagram_endpoint::drain: the endpoint is closed");
 }
 
 void endpoint_link::send(std::string_view data, const address& to) {
@@ -23101,7 +23276,11 @@ void endpoint_link::send(std::string_view data, const address& to) {
     if (closing_ || state_->closed()) return;
     // The first failure may be that of an earlier datagram, whose answer has come.
     for (int tries = 0; out_.empty() && start(data, to, true); ++tries) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        if (send_.error == EMSGSIZE) return state_->report(EMSGSIZE);
+#else
         if (send_.error == EMSGSIZE) throw_system_error(EMSGSIZE, "sendto");
+#endif
         if (send_.error != 0) state_->report(send_.error);
         if (send_.error == 0 || tries == 1) return;
     }
@@ -23220,23 +23399,29 @@ struct endpoint_plan {
     bool remote = false;
 };
 
-static socket endpoint_socket(const address& local, const address& remote,
-                              const datagram_options& options) {
+// Null: `error` says why.
+static ref_ptr<endpoint_link> try_endpoint(const address& local, const address& remote,
+                                           const datagram_options& options,
+                                           exception_ptr& error) {
     const address& any = local ? local : remote;
-    socket s = socket::udp(any.family());
-    if (options.reuse_port) s.setsockopt(SOL_SOCKET, reuse_port_option(), 1);
-    if (options.allow_broadcast) s.setsockopt(SOL_SOCKET, SO_BROADCAST, 1);
-    if (local) {
-        if (local.is_v6()) s.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1);
-        s.bind(local);
-    }
-    if (remote) {
+    owned_fd fd = open_socket(any.family(), SOCK_DGRAM);
+    error = fd ? nullptr : call_error(last_error(), "socket");
+    const auto set = [&](int level, int name) {
+        const int one = 1;
+        if (!error)
+            error = set_socket_option(fd.get(), level, name, std::as_bytes(std::span(&one, 1)));
+    };
+    if (options.reuse_port) set(SOL_SOCKET, reuse_port_option());
+    if (options.allow_broadcast) set(SOL_SOCKET, SO_BROADCAST);
+    if (local.is_v6()) set(IPPROTO_IPV6, IPV6_V6ONLY);
+    if (local && !error) error = bind_to(fd.get(), local);
+    if (remote && !error) {
         const system_address a(remote);
-        const std::string call = "connect to " + remote.to_string();
-        const int error = connect_datagrams(s.fileno(), a.get(), a.size);
-        if (error != 0) throw_system_error(error, call.c_str());
+        if (const int failure = connect_datagrams(fd.get(), a.get(), a.size))
+            error = call_error(failure, "connect to " + remote.to_string());
     }
-    return s;
+    if (error) return nullptr;
+    return endpoint_link::make(socket(fd.release()), options.max_size, error);
 }
 
 // Tries what the two names have of one family, until one of them works.
@@ -23252,12 +23437,7 @@ static coro<datagram_endpoint> make_endpoint(endpoint_plan plan, datagram_option
     for (const address& remote : remotes) {
         for (const address& local : locals) {
             if (made || (local && remote && local.family() != remote.family())) continue;
-            ASYNCIO_TRY {
-                socket s = endpoint_socket(local, remote, options);
-                made = ref_ptr<endpoint_link>(new endpoint_link(std::move(s), options.max_size));
-            } ASYNCIO_CATCH(const std::system_error&) {
-                error = current_error();
-            }
+            made = try_endpoint(local, remote, options, error);
         }
     }
     if (!made && !error)
@@ -23268,8 +23448,10 @@ static coro<datagram_endpoint> make_endpoint(endpoint_plan plan, datagram_option
 }
 
 static coro<datagram_endpoint> make_endpoint(socket over, std::size_t max_size) {
-    co_return datagram_endpoint(
-        ref_ptr<endpoint_link>(new endpoint_link(std::move(over), max_size)));
+    exception_ptr error;
+    ref_ptr<endpoint_link> made = endpoint_link::make(std::move(over), max_size, error);
+    if (error) co_await fail_with(std::move(error));
+    co_return datagram_endpoint(std::move(made));
 }
 
 // The marks of a buffer: each follows from the other where only one is given.
@@ -23517,11 +23699,12 @@ class file_awaiter;
 
 class stream_link final : public frame_allocated, public wait_source {
 public:
-    // Takes a connected socket, or one that is about to be.
-    stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit,
-                io_form form = io_form::socket);
+    // Takes a connected socket, or one that is about to be. Null: `error` says why.
+    static ref_ptr<stream_link> make(loop_core& core, owned_fd fd, address peer,
+                                     std::size_t limit, int& error,
+                                     io_form form = io_form::socket);
+    static ref_ptr<stream_link> adopt(socket connected, std::size_t limit, exception_ptr& error);
     stream_link(loop_core& core, box<transport> over, std::size_t limit);
-    static ref_ptr<stream_link> adopt(socket connected, std::size_t limit);
     stream_link(const stream_link&) = delete;
     ~stream_link();
 
@@ -23531,12 +23714,15 @@ public:
     }
     wait_outlook look(wait_goal goal) const noexcept override;
     wait_list* list_of(wait_goal goal) noexcept override;
-    void check(wait_goal goal) const override;
+    exception_ptr check(wait_goal goal) const override;
 
     // Reading.
     bool begin_read(read_wait& w);
     void wait_for_data(read_wait& w) noexcept;
     void forget(read_wait& w) noexcept;
+    // Whether it has ended without what was wanted, and the error of that; else take() gives it.
+    bool lacks(const read_wait& w) const noexcept;
+    exception_ptr failure_of(read_wait& w);
     std::string take(read_wait& w);
     std::size_t take_into(read_wait& w);
     bool at_eof() const noexcept { return eof_ && in_.empty(); }
@@ -23558,9 +23744,10 @@ public:
     bool closing() const noexcept { return closing_; }
     bool closed() const noexcept { return closed_; }
     bool failed() const noexcept { return error_ != 0; }
-    [[noreturn]] void throw_reason() const {
-        if (reason_) rethrow(reason_);
-        throw_system_error(error_, call_);
+    // Of the failure; of one that was closed, that it is.
+    exception_ptr reason(const char* closed_call) const {
+        if (reason_) return reason_;
+        return failed() ? call_error(error_, call_) : call_error(ECONNRESET, closed_call);
     }
 
     io_descriptor& descriptor() noexcept { return descriptor_; }
@@ -23583,6 +23770,9 @@ private:
             : io_operation(k, d), link(l) {}
         stream_link& link;
     };
+
+    stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit,
+                io_form form = io_form::socket) noexcept;
 
     // A task that reads without end from a fast peer lets others have their turn
     // after so many receives.
@@ -23656,7 +23846,7 @@ stream_link::stream_link(loop_core& core, box<transport> over, std::size_t limit
 }
 
 stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit,
-                         io_form form)
+                         io_form form) noexcept
     : core_(&core), backend_(&core.loop->backend()), fd_(std::move(fd)),
       receive_(
           io_kind::receive,
@@ -23679,8 +23869,15 @@ stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t
     descriptor_.fd = fd_.get();
     descriptor_.form = form;
     descriptor_.stops_short = peer_.is_local();
-    if (fd_) backend_->attach(descriptor_);
     receive_.on = send_.on = &descriptor_;
+}
+
+ref_ptr<stream_link> stream_link::make(loop_core& core, owned_fd fd, address peer,
+                                       std::size_t limit, int& error, io_form form) {
+    ref_ptr<stream_link> link(new stream_link(core, std::move(fd), std::move(peer), limit, form));
+    error = link->backend_->attach(link->descriptor_);
+    if (error != 0) return nullptr;
+    return link;
 }
 
 // Nothing is pending: whoever waits, and a send on its way, hold a count.
@@ -23689,17 +23886,24 @@ stream_link::~stream_link() {
     leave_server(*this);
 }
 
-ref_ptr<stream_link> stream_link::adopt(socket connected, std::size_t limit) {
+ref_ptr<stream_link> stream_link::adopt(socket connected, std::size_t limit,
+                                        exception_ptr& error) {
     loop_core& core = require_running("make_streams");
-    if (connected.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM)
-        throw_invalid_argument("asyncio::make_streams: the socket is none for streams; see "
-                               "create_datagram_endpoint()");
-    address peer = connected.remote_address();
+    int type = SOCK_STREAM;
+    address peer;
+    error = get_socket_type(connected.fileno(), type);
+    if (type != SOCK_STREAM)
+        error = make_error(std::invalid_argument("asyncio::make_streams: the socket is none for "
+                                                 "streams; see create_datagram_endpoint()"));
+    if (!error) error = get_remote_address(connected.fileno(), peer);
+    if (error) return nullptr;
     // What was received for somebody who was cancelled.
     const std::string kept = connected.state_->take_kept_bytes();
-    owned_fd fd(connected.detach());
-    ref_ptr<stream_link> link(new stream_link(core, std::move(fd), std::move(peer), limit));
-    if (!kept.empty()) link->in_.append(std::as_bytes(std::span(kept)));
+    int failure = 0;
+    ref_ptr<stream_link> link =
+        make(core, owned_fd(connected.detach()), std::move(peer), limit, failure);
+    if (!link) error = call_error(failure, "asyncio::make_streams");
+    else if (!kept.empty()) link->in_.append(std::as_bytes(std::span(kept)));
     return link;
 }
 
@@ -23839,40 +24043,52 @@ bool stream_link::search(read_wait& w) const {
     return w.overrun_;
 }
 
+bool stream_link::lacks(const read_wait& w) const noexcept {
+    if (failed()) return true;
+    switch (w.goal_) {
+    case read_wait::goal::exactly: return in_.size() < w.n_;
+    case read_wait::goal::line: return w.overrun_;
+    case read_wait::goal::until: return w.overrun_ || w.found_size_ == 0;
+    default: return false;
+    }
+}
+
+exception_ptr stream_link::failure_of(read_wait& w) {
+    if (!lacks(w)) return nullptr;
+    if (failed()) return reason("");
+    const bool exactly = w.goal_ == read_wait::goal::exactly;
+    if (!w.overrun_)
+        return make_error(incomplete_read_error(
+            in_.take(in_.size()), exactly ? std::optional<std::size_t>(w.n_) : std::nullopt));
+    const bool found = w.found_size_ != 0;
+    if (w.goal_ == read_wait::goal::line) {
+        in_.consume(found ? w.found_ + w.found_size_ : in_.size());
+        return make_error(std::invalid_argument("asyncio::stream_reader::readline: the line is "
+                                                "longer than the limit; raise it with "
+                                                "{.limit = ...}"));
+    }
+    return make_error(limit_overrun_error(
+        found ? "asyncio::stream_reader::readuntil: the separator comes after more bytes than "
+                "the limit; raise it with {.limit = ...}"
+              : "asyncio::stream_reader::readuntil: no separator within the limit; raise it with "
+                "{.limit = ...}",
+        found ? w.found_ : w.searched_));
+}
+
 std::string stream_link::take(read_wait& w) {
-    if (failed()) throw_reason();
     switch (w.goal_) {
     case read_wait::goal::some: return in_.take(std::min(w.n_, in_.size()));
-    case read_wait::goal::exactly:
-        if (in_.size() < w.n_) throw_error(incomplete_read_error(in_.take(in_.size()), w.n_));
-        return in_.take(w.n_);
+    case read_wait::goal::exactly: return in_.take(w.n_);
     case read_wait::goal::line:
-    case read_wait::goal::until: break;
-    default: return in_.take(in_.size());
+    case read_wait::goal::until:
+        if (w.found_size_ != 0) return in_.take(w.found_ + w.found_size_);
+        break;
+    default: break;
     }
-    const bool line = w.goal_ == read_wait::goal::line;
-    if (w.overrun_) {
-        const bool found = w.found_size_ != 0;
-        if (line) {
-            in_.consume(found ? w.found_ + w.found_size_ : in_.size());
-            throw_invalid_argument("asyncio::stream_reader::readline: the line is longer than "
-                                   "the limit; raise it with {.limit = ...}");
-        }
-        throw_error(limit_overrun_error(
-            found ? "asyncio::stream_reader::readuntil: the separator comes after more bytes "
-                    "than the limit; raise it with {.limit = ...}"
-                  : "asyncio::stream_reader::readuntil: no separator within the limit; raise it "
-                    "with {.limit = ...}",
-            found ? w.found_ : w.searched_));
-    }
-    if (w.found_size_ != 0) return in_.take(w.found_ + w.found_size_);
-    std::string rest = in_.take(in_.size());
-    if (!line) throw_error(incomplete_read_error(std::move(rest), std::nullopt));
-    return rest;
+    return in_.take(in_.size());
 }
 
 std::size_t stream_link::take_into(read_wait& w) {
-    if (failed()) throw_reason();
     const std::size_t n = std::min(w.target_.size(), in_.size());
     if (n == 0) return 0;
     std::memcpy(w.target_.data(), in_.view().data(), n);
@@ -24050,10 +24266,9 @@ wait_list* stream_link::list_of(wait_goal goal) noexcept {
     return paused_ ? &draining_ : nullptr;
 }
 
-void stream_link::check(wait_goal goal) const {
-    if (failed()) throw_reason();
-    if (goal != wait_goal::closed && closed_)
-        throw_system_error(ECONNRESET, "asyncio::stream_writer::drain: the connection is closed");
+exception_ptr stream_link::check(wait_goal goal) const {
+    if (!failed() && (goal == wait_goal::closed || !closed_)) return nullptr;
+    return reason("asyncio::stream_writer::drain: the connection is closed");
 }
 
 // -- over a transport -----------------------------------------------------------------
@@ -24115,8 +24330,9 @@ coro<> stream_link::send_over(ref_ptr<stream_link> link) {
         const std::size_t n = co_await link->over_->send(data);
         if (link->closed_) co_return;
         if (n == 0 || n > piece.size)
-            throw_runtime_error("asyncio::make_streams: the transport's send() gave a size that "
-                                "it cannot have sent");
+            co_await fail_with(
+                make_error(std::runtime_error("asyncio::make_streams: the transport's send() gave "
+                                              "a size that it cannot have sent")));
         link->send_.error = 0;
         link->send_.count = n;
         link->sent();
@@ -24165,19 +24381,24 @@ bool read_wait::on_cancel() noexcept {
     return true;
 }
 
-std::string read_wait::finish() {
-    const bool cancelled = interrupted();
+exception_ptr read_wait::failure() {
+    if (!interrupted() && received_ != 0) return nullptr;
     link_->forget(*this);
-    if (cancelled) throw_cancelled();
+    return interrupted() ? suspension::failure() : link_->failure_of(*this);
+}
+
+std::string read_wait::finish() {
+    link_->forget(*this);
+    if (interrupted() || link_->lacks(*this)) [[unlikely]] rethrow(read_wait::failure());
     return link_->take(*this);
 }
 
 std::size_t read_wait::finish_into() {
-    const bool cancelled = interrupted();
-    const std::size_t received = cancelled ? 0 : std::exchange(received_, 0);
+    const std::size_t received = interrupted() ? 0 : std::exchange(received_, 0);
     link_->forget(*this);
-    if (cancelled) throw_cancelled();
-    return received != 0 ? received : link_->take_into(*this);
+    if (received != 0) return received;
+    if (interrupted() || link_->lacks(*this)) [[unlikely]] rethrow(read_wait::failure());
+    return link_->take_into(*this);
 }
 
 } // namespace detail
@@ -24341,6 +24562,9 @@ stream_pair make_streams(box<transport> over, std::size_t limit) {
 
 // -- sending a file -----------------------------------------------------------------
 
+static constexpr const char* sendfile_closed =
+    "asyncio::stream_writer::sendfile: the connection is closed";
+
 // Hands a part of a file to the system. The connection holds a count of itself as long
 // as the task that waits here does.
 class file_awaiter final : public suspension {
@@ -24368,13 +24592,13 @@ public:
     }
     // How much was sent; 0 without an error(): the file has ended.
     std::size_t await_resume() {
-        leave();
-        if (interrupted()) throw_cancelled();
-        if (link_.failed()) link_.throw_reason();
-        if (link_.closed())
-            throw_system_error(ECONNRESET,
-                               "asyncio::stream_writer::sendfile: the connection is closed");
+        if (exception_ptr failed = failure()) rethrow(std::move(failed));
         return operation_.count;
+    }
+    exception_ptr failure() override {
+        leave();
+        if (interrupted()) return suspension::failure();
+        return link_.closed() ? link_.reason(sendfile_closed) : nullptr;
     }
     int error() const noexcept { return operation_.error; }
 
@@ -24414,12 +24638,12 @@ void stream_link::lose_file() noexcept {
     if (file_wait_ != nullptr) file_wait_->lose();
 }
 
-static std::string part_of_file(int file, std::int64_t from, std::size_t size) {
+static outcome<std::string> part_of_file(int file, std::int64_t from, std::size_t size) {
     std::string data(size, '\0');
     ssize_t got;
     do got = read_at(file, data.data(), size, from);
     while (got < 0 && last_error() == EINTR);
-    if (got < 0) throw_last_error("pread");
+    if (got < 0) return call_error(last_error(), "pread");
     data.resize(static_cast<std::size_t>(got));
     return data;
 }
@@ -24433,10 +24657,12 @@ static coro<std::size_t> copy_file(ref_ptr<stream_link> link, int fd, std::int64
         const auto from = offset + static_cast<std::int64_t>(sent);
         const std::size_t size = std::min(piece, n - sent);
 #if defined(ASYNCIO_NO_THREADS)
-        const std::string data = part_of_file(fd, from, size);
+        const outcome<std::string> part = part_of_file(fd, from, size);
 #else
-        const std::string data = co_await to_thread(&part_of_file, fd, from, size);
+        const outcome<std::string> part = co_await to_thread(&part_of_file, fd, from, size);
 #endif
+        if (!part) co_await fail(part.error());
+        const std::string& data = *part;
         if (data.empty()) break;
         const io_buffer buffer{data.data(), data.size()};
         link->write({&buffer, 1});
@@ -24454,11 +24680,7 @@ struct file_guard {
 
 static coro<std::size_t> send_file(ref_ptr<stream_link> link, int fd, std::int64_t offset,
                                    std::size_t n) {
-    if (!link->begin_file()) {
-        if (link->failed()) link->throw_reason();
-        throw_system_error(ECONNRESET,
-                           "asyncio::stream_writer::sendfile: the connection is closed");
-    }
+    if (!link->begin_file()) co_await fail_with(link->reason(sendfile_closed));
     const file_guard guard(*link);
     co_await condition_awaiter(link, wait_goal::sent);
     if (link->fd() < 0) co_return co_await copy_file(link, fd, offset, n);
@@ -24475,7 +24697,7 @@ static coro<std::size_t> send_file(ref_ptr<stream_link> link, int fd, std::int64
         if (error != 0) {
             // Of the connection, or of the file.
             if (error == EPIPE || error == ECONNRESET) link->fail(error, "sendfile");
-            throw_system_error(error, "sendfile");
+            co_await fail_with(call_error(error, "sendfile"));
         }
         if (now == 0) break;
         sent += now;
@@ -24581,8 +24803,10 @@ static coro<connect_result> connect_to(address to, address from, link_plan plan)
             co_return connect_result(last_error(), "bind to " + from.to_string());
     }
     connect_result result;
-    result.link = ref_ptr<stream_link>(
-        new stream_link(require_running("open_connection"), std::move(fd), to, plan.limit));
+    result.link = stream_link::make(require_running("open_connection"), std::move(fd), to,
+                                    plan.limit, result.error);
+    result.call = "open_connection";
+    if (!result.link) co_return result;
     result.error = co_await connect_awaiter(result.link, to);
     // A Unix socket whose backlog is full says so at once, and nothing when it has room.
     while (result.error == EAGAIN) {
@@ -24597,7 +24821,7 @@ static coro<connect_result> connect_to(address to, address from, link_plan plan)
 }
 
 // Each failure's own words, as one error when they differ.
-[[noreturn]] static void throw_connect_errors(const std::vector<connect_result>& failures) {
+static exception_ptr error_of_all(const std::vector<connect_result>& failures) {
     const connect_result& first = failures.front();
     const bool alike = std::all_of(failures.begin(), failures.end(),
                                    [&](const auto& f) { return f.error == first.error; });
@@ -24606,18 +24830,19 @@ static coro<connect_result> connect_to(address to, address from, link_plan plan)
         if (!alike) text += ": " + code_of(failures[i - 1].error).message();
         text += "; " + failures[i].call;
     }
-    const int error = failures.back().error;
-    throw_system_error(error, text.c_str());
+    return call_error(failures.back().error, text);
 }
 
 static coro<stream_pair> connect_to_any(std::vector<address> to, address from, link_plan plan) {
     std::vector<connect_result> failures;
-    for (const address& a : to) {
-        connect_result result = co_await connect_to(a, from, plan);
-        if (result.link) co_return make_pair_of(result.link);
+    ref_ptr<stream_link> made;
+    for (auto a = to.begin(); a != to.end() && !made; ++a) {
+        connect_result result = co_await connect_to(*a, from, plan);
+        made = result.link;
         failures.push_back(std::move(result));
     }
-    throw_connect_errors(failures);
+    if (!made) co_await fail_with(error_of_all(failures));
+    co_return make_pair_of(made);
 }
 
 // Takes a timer back at the end of a block.
@@ -24670,8 +24895,9 @@ static coro<stream_pair> connect_to_fastest(std::vector<address> to, address fro
     const auto race = std::make_shared<connect_race>();
     const connect_race_guard guard(*race);
     std::vector<connect_result> failures;
+    ref_ptr<stream_link> made;
     std::size_t next = 0;
-    while (failures.size() < to.size()) {
+    while (!made && failures.size() < to.size()) {
         race->news = loop.create_future<void>();
         handle timer;
         if (next < to.size()) {
@@ -24683,19 +24909,21 @@ static coro<stream_pair> connect_to_fastest(std::vector<address> to, address fro
         const timer_guard stop(timer);
         future<void> news = race->news;
         co_await news;
-        for (std::size_t i = 0; i < race->running.size();) {
+        for (std::size_t i = 0; i < race->running.size() && !made;) {
             if (!race->running[i].done()) {
                 ++i;
                 continue;
             }
             task<connect_result> ended = std::move(race->running[i]);
             race->running.erase(race->running.begin() + static_cast<std::ptrdiff_t>(i));
-            connect_result result = ended.result();
-            if (result.link) co_return make_pair_of(result.link);
-            failures.push_back(std::move(result));
+            caught<connect_result> got = co_await catching(ended);
+            if (got.error) co_await fail_with(std::move(got.error));
+            made = got.value->link;
+            failures.push_back(std::move(*got.value));
         }
     }
-    throw_connect_errors(failures);
+    if (!made) co_await fail_with(error_of_all(failures));
+    co_return make_pair_of(made);
 }
 
 static coro<stream_pair> connect_to_best(std::vector<address> to, address from, link_plan plan,
@@ -24740,15 +24968,22 @@ coro<stream_pair> open_unix_connection(std::string path, connect_options options
 }
 
 stream_pair make_streams(socket connected, stream_options options) {
-    return detail::make_pair_of(
-        detail::stream_link::adopt(std::move(connected), options.limit));
+    exception_ptr error;
+    const detail::ref_ptr<detail::stream_link> link =
+        detail::stream_link::adopt(std::move(connected), options.limit, error);
+    detail::throw_if(std::move(error));
+    return detail::make_pair_of(link);
 }
 
 namespace detail {
 
 static coro<stream_pair> connect_over(socket connected, link_plan plan) {
     if (connected.fileno() >= 0) prepare_for_streams(connected.fileno(), plan.keep_alive);
-    co_return make_pair_of(stream_link::adopt(std::move(connected), plan.limit));
+    exception_ptr error;
+    const ref_ptr<stream_link> link =
+        stream_link::adopt(std::move(connected), plan.limit, error);
+    if (error) co_await fail_with(std::move(error));
+    co_return make_pair_of(link);
 }
 
 } // namespace detail
@@ -24805,12 +25040,12 @@ public:
         return ended() ? wait_outlook::reached : wait_outlook::ahead;
     }
     wait_list* list_of(wait_goal) noexcept override { return &ended_waiters_; }
-    void check(wait_goal) const override {}
+    exception_ptr check(wait_goal) const override { return nullptr; }
 
     void add_listener(owned_fd fd, address local);
     void remove_file_at_end(std::string path);
 
-    void start_serving();
+    exception_ptr start_serving(); // what it fails with
     void close() noexcept;
     void close_clients(bool at_once) noexcept;
     void leave(stream_link& link) noexcept;
@@ -24876,19 +25111,20 @@ void server_state::remove_file_at_end(std::string path) {
 
 #endif
 
-void server_state::start_serving() {
+exception_ptr server_state::start_serving() {
     if (closed_)
-        throw_runtime_error("asyncio::server: the server is closed; start a new one");
-    if (serving_) return;
+        return make_error(
+            std::runtime_error("asyncio::server: the server is closed; start a new one"));
+    if (serving_) return nullptr;
     for (const auto& l : listeners_) {
-        if (::listen(socket_of(l->fd.get()), backlog_) != 0) {
-            const std::string call = "listen on " + l->local.to_string();
-            throw_last_error(call.c_str());
-        }
-        if (!l->descriptor.attached) core_->loop->backend().attach(l->descriptor);
+        int error = ::listen(socket_of(l->fd.get()), backlog_) != 0 ? last_error() : 0;
+        if (error == 0 && !l->descriptor.attached)
+            error = core_->loop->backend().attach(l->descriptor);
+        if (error != 0) return call_error(error, "listen on " + l->local.to_string());
     }
     serving_ = true;
     for (const auto& l : listeners_) accept_from(*l);
+    return nullptr;
 }
 
 // Inside wait(): the handler is the user's code and has to wait for its turn.
@@ -24955,8 +25191,11 @@ bool server_state::take(listener& from) {
 void server_state::serve(owned_fd fd, address peer) {
     ref_ptr<stream_link> link;
     ASYNCIO_TRY {
-        link = ref_ptr<stream_link>(
-            new stream_link(*core_, std::move(fd), std::move(peer), limit_));
+        int error = 0;
+        link = stream_link::make(*core_, std::move(fd), std::move(peer), limit_, error);
+        if (!link)
+            return report("asyncio::start_server: a connection is dropped",
+                          call_error(error, "accept"));
         link->server = ref_ptr<server_state>(this);
         link->next = clients_;
         if (clients_ != nullptr) clients_->previous = link.get();
@@ -25072,7 +25311,7 @@ detail::server_state& server::state() const {
 namespace detail {
 
 static coro<> start_serving(ref_ptr<server_state> state) {
-    state->start_serving();
+    if (exception_ptr error = state->start_serving()) co_await fail_with(std::move(error));
     co_await asyncio::sleep(duration());
 }
 
@@ -25086,9 +25325,12 @@ struct forever_future {
 };
 
 static coro<> serve_forever(ref_ptr<server_state> state) {
-    if (state->forever)
-        throw_runtime_error("asyncio::server::serve_forever: it is running already");
-    state->start_serving();
+    exception_ptr error;
+    if (!state->forever) error = state->start_serving();
+    else
+        error = make_error(
+            std::runtime_error("asyncio::server::serve_forever: it is running already"));
+    if (error) co_await fail_with(std::move(error));
     const forever_future guard(*state);
     const future<void> waited = *state->forever;
     const caught<void> why = co_await catching(waited);
@@ -25146,54 +25388,64 @@ coro<bool> server::aexit(exception_ptr) {
 
 namespace detail {
 
-// A socket bound to `where`, which becomes what the system made of it.
-static owned_fd bind_socket(address& where, const server_options& options) {
-    owned_fd fd = open_socket(where.family(), SOCK_STREAM);
-    if (!fd) throw_last_error("socket");
+// Makes a socket bound to `where`, which becomes what the system made of it. 0, or what
+// errno says of `call`.
+static int bind_socket(owned_fd& fd, address& where, const server_options& options,
+                       std::string& call) {
+    call = "socket";
+    fd = open_socket(where.family(), SOCK_STREAM);
+    if (!fd) return last_error();
     prepare_for_streams(fd.get(), options.keep_alive); // connections inherit it
-    const auto set = [&](int level, int name, const char* call) {
-        if (set_option(fd.get(), level, name, 1) != 0) throw_last_error(call);
+    const auto set = [&](int level, int name, const char* text) {
+        call = text;
+        return set_option(fd.get(), level, name, 1) == 0;
     };
 #if !defined(_WIN32) // where it would let others take the address as well
-    if (options.reuse_address) set(SOL_SOCKET, SO_REUSEADDR, "setsockopt(SO_REUSEADDR)");
+    if (options.reuse_address && !set(SOL_SOCKET, SO_REUSEADDR, "setsockopt(SO_REUSEADDR)"))
+        return last_error();
 #endif
-    if (options.reuse_port) set(SOL_SOCKET, reuse_port_option(), "setsockopt(SO_REUSEPORT)");
+    if (options.reuse_port &&
+        !set(SOL_SOCKET, reuse_port_option(), "setsockopt(SO_REUSEPORT)"))
+        return last_error();
     // IPv4 has a socket of its own.
-    if (where.is_v6()) set(IPPROTO_IPV6, IPV6_V6ONLY, "setsockopt(IPV6_V6ONLY)");
-    const std::string call = "bind to " + where.to_string();
+    if (where.is_v6() && !set(IPPROTO_IPV6, IPV6_V6ONLY, "setsockopt(IPV6_V6ONLY)"))
+        return last_error();
+    call = "bind to " + where.to_string();
     system_address a(where);
-    if (::bind(socket_of(fd.get()), a.get(), a.size) != 0) throw_last_error(call.c_str());
+    if (::bind(socket_of(fd.get()), a.get(), a.size) != 0) return last_error();
+    call = "getsockname";
     a.size = sizeof a.storage;
-    if (::getsockname(socket_of(fd.get()), a.get(), &a.size) != 0) throw_last_error("getsockname");
+    if (::getsockname(socket_of(fd.get()), a.get(), &a.size) != 0) return last_error();
     where = a.to_address();
-    return fd;
+    return 0;
 }
 
 // True for a failure that only means that this machine lacks the address family.
-[[maybe_unused]] static bool not_here(const std::system_error& e) noexcept {
-    const int code = e.code().value();
-    return code == EADDRNOTAVAIL || code == EAFNOSUPPORT || code == EPROTONOSUPPORT;
+static bool not_here(int error) noexcept {
+    return error == EADDRNOTAVAIL || error == EAFNOSUPPORT || error == EPROTONOSUPPORT;
 }
 
 // Binds to each address. With port 0 all of them get the port that the first gets;
 // false when somebody else has it at one of the others.
 static bool bind_all(server_state& state, const std::vector<address>& where,
-                     const server_options& options) {
+                     const server_options& options, exception_ptr& error) {
     std::vector<std::pair<owned_fd, address>> bound;
-    exception_ptr missing;
     for (address a : where) {
         const bool any_port = a.port() == 0;
         if (any_port && !bound.empty()) a = a.with_port(bound.front().second.port());
-        ASYNCIO_TRY {
-            owned_fd fd = bind_socket(a, options);
+        owned_fd fd;
+        std::string call;
+        const int code = bind_socket(fd, a, options, call);
+        if (code == 0) {
             bound.emplace_back(std::move(fd), a);
-        } ASYNCIO_CATCH_AS(const std::system_error& e) {
-            if (any_port && !bound.empty() && e.code().value() == EADDRINUSE) return false;
-            if (!not_here(e)) rethrow_current();
-            missing = current_error();
+            continue;
         }
+        if (any_port && !bound.empty() && code == EADDRINUSE) return false;
+        error = call_error(code, call);
+        if (!not_here(code)) return true;
     }
-    if (bound.empty()) rethrow(missing);
+    if (bound.empty()) return true;
+    error = nullptr;
     for (auto& [fd, a] : bound) state.add_listener(std::move(fd), std::move(a));
     return true;
 }
@@ -25207,23 +25459,32 @@ coro<server> start_server(client_handler on_client, std::string host, int port,
         new server_state(require_running("start_server"), std::move(on_client), options.limit,
                          options.max_connections, options.backlog));
     server result(state);
-    for (int tries = 1; !bind_all(*state, where, options); ++tries)
-        if (tries == 16) throw_system_error(EADDRINUSE, "bind to one port of several addresses");
-    if (options.start_serving) state->start_serving();
+    exception_ptr error;
+    int tries = 1;
+    while (tries <= 16 && !bind_all(*state, where, options, error)) ++tries;
+    if (tries > 16) error = call_error(EADDRINUSE, "bind to one port of several addresses");
+    if (!error && options.start_serving) error = state->start_serving();
+    if (error) co_await fail_with(std::move(error));
     co_return result;
 }
 
 coro<server> start_server(client_handler on_client, socket listener, server_options options) {
-    if (listener.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM)
-        throw_invalid_argument("asyncio::start_server: the socket is none for streams");
+    int type = SOCK_STREAM;
+    address local;
+    exception_ptr error = get_socket_type(listener.fileno(), type);
+    if (type != SOCK_STREAM)
+        error = make_error(
+            std::invalid_argument("asyncio::start_server: the socket is none for streams"));
+    if (!error) error = get_local_address(listener.fileno(), local);
+    if (error) co_await fail_with(std::move(error));
     const ref_ptr<server_state> state(
         new server_state(require_running("start_server"), std::move(on_client), options.limit,
                          options.max_connections, options.backlog));
     server result(state);
-    address local = listener.local_address();
     prepare_for_streams(listener.fileno(), options.keep_alive);
     state->add_listener(owned_fd(listener.detach()), std::move(local));
-    if (options.start_serving) state->start_serving();
+    if (options.start_serving) error = state->start_serving();
+    if (error) co_await fail_with(std::move(error));
     co_return result;
 }
 
@@ -25236,17 +25497,14 @@ coro<server> start_unix_server(client_handler, std::string, unix_server_options)
 #else
 
 // Replaces the file of a socket, but nothing else.
-static owned_fd bind_unix_socket(const address& where) {
+static owned_fd bind_unix_socket(const address& where, exception_ptr& error) {
     const std::string& path = where.path();
     struct stat info {};
     if (!path.empty() && path[0] != '\0' && ::stat(path.c_str(), &info) == 0 &&
         S_ISSOCK(info.st_mode))
         ::unlink(path.c_str());
     owned_fd fd = open_socket(where.family(), SOCK_STREAM);
-    if (!fd) throw_last_error("socket");
-    const system_address a(where);
-    const std::string call = "bind to " + where.to_string();
-    if (::bind(socket_of(fd.get()), a.get(), a.size) != 0) throw_last_error(call.c_str());
+    error = fd ? bind_to(fd.get(), where) : call_error(last_error(), "socket");
     return fd;
 }
 
@@ -25257,10 +25515,14 @@ coro<server> start_unix_server(client_handler on_client, std::string path,
         new server_state(require_running("start_unix_server"), std::move(on_client),
                          options.limit, options.max_connections, options.backlog));
     server result(state);
-    state->add_listener(bind_unix_socket(where), where);
+    exception_ptr error;
+    owned_fd fd = bind_unix_socket(where, error);
+    if (error) co_await fail_with(std::move(error));
+    state->add_listener(std::move(fd), where);
     if (options.cleanup_socket && !path.empty() && path[0] != '\0')
         state->remove_file_at_end(path);
-    if (options.start_serving) state->start_serving();
+    if (options.start_serving) error = state->start_serving();
+    if (error) co_await fail_with(std::move(error));
     co_return result;
 }
 
@@ -25662,27 +25924,32 @@ static std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
     return list;
 }
 
+// Each of these sets `error` when it fails, and does nothing when it is set already.
+
 // A copy of a descriptor above the standard ones, of which a child's are made.
-static owned_fd copy_of(int fd, const std::string& what) {
+static owned_fd copy_of(int fd, const std::string& what, exception_ptr& error) {
+    if (error) return owned_fd();
     owned_fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
-    if (!copy) throw_error_of(errno, "dup of", what);
+    if (!copy) error = call_error(errno, "dup of " + what);
     return copy;
 }
 
-static owned_fd above_standard(owned_fd fd) {
-    return fd.get() > STDERR_FILENO ? std::move(fd) : copy_of(fd.get(), "a new descriptor");
+static owned_fd above_standard(owned_fd fd, exception_ptr& error) {
+    if (fd.get() > STDERR_FILENO) return fd;
+    return copy_of(fd.get(), "a new descriptor", error);
 }
 
-static std::pair<owned_fd, owned_fd> make_pipe() {
-    int both[2];
-    if (new_pipe(both) != 0) throw_last_error("pipe");
+static std::pair<owned_fd, owned_fd> make_pipe(exception_ptr& error) {
+    int both[2] = {-1, -1};
+    if (!error && new_pipe(both) != 0) error = call_error(errno, "pipe");
     return {owned_fd(both[0]), owned_fd(both[1])};
 }
 
-static void set_non_blocking(int fd) {
+static void set_non_blocking(int fd, exception_ptr& error) {
+    if (error) return;
     const int flags = ::fcntl(fd, F_GETFL);
     if (flags < 0 || ((flags & O_NONBLOCK) == 0 && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0))
-        throw_last_error("fcntl(O_NONBLOCK)");
+        error = call_error(errno, "fcntl(O_NONBLOCK)");
 }
 
 // The ends of a child's standard streams.
@@ -25691,21 +25958,22 @@ struct child_ends {
     std::array<owned_fd, 3> ours;   // of pipes
 };
 
-static child_ends make_ends(const launch& job) {
+static child_ends make_ends(const launch& job, exception_ptr& error) {
     child_ends ends;
     for (std::size_t i = 0; i < 3; ++i) {
         const child_stream& stream = job.streams[i];
         if (stream.is_fd()) {
-            ends.theirs[i] = copy_of(stream.fd(), "descriptor " + std::to_string(stream.fd()));
+            ends.theirs[i] =
+                copy_of(stream.fd(), "descriptor " + std::to_string(stream.fd()), error);
         } else if (stream.what() == stdio::devnull) {
             owned_fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-            if (!null) throw_error_of(errno, "open", "/dev/null");
-            ends.theirs[i] = above_standard(std::move(null));
+            if (!null && !error) error = call_error(errno, "open /dev/null");
+            ends.theirs[i] = above_standard(std::move(null), error);
         } else if (stream.what() == stdio::pipe) {
-            auto [reading, writing] = make_pipe();
-            ends.theirs[i] = above_standard(std::move(i == 0 ? reading : writing));
+            auto [reading, writing] = make_pipe(error);
+            ends.theirs[i] = above_standard(std::move(i == 0 ? reading : writing), error);
             ends.ours[i] = std::move(i == 0 ? writing : reading);
-            set_non_blocking(ends.ours[i].get());
+            set_non_blocking(ends.ours[i].get(), error);
         }
     }
     return ends;
@@ -25822,9 +26090,10 @@ static void reset_signals(const sigset_t& mask) noexcept {
     return pid;
 }
 
-static pid_t spawn(const launch& job, const child_ends& ends) {
-    auto [reading, writing] = make_pipe();
-    writing = above_standard(std::move(writing));
+static pid_t spawn(const launch& job, const child_ends& ends, exception_ptr& error) {
+    auto [reading, writing] = make_pipe(error);
+    writing = above_standard(std::move(writing), error);
+    if (error) return -1;
     const std::vector<char*> arguments = pointers_to(job.arguments);
     const std::vector<std::string> places = candidates(job);
     const std::vector<char*> paths = pointers_to(places);
@@ -25841,26 +26110,29 @@ static pid_t spawn(const launch& job, const child_ends& ends) {
     plan.new_group = job.new_group;
     plan.report = writing.get();
     pid_t pid = -1;
-    int error = 0;
+    int forking = 0;
     {
         const signals_held quiet;
         plan.mask = &quiet.before();
         pid = start_child_of(plan);
-        error = errno;
+        forking = errno;
     }
-    if (pid < 0) throw_error_of(error, "fork for", job.arguments.front());
+    if (pid < 0) error = call_error(forking, "fork for " + job.arguments.front());
+    if (error) return -1;
     writing.reset();
     // All is said when the memory is shared. Nobody waits then for a stranger who may have
     // inherited the pipe from another thread's fork().
-    if (plan.shared) set_non_blocking(reading.get());
+    if (plan.shared) set_non_blocking(reading.get(), error);
     child_failure failure;
     ssize_t n = 0;
     do n = ::read(reading.get(), &failure, sizeof failure);
     while (n < 0 && errno == EINTR);
     if (n != static_cast<ssize_t>(sizeof failure)) return pid;
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {}
-    if (failure.step == child_step::chdir) throw_error_of(failure.error, "chdir", job.cwd);
-    throw_error_of(failure.error, "exec", job.arguments.front());
+    error = call_error(failure.error, failure.step == child_step::chdir
+                                          ? "chdir " + job.cwd
+                                          : "exec " + job.arguments.front());
+    return -1;
 }
 
 // -- how a child ended ------------------------------------------------------------
@@ -26183,6 +26455,10 @@ bool process_awaiter::on_cancel() noexcept {
     return true;
 }
 
+exception_ptr process_awaiter::failure() {
+    return interrupted() || killed_ ? task()->cancellation() : nullptr;
+}
+
 int process_awaiter::await_resume() {
     if (interrupted() || killed_) throw_cancelled();
     return *state_->code();
@@ -26204,9 +26480,12 @@ static io_form form_of(HANDLE handle) noexcept {
 #else
 
 // What a stream can be made of; nothing for a file.
-static std::optional<io_form> form_of(int fd) {
+static std::optional<io_form> form_of(int fd, exception_ptr& error) {
     struct stat info = {};
-    if (::fstat(fd, &info) != 0) throw_error_of(errno, "fstat", std::to_string(fd));
+    if (::fstat(fd, &info) != 0) {
+        error = call_error(errno, "fstat " + std::to_string(fd));
+        return std::nullopt;
+    }
     if (S_ISFIFO(info.st_mode)) return io_form::pipe;
     if (S_ISSOCK(info.st_mode)) return io_form::socket;
     if (S_ISCHR(info.st_mode)) return io_form::shared;
@@ -26215,54 +26494,76 @@ static std::optional<io_form> form_of(int fd) {
 
 #endif
 
-static ref_ptr<stream_link> make_link(owned_fd fd, io_form form, std::size_t limit) {
-    const ref_ptr<stream_link> link(new stream_link(require_running("streams over pipes"),
-                                                    std::move(fd), address(), limit, form));
+// Null, and 0 or what errno says: EPERM of a device that nobody can wait for.
+static ref_ptr<stream_link> make_link(owned_fd fd, io_form form, std::size_t limit, int& error) {
+    ref_ptr<stream_link> link = stream_link::make(require_running("streams over pipes"),
+                                                  std::move(fd), address(), limit, error, form);
+    if (!link) return link;
     link->descriptor().stops_short = form == io_form::socket; // it may be a Unix one
     return link;
 }
 
-[[noreturn]] static void refuse_file(int fd, const char* who) {
-    throw_error(std::invalid_argument(std::string("asyncio::") + who + ": descriptor " +
-                                std::to_string(fd) + " is a file, or like one; use asyncio::file"));
+static ref_ptr<stream_link> make_link(owned_fd fd, std::size_t limit, exception_ptr& error) {
+    if (error) return nullptr;
+    int code = 0;
+    ref_ptr<stream_link> link = make_link(std::move(fd), io_form::pipe, limit, code);
+    if (!link) error = call_error(code, "asyncio: a stream over a pipe");
+    return link;
+}
+
+static exception_ptr not_a_pipe(int fd, const char* who) {
+    return make_error(std::invalid_argument(std::string("asyncio::") + who + ": descriptor " +
+                                            std::to_string(fd) +
+                                            " is a file, or like one; use asyncio::file"));
 }
 
 #if defined(_WIN32)
 
 // Takes over a descriptor of the caller's: the C library's, or a socket.
-static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit) {
+static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit,
+                                         exception_ptr& error) {
+    const auto fail_as = [&](int code) {
+        error = call_error(code, std::string(who) + ' ' + std::to_string(fd));
+        return nullptr;
+    };
     const HANDLE handle = handle_behind(fd);
-    if (handle == INVALID_HANDLE_VALUE) throw_error_of(EBADF, who, std::to_string(fd));
+    if (handle == INVALID_HANDLE_VALUE) return fail_as(EBADF);
     const bool is_file = ::GetFileType(handle) == FILE_TYPE_DISK;
     owned_fd owned(fd);
     if (number_of(handle) != fd) {
         static_cast<void>(owned.release());
         owned_handle copy = copy_of_handle(handle, false);
         ::_close(fd);
-        if (!copy) throw_error_of(EBADF, who, std::to_string(fd));
+        if (!copy) return fail_as(EBADF);
         owned = owned_fd(number_of(copy.release()));
     }
-    if (is_file) refuse_file(fd, who);
+    if (is_file) {
+        error = not_a_pipe(fd, who);
+        return nullptr;
+    }
     const io_form form = form_of(handle_of(owned.get()));
     if (form == io_form::socket) unblock(owned.get());
-    return make_link(std::move(owned), form, limit);
+    int code = 0;
+    ref_ptr<stream_link> link = make_link(std::move(owned), form, limit, code);
+    if (!link) return fail_as(code);
+    return link;
 }
 
 #else
 
 // Takes over a descriptor of the caller's.
-static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit) {
+static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit,
+                                         exception_ptr& error) {
     owned_fd owned(fd);
-    ASYNCIO_TRY {
-        if (const std::optional<io_form> form = form_of(fd)) {
-            set_non_blocking(fd);
-            return make_link(std::move(owned), *form, limit);
-        }
-    } ASYNCIO_CATCH_AS(const std::system_error& e) {
-        if (e.code().value() != EPERM)
-            rethrow_current(); // a device that nobody can wait for
-    }
-    refuse_file(fd, who);
+    const std::optional<io_form> form = form_of(fd, error);
+    if (form) set_non_blocking(fd, error);
+    if (error) return nullptr;
+    int code = EPERM;
+    ref_ptr<stream_link> link;
+    if (form) link = make_link(std::move(owned), *form, limit, code);
+    if (link) return link;
+    error = code != EPERM ? call_error(code, std::string("asyncio::") + who) : not_a_pipe(fd, who);
+    return nullptr;
 }
 
 #endif
@@ -26270,19 +26571,19 @@ static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t li
 // -- standard input -----------------------------------------------------------------
 
 // One read of a file, on a thread of the executor.
-static std::string read_piece(const std::shared_ptr<owned_fd>& file, std::size_t most) {
+static outcome<std::string> read_piece(const std::shared_ptr<owned_fd>& file, std::size_t most) {
     std::string piece(most, '\0');
 #if defined(_WIN32)
     DWORD n = 0;
     const auto size = static_cast<DWORD>(std::min<std::size_t>(most, 1u << 30));
     if (::ReadFile(handle_of(file->get()), piece.data(), size, &n, nullptr) == 0 &&
         ::GetLastError() != ERROR_HANDLE_EOF)
-        throw_last_error("read of standard input");
+        return call_error(last_error(), "read of standard input");
 #else
     ssize_t n = 0;
     do n = ::read(file->get(), piece.data(), most);
     while (n < 0 && errno == EINTR);
-    if (n < 0) throw_last_error("read of standard input");
+    if (n < 0) return call_error(errno, "read of standard input");
 #endif
     piece.resize(static_cast<std::size_t>(n));
     return piece;
@@ -26291,9 +26592,11 @@ static std::string read_piece(const std::shared_ptr<owned_fd>& file, std::size_t
 static coro<std::size_t> receive_from(std::shared_ptr<owned_fd> file,
                                       std::span<std::byte> target) {
     // Not straight into the target, which a cancelled job would outlive.
-    const std::string piece = co_await run_in_executor(nullptr, &read_piece, file, target.size());
-    std::memcpy(target.data(), piece.data(), piece.size());
-    co_return piece.size();
+    const outcome<std::string> piece =
+        co_await run_in_executor(nullptr, &read_piece, file, target.size());
+    if (!piece) co_await fail(piece.error());
+    std::memcpy(target.data(), piece->data(), piece->size());
+    co_return piece->size();
 }
 
 // A file as what a stream reads from: nobody can wait for it, and a disk may be slow.
@@ -26317,38 +26620,52 @@ static ref_ptr<stream_link> link_of_file(owned_fd file, std::size_t limit) {
 
 #if defined(_WIN32)
 
-static ref_ptr<stream_link> stdin_link(std::size_t limit) {
+static ref_ptr<stream_link> stdin_link(std::size_t limit, exception_ptr& error) {
     const HANDLE handle = ::GetStdHandle(STD_INPUT_HANDLE);
     owned_handle copy;
     if (handle != nullptr && handle != INVALID_HANDLE_VALUE) copy = copy_of_handle(handle, false);
-    if (!copy) throw_system_error(EBADF, "standard input");
+    if (!copy) {
+        error = call_error(EBADF, "standard input");
+        return nullptr;
+    }
     const DWORD type = ::GetFileType(copy.get());
     owned_fd own(number_of(copy.release()));
     if (type == FILE_TYPE_DISK) return link_of_file(std::move(own), limit);
     const io_form form = form_of(handle_of(own.get()));
-    return make_link(std::move(own), form, limit);
+    int code = 0;
+    ref_ptr<stream_link> link = make_link(std::move(own), form, limit, code);
+    if (!link) error = call_error(code, "standard input");
+    return link;
 }
 
 #else
 
-static ref_ptr<stream_link> stdin_link(std::size_t limit) {
-    owned_fd copy = copy_of(STDIN_FILENO, "standard input");
+static ref_ptr<stream_link> stdin_link(std::size_t limit, exception_ptr& error) {
+    owned_fd copy = copy_of(STDIN_FILENO, "standard input", error);
     struct stat info = {};
-    if (::fstat(copy.get(), &info) != 0) throw_last_error("standard input");
-    if (S_ISDIR(info.st_mode)) throw_system_error(EISDIR, "standard input");
+    if (!error && ::fstat(copy.get(), &info) != 0) error = call_error(errno, "standard input");
+    if (error) return nullptr;
+    if (S_ISDIR(info.st_mode)) {
+        error = call_error(EISDIR, "standard input");
+        return nullptr;
+    }
     if (S_ISFIFO(info.st_mode) || S_ISCHR(info.st_mode) || S_ISSOCK(info.st_mode)) {
         owned_fd own = open_anew(copy.get()); // fails for a socket, and for another user's
         const bool pipe = own && S_ISFIFO(info.st_mode);
-        if (!own) own = copy_of(copy.get(), "standard input");
-        ASYNCIO_TRY {
-            return make_link(std::move(own), pipe ? io_form::pipe : io_form::shared, limit);
-        } ASYNCIO_CATCH_AS(const std::system_error& e) {
-            if (e.code().value() != EPERM)
-                rethrow_current(); // else a device like /dev/null
+        if (!own) own = copy_of(copy.get(), "standard input", error);
+        if (error) return nullptr;
+        int code = 0;
+        ref_ptr<stream_link> link =
+            make_link(std::move(own), pipe ? io_form::pipe : io_form::shared, limit, code);
+        if (link) return link;
+        if (code != EPERM) { // else a device like /dev/null
+            error = call_error(code, "standard input");
+            return nullptr;
         }
     } else if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
         // There was none when the program began, and its number was given to another.
-        throw_system_error(EBADF, "standard input");
+        error = call_error(EBADF, "standard input");
+        return nullptr;
     }
     return link_of_file(std::move(copy), limit);
 }
@@ -26357,22 +26674,30 @@ static ref_ptr<stream_link> stdin_link(std::size_t limit) {
 
 // -- children ----------------------------------------------------------------------
 
-static process start_child(const launch& job) {
+static coro<process> start(launch job) {
     loop_core& core = require_running("create_subprocess_exec");
+    exception_ptr error;
+#if defined(_WIN32)
     child_ends ends = make_ends(job);
+    started_process started = spawn(job, ends);
+#else
+    child_ends ends = make_ends(job, error);
+    pid_t started = -1;
+    if (!error) started = spawn(job, ends, error);
+    if (error) co_await fail_with(std::move(error));
+#endif
     const ref_ptr<process_state> state(new process_state(
-        core, child_process(spawn(job, ends), job.new_group), job.kill_on_cancel));
+        core, child_process(std::move(started), job.new_group), job.kill_on_cancel));
     process child(state); // from here on it is killed when something fails
-    const auto link = [&](std::size_t i) {
-        return make_link(std::move(ends.ours[i]), io_form::pipe, job.limit);
-    };
-    if (ends.ours[0]) child.stdin_.emplace(link(0));
-    if (ends.ours[1]) child.stdout_.emplace(link(1));
-    if (ends.ours[2]) child.stderr_.emplace(link(2));
-    return child;
+    std::array<ref_ptr<stream_link>, 3> links;
+    for (std::size_t i = 0; i < 3; ++i)
+        if (ends.ours[i]) links[i] = make_link(std::move(ends.ours[i]), job.limit, error);
+    if (error) co_await fail_with(std::move(error));
+    if (links[0]) child.stdin_.emplace(std::move(links[0]));
+    if (links[1]) child.stdout_.emplace(std::move(links[1]));
+    if (links[2]) child.stderr_.emplace(std::move(links[2]));
+    co_return child;
 }
-
-static coro<process> start(launch job) { co_return start_child(job); }
 
 std::vector<std::string> take_texts(text_list& list) { return std::move(list.list.texts); }
 
@@ -26461,29 +26786,39 @@ coro<process> create_subprocess_shell(std::string_view command, subprocess_optio
 }
 
 coro<stream_pair> create_pipe(std::size_t limit) {
+    exception_ptr error;
 #if defined(_WIN32)
-    auto [reading, writing] = detail::make_pipe(detail::blocking_end::none);
+    auto ends = detail::make_pipe(detail::blocking_end::none);
 #else
-    auto [reading, writing] = detail::make_pipe();
-    detail::set_non_blocking(reading.get());
-    detail::set_non_blocking(writing.get());
+    std::pair<detail::owned_fd, detail::owned_fd> ends = detail::make_pipe(error);
+    detail::set_non_blocking(ends.first.get(), error);
+    detail::set_non_blocking(ends.second.get(), error);
 #endif
-    constexpr auto form = detail::io_form::pipe;
-    stream_reader reader(detail::make_link(std::move(reading), form, limit));
-    stream_writer writer(detail::make_link(std::move(writing), form, limit));
-    co_return stream_pair(std::move(reader), std::move(writer));
+    auto reading = detail::make_link(std::move(ends.first), limit, error);
+    auto writing = detail::make_link(std::move(ends.second), limit, error);
+    if (error) co_await detail::fail_with(std::move(error));
+    co_return stream_pair(stream_reader(std::move(reading)), stream_writer(std::move(writing)));
 }
 
 coro<stream_reader> connect_read_pipe(int fd, std::size_t limit) {
-    co_return stream_reader(detail::connect_pipe(fd, "connect_read_pipe", limit));
+    exception_ptr error;
+    auto link = detail::connect_pipe(fd, "connect_read_pipe", limit, error);
+    if (error) co_await detail::fail_with(std::move(error));
+    co_return stream_reader(std::move(link));
 }
 
 coro<stream_writer> connect_write_pipe(int fd) {
-    co_return stream_writer(detail::connect_pipe(fd, "connect_write_pipe", 0));
+    exception_ptr error;
+    auto link = detail::connect_pipe(fd, "connect_write_pipe", 0, error);
+    if (error) co_await detail::fail_with(std::move(error));
+    co_return stream_writer(std::move(link));
 }
 
 coro<stream_reader> stdin_reader(std::size_t limit) {
-    co_return stream_reader(detail::stdin_link(limit));
+    exception_ptr error;
+    auto link = detail::stdin_link(limit, error);
+    if (error) co_await detail::fail_with(std::move(error));
+    co_return stream_reader(std::move(link));
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI
@@ -26602,11 +26937,11 @@ static int read_up_to(int fd, std::string& into, std::size_t most) {
     return 0;
 }
 
+// None, and errno.
 static owned_file open_file(const std::string& path, int flags) {
     owned_file fd;
     do fd.reset(open_path(path, flags));
     while (!fd && errno == EINTR);
-    if (!fd) throw_error_of(errno, "open", path);
     return fd;
 }
 
@@ -26616,21 +26951,44 @@ static int close_file(owned_file& fd) noexcept {
     return close_number(fd.release()) == 0 || errno == EINTR ? 0 : errno;
 }
 
-static void check(int error, const char* call, const std::string& path) {
-    if (error != 0) throw_error_of(error, call, path);
+static exception_ptr file_error(int error, const char* call, const std::string& path) {
+    return call_error(error, std::string(call) + ' ' + path);
 }
 
-static std::string read_whole_file(const std::string& path) {
+// What a job has done so far: its first failure, after which nothing more is done.
+class file_job {
+public:
+    explicit file_job(const std::string& path) noexcept : path_(path) {}
+
+    template <class F>
+    bool then(const char* call, F&& step) {
+        const int error = error_ ? 0 : step();
+        if (error != 0) error_ = file_error(error, call, path_);
+        return !error_;
+    }
+    outcome<void> end() const { return error_ ? outcome<void>(error_) : outcome<void>(); }
+
+private:
+    const std::string& path_;
+    exception_ptr error_;
+};
+
+static outcome<std::string> read_whole_file(const std::string& path) {
     const owned_file fd = open_file(path, for_reading);
+    if (!fd) return file_error(errno, "open", path);
     std::string text;
-    check(read_up_to(fd.get(), text, static_cast<std::size_t>(-1)), "read", path);
+    if (const int error = read_up_to(fd.get(), text, static_cast<std::size_t>(-1)))
+        return file_error(error, "read", path);
     return text;
 }
 
-static void write_whole_file(const std::string& path, const std::string& data) {
+static outcome<void> write_whole_file(const std::string& path, const std::string& data) {
     owned_file fd = open_file(path, for_writing | make_it | empty_it);
-    check(write_all(fd.get(), data), "write", path);
-    check(close_file(fd), "close", path);
+    if (!fd) return file_error(errno, "open", path);
+    file_job job(path);
+    job.then("write", [&] { return write_all(fd.get(), data); });
+    job.then("close", [&] { return close_file(fd); });
+    return job.end();
 }
 
 #if defined(_WIN32)
@@ -26646,7 +27004,7 @@ public:
             path_ = start + std::to_string(counter.fetch_add(1));
             fd.reset(open_path(path_, for_writing | make_it | only_new));
         } while (!fd && errno == EEXIST);
-        if (!fd) throw_error_of(errno, "open", path_);
+        if (!fd) failure = file_error(errno, "open", path_);
     }
     replacement(const replacement&) = delete;
     replacement& operator=(const replacement&) = delete;
@@ -26668,20 +27026,24 @@ public:
     }
 
     owned_file fd;
+    exception_ptr failure; // why there is none
 
 private:
     std::string path_;
 };
 
-static void replace_whole_file(const std::string& path, const std::string& data) {
+static outcome<void> replace_whole_file(const std::string& path, const std::string& data) {
     const DWORD about = ::GetFileAttributesW(wide(path).c_str());
     if (about != INVALID_FILE_ATTRIBUTES && (about & FILE_ATTRIBUTE_DIRECTORY) != 0)
-        throw_error_of(EISDIR, "replace", path);
+        return file_error(EISDIR, "replace", path);
     replacement fresh(path);
-    check(write_all(fresh.fd.get(), data), "write", path);
-    check(::_commit(fresh.fd.get()) == 0 ? 0 : errno, "flush", path);
-    check(close_file(fresh.fd), "close", path);
-    check(fresh.replace(path), "rename", path);
+    if (fresh.failure) return fresh.failure;
+    file_job job(path);
+    job.then("write", [&] { return write_all(fresh.fd.get(), data); });
+    job.then("flush", [&] { return ::_commit(fresh.fd.get()) == 0 ? 0 : errno; });
+    job.then("close", [&] { return close_file(fresh.fd); });
+    job.then("rename", [&] { return fresh.replace(path); });
+    return job.end();
 }
 
 #else
@@ -26697,7 +27059,7 @@ public:
             path_ = start + std::to_string(counter.fetch_add(1));
             fd.reset(::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
         } while (!fd && (errno == EEXIST || errno == EINTR));
-        if (!fd) throw_error_of(errno, "open", path_);
+        if (!fd) failure = file_error(errno, "open", path_);
     }
     replacement(const replacement&) = delete;
     replacement& operator=(const replacement&) = delete;
@@ -26712,12 +27074,13 @@ public:
     }
 
     owned_fd fd;
+    exception_ptr failure; // why there is none
 
 private:
     std::string path_;
 };
 
-static void replace_whole_file(const std::string& path, const std::string& data) {
+static outcome<void> replace_whole_file(const std::string& path, const std::string& data) {
     // A symbolic link stays one: what it leads to is replaced.
     std::string target = path;
     if (char* const real = ::realpath(path.c_str(), nullptr)) {
@@ -26727,37 +27090,45 @@ static void replace_whole_file(const std::string& path, const std::string& data)
     struct stat before = {};
     const bool exists = ::stat(target.c_str(), &before) == 0;
     if (exists && !S_ISREG(before.st_mode)) // a device would be gone for good
-        throw_error_of(S_ISDIR(before.st_mode) ? EISDIR : EINVAL, "replace", path);
+        return file_error(S_ISDIR(before.st_mode) ? EISDIR : EINVAL, "replace", path);
     replacement fresh(target);
+    if (fresh.failure) return fresh.failure;
     const int fd = fresh.fd.get();
+    file_job job(path);
     if (exists) {
         // The owner first, which takes some permissions away. Only root may give files away.
         static_cast<void>(!::fchown(fd, before.st_uid, before.st_gid));
-        check(::fchmod(fd, before.st_mode & 07777) == 0 ? 0 : errno, "fchmod", path);
+        job.then("fchmod", [&] { return ::fchmod(fd, before.st_mode & 07777) == 0 ? 0 : errno; });
     }
-    check(write_all(fd, data), "write", path);
-    check(::fsync(fd) == 0 ? 0 : errno, "fsync", path);
-    check(close_file(fresh.fd), "close", path);
-    check(fresh.replace(target), "rename", path);
+    job.then("write", [&] { return write_all(fd, data); });
+    job.then("fsync", [&] { return ::fsync(fd) == 0 ? 0 : errno; });
+    job.then("close", [&] { return close_file(fresh.fd); });
+    job.then("rename", [&] { return fresh.replace(target); });
+    return job.end();
 }
 
 #endif
 
 static coro<std::string> read_on_thread(std::string path) {
-    co_return co_await run_in_executor(nullptr, &read_whole_file, std::move(path));
+    outcome<std::string> text =
+        co_await run_in_executor(nullptr, &read_whole_file, std::move(path));
+    if (!text) co_await fail(text.error());
+    co_return std::move(*text);
 }
 
 static coro<> write_on_thread(std::string path, std::string data, bool atomic) {
     const auto write = atomic ? &replace_whole_file : &write_whole_file;
-    co_await run_in_executor(nullptr, write, std::move(path), std::move(data));
+    const outcome<void> done =
+        co_await run_in_executor(nullptr, write, std::move(path), std::move(data));
+    if (!done) co_await fail(done.error());
 }
 
 // -- an open file -----------------------------------------------------------------------
 
 // What a file shares with the job that works on it: only one of them looks at it at a time.
 struct file_work {
-    file_work(std::string p, int flags)
-        : path(std::move(p)), fd(open_file(path, flags)),
+    file_work(std::string p, owned_file f, int flags)
+        : path(std::move(p)), fd(std::move(f)),
           seekable(seek_to(fd.get(), 0, (flags & at_the_end) != 0 ? SEEK_END : SEEK_CUR) >= 0) {}
 
     void read() { set(read_up_to(fd.get(), data, wanted), "read"); }
@@ -26804,8 +27175,10 @@ private:
     }
 };
 
-static std::shared_ptr<file_work> open_on_thread(const std::string& path, int flags) {
-    return std::make_shared<file_work>(path, flags);
+static outcome<std::shared_ptr<file_work>> open_on_thread(const std::string& path, int flags) {
+    owned_file fd = open_file(path, flags);
+    if (!fd) return file_error(errno, "open", path);
+    return std::make_shared<file_work>(path, std::move(fd), flags);
 }
 
 class file_state final : public frame_allocated {
@@ -26823,9 +27196,10 @@ public:
     coro<> settle();
     coro<> perform(job what);
     void take_over();
-    void require_open() const {
-        if (!work->fd)
-            throw_invalid_argument("asyncio::file: it is closed; open it again");
+    exception_ptr closed_error() const {
+        if (work->fd) return nullptr;
+        return make_error(
+            std::invalid_argument("asyncio::file: it is closed; open it again"));
     }
     // What was read ahead is read anew after a write or a seek.
     void drop_ahead() noexcept {
@@ -26877,13 +27251,13 @@ coro<> file_state::perform(job what) {
     future<void> done = *running_;
     co_await shield(done);
     running_.reset();
-    check(work->error, work->call, work->path);
+    if (work->error != 0) co_await fail_with(file_error(work->error, work->call, work->path));
 }
 
 static coro<std::string> read_from(ref_ptr<file_state> file, std::ptrdiff_t n) {
     auto held = co_await file->turn.scoped();
     co_await file->settle();
-    file->require_open();
+    if (exception_ptr closed = file->closed_error()) co_await fail_with(std::move(closed));
     const auto most = static_cast<std::size_t>(n); // a negative number is the most of all
     const std::size_t here = file->in.size();
     if (here >= most) co_return file->in.take(most);
@@ -26897,7 +27271,7 @@ static coro<std::string> read_from(ref_ptr<file_state> file, std::ptrdiff_t n) {
 static coro<std::string> read_line_from(ref_ptr<file_state> file) {
     auto held = co_await file->turn.scoped();
     co_await file->settle();
-    file->require_open();
+    if (exception_ptr closed = file->closed_error()) co_await fail_with(std::move(closed));
     for (std::size_t searched = 0;;) {
         const std::size_t end = file->in.view().find('\n', searched);
         if (end != std::string_view::npos) co_return file->in.take(end + 1);
@@ -26911,7 +27285,7 @@ static coro<std::string> read_line_from(ref_ptr<file_state> file) {
 static coro<std::size_t> write_to(ref_ptr<file_state> file, std::string data) {
     auto held = co_await file->turn.scoped();
     co_await file->settle();
-    file->require_open();
+    if (exception_ptr closed = file->closed_error()) co_await fail_with(std::move(closed));
     const std::size_t size = data.size();
     file->drop_ahead();
     file->work->data = std::move(data);
@@ -26922,7 +27296,7 @@ static coro<std::size_t> write_to(ref_ptr<file_state> file, std::string data) {
 static coro<std::int64_t> seek_in(ref_ptr<file_state> file, std::int64_t offset, seek_from from) {
     auto held = co_await file->turn.scoped();
     co_await file->settle();
-    file->require_open();
+    if (exception_ptr closed = file->closed_error()) co_await fail_with(std::move(closed));
     file->drop_ahead();
     file->work->offset = offset;
     file->work->whence = from == seek_from::start     ? SEEK_SET
@@ -26957,8 +27331,10 @@ static int flags_of(std::string_view mode) {
 }
 
 static coro<file> open_as_file(std::string path, int flags) {
-    auto work = co_await run_in_executor(nullptr, &open_on_thread, std::move(path), flags);
-    co_return file(ref_ptr<file_state>(new file_state(std::move(work))));
+    outcome<std::shared_ptr<file_work>> work =
+        co_await run_in_executor(nullptr, &open_on_thread, std::move(path), flags);
+    if (!work) co_await fail(work.error());
+    co_return file(ref_ptr<file_state>(new file_state(std::move(*work))));
 }
 
 } // namespace detail
