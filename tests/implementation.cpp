@@ -190,14 +190,17 @@ struct watchdog : doctest::IReporter {
     void test_case_skipped(const doctest::TestCaseData&) override {}
 };
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
 doctest::String as_text(const char* kind, const char* what) {
     return doctest::String(kind) + ": " + what;
 }
+#endif
 
 } // namespace
 
 REGISTER_LISTENER("watchdog", 1, watchdog);
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
 // These are no std::exceptions, so doctest has to be told how to print them.
 REGISTER_EXCEPTION_TRANSLATOR(const asyncio::cancelled_error& error) {
     return as_text("asyncio::cancelled_error", error.what());
@@ -208,6 +211,7 @@ REGISTER_EXCEPTION_TRANSLATOR(const asyncio::keyboard_interrupt& error) {
 REGISTER_EXCEPTION_TRANSLATOR(const asyncio::base_exception_group& group) {
     return as_text("asyncio::base_exception_group", group.what());
 }
+#endif
 
 // ---- this program as a child of its tests -------------------------------------------------------
 
@@ -327,6 +331,17 @@ std::vector<std::string> as_child(std::vector<std::string> words) {
 
 namespace {
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+asyncio::coro<> watched(asyncio::coro<> (*body)(), std::vector<asyncio::any_task>* left) {
+    const asyncio::outcome<void> ended = co_await asyncio::as_outcome(body());
+    *left = asyncio::all_tasks();
+    const std::string error = ended ? "" : ended.error().what();
+    CHECK_MESSAGE(ended.has_value(), "the test's body failed: ", error);
+}
+
+#else
+
 asyncio::coro<> watched(asyncio::coro<> (*body)(), std::vector<asyncio::any_task>* left) {
     std::exception_ptr error;
     try {
@@ -338,6 +353,8 @@ asyncio::coro<> watched(asyncio::coro<> (*body)(), std::vector<asyncio::any_task
     if (error) std::rethrow_exception(error);
 }
 
+#endif
+
 // ASYNCIO_TEST_SHUFFLE, if it is there.
 std::optional<std::uint64_t> shuffle_seed() {
     const char* const text = std::getenv("ASYNCIO_TEST_SHUFFLE");
@@ -346,7 +363,12 @@ std::optional<std::uint64_t> shuffle_seed() {
 }
 
 [[noreturn]] void fail(const char* call) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    std::perror(call);
+    std::abort();
+#else
     throw std::system_error(errno, std::generic_category(), call);
+#endif
 }
 
 #if defined(_WIN32)
@@ -428,20 +450,48 @@ doctest::skip asserts_order() { return doctest::skip(shuffle_seed().has_value())
 void run_case(asyncio::coro<> (*body)(), asyncio::run_options options) {
     if (!options.shuffle_seed) options.shuffle_seed = shuffle_seed();
     std::vector<asyncio::any_task> left;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    asyncio::run(watched(body, &left), options);
+#else
     std::exception_ptr error;
     try {
         asyncio::run(watched(body, &left), options);
     } catch (...) {
         error = std::current_exception();
     }
+#endif
     for (const asyncio::any_task& task : left)
         CHECK_MESSAGE(task.done(), "run() left a task pending: ", task.get_name());
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
     if (error) std::rethrow_exception(error);
+#endif
 }
 
 asyncio::coro<> turns(int count) {
     for (int i = 0; i < count; ++i) co_await asyncio::sleep(0s);
 }
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+std::string message_of(asyncio::exception_ptr error) {
+    if (!error) return {};
+    if (const auto* group = asyncio::detail::exception_cast<asyncio::base_exception_group>(error))
+        return group->message();
+    return asyncio::error(error).what();
+}
+
+std::vector<std::string> leaf_messages(asyncio::exception_ptr error) {
+    const auto* group = asyncio::detail::exception_cast<asyncio::base_exception_group>(error);
+    if (group == nullptr) return {message_of(error)};
+    std::vector<std::string> leaves;
+    for (const asyncio::exception_ptr& inner : group->exceptions()) {
+        const std::vector<std::string> more = leaf_messages(inner);
+        leaves.insert(leaves.end(), more.begin(), more.end());
+    }
+    return leaves;
+}
+
+#else
 
 std::string message_of(std::exception_ptr error) {
     if (!error) return {};
@@ -480,6 +530,8 @@ std::vector<std::string> leaf_messages(std::exception_ptr error) {
         return {message_of(error)};
     }
 }
+
+#endif
 
 captured_stderr::captured_stderr() : file_(temporary_file()) {
     std::fflush(stderr);
@@ -615,12 +667,16 @@ child_result in_child(const std::function<int()>& program) {
         redirect(err, STDERR_FILENO);
         ::alarm(std::max(test_seconds() / 2, 1U));
         int code = 125; // as no program under test returns
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        code = program();
+#else
         try {
             code = program();
         } catch (...) {
             const std::string text = "in_child: " + message_of(std::current_exception()) + "\n";
             say(text.c_str());
         }
+#endif
         std::fflush(nullptr);
         ::_exit(code);
     }

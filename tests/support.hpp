@@ -20,6 +20,9 @@
 #include <vector>
 
 #define DOCTEST_CONFIG_VOID_CAST_EXPRESSIONS // CHECK_THROWS of something [[nodiscard]]
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+#define DOCTEST_CONFIG_NO_EXCEPTIONS_BUT_WITH_ALL_ASSERTS // where REQUIRE goes on as CHECK does
+#endif
 #include <doctest/doctest.h>
 
 using namespace std::chrono_literals;
@@ -53,14 +56,17 @@ doctest::skip asserts_order();
 asyncio::coro<> turns(int count = 1);
 
 /// what() of any exception: also of those that are no std::exception. Empty for nullptr.
-std::string message_of(std::exception_ptr error);
+std::string message_of(asyncio::exception_ptr error);
 
 /// The messages of all leaves of an exception group, depth first; of one error if it is no group.
-std::vector<std::string> leaf_messages(std::exception_ptr error);
+std::vector<std::string> leaf_messages(asyncio::exception_ptr error);
 
 /// True when `error` is an `E` or derived from it.
 template <class E>
-bool holds(std::exception_ptr error) {
+bool holds(asyncio::exception_ptr error) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    return asyncio::error(std::move(error)).holds<E>();
+#else
     if (!error) return false;
     try {
         std::rethrow_exception(std::move(error));
@@ -69,7 +75,15 @@ bool holds(std::exception_ptr error) {
     } catch (...) {
         return false;
     }
+#endif
 }
+
+/// `const auto got = co_await support::catching(x)` never throws, not even when the awaiting task
+/// is cancelled there: got.error is null, or what happened; got.value is an optional.
+/// `co_await support::fail_with(got.error)` lets it go on. With and without exceptions.
+using asyncio::detail::catching;
+using asyncio::detail::exception_cast;
+using asyncio::detail::fail_with;
 
 /// Takes what is written to descriptor 2 until taken() or the destructor, and keeps it away
 /// from the terminal.
@@ -168,6 +182,36 @@ child_result in_child(const std::function<int()>& program);
     TEST_CASE(name) { support::run_case(body, asyncio::run_options{__VA_ARGS__}); }                \
     static asyncio::coro<> body()
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+// In a coroutine, `throw error`.
+#define THROW(error) co_await asyncio::detail::fail_with(asyncio::detail::make_error(error))
+
+// Awaits `expression` and checks that it fails with a `type`.
+#define CHECK_AWAIT_THROWS_AS(expression, type)                                                    \
+    do {                                                                                           \
+        const auto ended_so = co_await asyncio::as_outcome(expression);                            \
+        const bool failed_so = !ended_so.has_value() && ended_so.error().template holds<type>();   \
+        CHECK_MESSAGE(failed_so, "co_await " #expression " fails with a " #type);                  \
+    } while (false)
+
+// The same, and what() contains `text`.
+#define CHECK_AWAIT_THROWS_WITH_AS(expression, text, type)                                         \
+    do {                                                                                           \
+        const auto ended_so = co_await asyncio::as_outcome(expression);                            \
+        const bool failed_so = !ended_so.has_value() && ended_so.error().template holds<type>();   \
+        CHECK_MESSAGE(failed_so, "co_await " #expression " fails with a " #type);                  \
+        if (failed_so) {                                                                           \
+            const std::string message_of_it = ended_so.error().what();                             \
+            CAPTURE(message_of_it);                                                                \
+            CHECK(message_of_it.find(text) != std::string::npos);                                  \
+        }                                                                                          \
+    } while (false)
+
+#else
+
+#define THROW(error) throw error
+
 // Awaits `expression` and checks that it throws a `type`; another exception leaves the test.
 #define CHECK_AWAIT_THROWS_AS(expression, type)                                                    \
     do {                                                                                           \
@@ -197,5 +241,7 @@ child_result in_child(const std::function<int()>& program);
             CHECK(message_of_it.find(text) != std::string::npos);                                  \
         }                                                                                          \
     } while (false)
+
+#endif // ASYNCIO_NO_EXCEPTIONS
 
 #endif
