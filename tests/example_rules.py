@@ -81,8 +81,8 @@ def readme_rules():
 def build_command(name):
     path = re.escape(f"examples/{name}.cpp")
     libraries = r"(?: -l\w+| \$\(pkg-config --cflags --libs [\w.-]+\))*"
-    build = rf"g\+\+ -std=c\+\+20 -O2 -pthread -I\. {path} -o (\w+){libraries}"
-    return rf"^//     {build} && \./\1( .*)?$"
+    build = rf"g\+\+ -std=c\+\+20 -O2( -f[\w-]+)* -pthread -I\. {path} -o (\w+){libraries}"
+    return rf"^//     {build} && \./\2( .*)?$"
 
 
 def option_rules(name, program):
