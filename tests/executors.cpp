@@ -21,13 +21,15 @@
 #include <numeric>
 #include <random>
 #include <set>
+#include <thread>
+#include <unordered_map>
+#if !defined(_WIN32)
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <thread>
 #include <unistd.h>
-#include <unordered_map>
+#endif
 
 namespace {
 
@@ -49,6 +51,11 @@ private:
     std::promise<void> opened_;
     std::shared_future<void> seen_ = opened_.get_future().share();
 };
+
+int add(int a, int b) { return a + b; }
+std::thread::id thread_number() { return std::this_thread::get_id(); }
+
+#if !defined(_WIN32)
 
 // Lets a job in another process say that it runs: it writes its process number.
 class meeting_point {
@@ -87,14 +94,11 @@ void arrive(const std::string& path) {
     ::close(fd);
 }
 
-int add(int a, int b) { return a + b; }
 pid_t process_number() { return ::getpid(); }
 void never_ends(std::string path) {
     arrive(path);
     for (;;) ::pause();
 }
-std::thread::id thread_number() { return std::this_thread::get_id(); }
-
 // Without the one that starts this program again where ASYNCIO_TEST_FORK says that it cannot.
 const std::vector<asyncio::start_method> all_start_methods = [] {
     std::vector all = {asyncio::start_method::forkserver, asyncio::start_method::fork};
@@ -136,6 +140,8 @@ long status_of(const std::string& process, const std::string& name) {
         if (line.starts_with(name + ":")) return std::stol(line.substr(name.size() + 1));
     return -1;
 }
+
+#endif
 
 template <class T>
 T round_trip(const T& value) {
@@ -1000,6 +1006,8 @@ ASYNC_TEST_CASE("TH-11: the default executor is the pool that was set; there mus
 } // TEST_SUITE
 
 // ---- processes ----------------------------------------------------------------------------------
+
+#if !defined(_WIN32) // workers.cpp stands for them there
 
 int global = 1;
 
@@ -2257,5 +2265,7 @@ TEST_CASE("somebody else's wait() takes the cause of a death away, not the death
     CHECK(result.exit_code == 0);
 }
 } // TEST_SUITE
+
+#endif
 
 } // namespace
