@@ -41,8 +41,21 @@ trap end EXIT
 # The first start makes the prefix, which takes longer than a test may.
 /usr/lib/wine/wine64 cmd /c exit >/dev/null 2>&1
 
+# With LLVM's tools, where they are: Debian's for mingw take a minute or more for each program.
+llvm=
+if command -v ld.lld-19 >/dev/null && command -v llvm-ar-19 >/dev/null; then
+    llvm=$folder/llvm.ini
+    cat >"$llvm" <<END
+[binaries]
+ar = 'llvm-ar-19'
+
+[built-in options]
+cpp_link_args = ['-static', '-wrapper', '$PWD/tests/cross/lld.sh']
+END
+fi
 [ -d "$folder/build" ] ||
-    meson setup --cross-file tests/cross/mingw.ini "$folder/build" >"$folder/setup.log" ||
+    meson setup --cross-file tests/cross/mingw.ini ${llvm:+--cross-file "$llvm"} \
+        "$folder/build" >"$folder/setup.log" ||
     { cat "$folder/setup.log"; exit 1; }
 ninja -C "$folder/build" -j "$jobs"
 meson test -C "$folder/build" --no-rebuild --print-errorlogs --num-processes "$jobs" "$@" || exit 1
