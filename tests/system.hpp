@@ -5,25 +5,32 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <ctime>
-#include <dirent.h>
-#include <fcntl.h>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <set>
 #include <stdexcept>
 #include <string>
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <dirent.h>
+#include <fcntl.h>
 #include <unistd.h>
 #if defined(__linux__)
 #include <sys/socket.h>
 #else
 #include <thread>
 #endif
+#endif
 
 namespace support {
 
-#if defined(__linux__)
+#if defined(_WIN32)
+#elif defined(__linux__)
 constexpr int not_for_children = SOCK_CLOEXEC;
 inline int open_pipe(int (&both)[2]) { return ::pipe2(both, O_CLOEXEC); }
 #else
@@ -39,27 +46,31 @@ inline int open_pipe(int (&both)[2]) {
 class scratch {
 public:
     scratch() {
+#if defined(_WIN32)
+        static std::atomic<int> counter{0};
+        const std::string name = "asyncio-test-" + std::to_string(::GetCurrentProcessId()) + "-" +
+                                 std::to_string(counter.fetch_add(1));
+        path = (std::filesystem::temp_directory_path() / name).string();
+        std::filesystem::create_directory(path);
+#else
         char name[] = "/tmp/asyncio-test-XXXXXX";
         if (::mkdtemp(name) == nullptr) throw std::runtime_error("mkdtemp");
         path = name;
+#endif
     }
     scratch(const scratch&) = delete;
     scratch& operator=(const scratch&) = delete;
     ~scratch() {
-        const std::string command = "rm -rf " + path;
-        static_cast<void>(!std::system(command.c_str()));
+        std::error_code ignored;
+        std::filesystem::remove_all(path, ignored);
     }
     std::string operator/(const std::string& name) const { return path + "/" + name; }
 
     /// The names of what is in it.
     std::set<std::string> names() const {
         std::set<std::string> found;
-        DIR* const list = ::opendir(path.c_str());
-        while (const dirent* const entry = ::readdir(list)) {
-            const std::string name = entry->d_name;
-            if (name != "." && name != "..") found.insert(name);
-        }
-        ::closedir(list);
+        for (const auto& entry : std::filesystem::directory_iterator(path))
+            found.insert(entry.path().filename().string());
         return found;
     }
 
@@ -81,6 +92,21 @@ inline std::string pattern(std::size_t size) {
     for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 7 % 251);
     return text;
 }
+
+#if defined(_WIN32)
+
+/// The handles of this process.
+inline std::set<std::string> open_descriptors() {
+    std::set<std::string> found;
+    for (std::uintptr_t number = 4; number < 0x4000; number += 4) {
+        DWORD flags = 0;
+        if (::GetHandleInformation(reinterpret_cast<HANDLE>(number), &flags) != 0)
+            found.insert(std::to_string(number));
+    }
+    return found;
+}
+
+#else
 
 /// The descriptors of this process, with what they are.
 inline std::set<std::string> open_descriptors() {
@@ -160,6 +186,8 @@ private:
     std::thread sending;
 #endif
 };
+
+#endif
 
 } // namespace support
 
