@@ -4,21 +4,23 @@
 
 #include <atomic>
 #include <cerrno>
+#include <filesystem>
+#include <set>
+#include <thread>
+#if !defined(_WIN32)
 #include <fcntl.h>
 #include <sched.h>
-#include <set>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <thread>
 #if defined(__linux__)
 #include <sys/mount.h>
+#endif
 #endif
 
 namespace {
 
 using asyncio::file;
 using support::get;
-using support::interruptions;
 using support::open_descriptors;
 using support::pattern;
 using support::put;
@@ -42,6 +44,8 @@ asyncio::coro<failure> failure_of(asyncio::coro<T> work) {
     co_return result;
 }
 
+#if !defined(_WIN32)
+
 // A FIFO: whoever opens it waits for somebody to open the other end, for as long as the test likes.
 class gate {
 public:
@@ -59,12 +63,15 @@ public:
     const std::string path;
 };
 
+#endif
+
 } // namespace
 
 TEST_SUITE("whole files") {
 
 ASYNC_TEST_CASE("what write_file writes, read_file reads") {
     const scratch folder;
+    co_await asyncio::write_file(folder / "data", "x"); // there is a thread from here on
     const auto descriptors = open_descriptors();
     for (const std::size_t size : {0ul, 1ul, 100ul, 65536ul, 3'000'001ul}) {
         const std::string data = pattern(size);
@@ -74,12 +81,16 @@ ASYNC_TEST_CASE("what write_file writes, read_file reads") {
         CHECK(get(folder / "data") == data);
     }
     CHECK(open_descriptors() == descriptors);
+#if !defined(_WIN32)
     struct stat info = {};
     REQUIRE(::stat((folder / "data").c_str(), &info) == 0);
     const mode_t mask = ::umask(0);
     ::umask(mask);
     CHECK((info.st_mode & 0777) == (0666 & ~mask));
+#endif
 }
+
+#if !defined(_WIN32)
 
 ASYNC_TEST_CASE("a file without a size, as in /proc, is read to its end") {
     const std::string status = co_await asyncio::read_file("/proc/self/status");
@@ -88,25 +99,36 @@ ASYNC_TEST_CASE("a file without a size, as in /proc, is read to its end") {
     CHECK(nothing.empty());
 }
 
+#endif
+
 ASYNC_TEST_CASE("errors say what was done to which path") {
     const scratch folder;
     const failure missing = co_await failure_of(asyncio::read_file(folder / "none"));
     CHECK(missing.code == ENOENT);
     CHECK(missing.what.find("open " + (folder / "none")) == 0);
     const failure directory = co_await failure_of(asyncio::read_file(folder.path));
+#if defined(_WIN32) // which opens no folders
+    CHECK(directory.code == EACCES);
+    CHECK(directory.what.find("open " + folder.path) == 0);
+#else
     CHECK(directory.code == EISDIR);
     CHECK(directory.what.find("read " + folder.path) == 0);
+#endif
     const failure nowhere = co_await failure_of(asyncio::write_file(folder / "none/file", "x"));
     CHECK(nowhere.code == ENOENT);
     CHECK(nowhere.what.find("open " + (folder / "none/file")) == 0);
+#if !defined(_WIN32)
     const failure full = co_await failure_of(asyncio::write_file("/dev/full", "x"));
     CHECK(full.code == ENOSPC);
     CHECK(full.what.find("write /dev/full") == 0);
+#endif
     const std::string zero("a\0b", 3);
     CHECK_THROWS_AS(asyncio::read_file(zero), std::invalid_argument);
     CHECK_THROWS_AS(asyncio::write_file(zero, "x"), std::invalid_argument);
     CHECK_THROWS_AS(file::open(zero), std::invalid_argument);
 }
+
+#if !defined(_WIN32)
 
 ASYNC_TEST_CASE("an atomic write replaces the file in one step and leaves nothing beside it") {
     const scratch folder;
@@ -275,6 +297,20 @@ ASYNC_TEST_CASE_REAL("the loop goes on while files are read, and a cancelled rea
     ::close(fd);
 }
 
+#endif
+
+ASYNC_TEST_CASE("an atomic write replaces the file, and no folder, and leaves nothing beside it") {
+    const scratch folder;
+    for (const char* const text : {"new", "newer"}) {
+        co_await asyncio::write_file(folder / "data", text, {.atomic = true});
+        CHECK(get(folder / "data") == text);
+    }
+    const failure directory =
+        co_await failure_of(asyncio::write_file(folder.path, "x", {.atomic = true}));
+    CHECK(directory.code == EISDIR);
+    CHECK(folder.names() == std::set<std::string>{"data"});
+}
+
 ASYNC_TEST_CASE("a hundred files at once") {
     const scratch folder;
     std::vector<asyncio::task<void>> writes;
@@ -297,6 +333,7 @@ TEST_SUITE("open files") {
 
 ASYNC_TEST_CASE("a file is written, sought in and read") {
     const scratch folder;
+    co_await asyncio::write_file(folder / "data", "x"); // there is a thread from here on
     const auto descriptors = open_descriptors();
     {
         file f = co_await file::open(folder / "data", "w+");
@@ -368,7 +405,7 @@ ASYNC_TEST_CASE("the modes are Python's") {
     CHECK(there.code == EEXIST);
     { file f = co_await file::open(path, "wb"); }
     CHECK(get(path).empty());
-    ::unlink(path.c_str());
+    std::filesystem::remove(path);
     { file f = co_await file::open(path, "xb+"); }
     CHECK(get(path).empty());
     const failure missing = co_await failure_of(file::open(folder / "none", "r+b"));
@@ -399,6 +436,9 @@ ASYNC_TEST_CASE("lines are read across the borders of what is read ahead") {
     // A file that grows is read further.
     file more = co_await file::open(folder / "data", "a");
     co_await more.write("\nlast\n");
+#if defined(_WIN32)
+    co_await f.seek(0, asyncio::seek_from::current); // Wine's C library remembers the end
+#endif
     const std::string rest = co_await f.readline();
     CHECK(rest == "\n");
     const std::string last = co_await f.readline();
@@ -463,6 +503,8 @@ ASYNC_TEST_CASE("an error of a seek leaves the file where it was") {
     CHECK(line == "two\n");
 }
 
+#if !defined(_WIN32)
+
 ASYNC_TEST_CASE_REAL("a cancelled read takes nothing: the next one begins where it began") {
     const scratch folder;
     const gate g(folder);
@@ -521,7 +563,7 @@ ASYNC_TEST_CASE_REAL("a file may be dropped while an operation runs") {
 
 ASYNC_TEST_CASE_REAL("signals that interrupt every system call change nothing") {
     const scratch folder;
-    const interruptions storm;
+    const support::interruptions storm;
     const std::string data = pattern(1'000'000);
     for (int i = 0; i < 20; ++i) {
         co_await asyncio::write_file(folder / "data", data, {.atomic = i % 2 == 0});
@@ -536,7 +578,7 @@ ASYNC_TEST_CASE_REAL("signals that interrupt every system call change nothing") 
     co_await f.close();
     const std::string carried = co_await reading;
     CHECK(carried == data);
-    CHECK(interruptions::count > 0);
+    CHECK(support::interruptions::count > 0);
 }
 
 ASYNC_TEST_CASE("a device is written and read as it is") {
@@ -548,5 +590,7 @@ ASYNC_TEST_CASE("a device is written and read as it is") {
     const std::string line = co_await full.read(5);
     CHECK(line.size() == 5);
 }
+
+#endif
 
 } // TEST_SUITE
