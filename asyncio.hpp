@@ -14873,7 +14873,13 @@ void* frame_alloc_slow(std::size_t size) {
         give_back_frames();
         memory = raw_alloc(whole);
     }
-    if (!memory) throw_error(std::bad_alloc());
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (!memory)
+        fatal("asyncio: no memory for a coroutine; give ASYNCIO_ALLOC more, or start fewer at a "
+              "time");
+#else
+    if (!memory) throw std::bad_alloc();
+#endif
     return memory;
 }
 
