@@ -4,15 +4,15 @@
 #
 #     tests/cross/cortex_m3.sh [PROGRAM...]
 #
-# PROGRAM: three_tasks, embedded_no_os; all when none is given. The processor's clock counts
-# instructions, so that a busy machine changes nothing. Three tasks and the loop may have 24 KiB of
-# flash. The exit code is 0 when all is well, 1 when something is not, 77 when a tool is not here.
+# PROGRAM: three_tasks, embedded_no_os, no_system; all when none is given. The processor's clock
+# counts instructions, so that a busy machine changes nothing. Three tasks and the loop may have
+# 24 KiB of flash. The exit code is 0 when all is well, 1 when something is not, 77 when a tool is not here.
 set -eu
 
 case ${1-} in
 -*) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
-programs=${*:-three_tasks embedded_no_os}
+programs=${*:-three_tasks embedded_no_os no_system}
 most_flash=$((24 * 1024))
 
 cd "$(dirname "$0")/../.."
@@ -60,6 +60,7 @@ for program in $programs; do
     case $program in
     three_tasks) file=tests/cross/cortex_m3/three_tasks.cpp ;;
     embedded_no_os) file=examples/cookbook/embedded_no_os.cpp ;;
+    no_system) file=tests/no_system.cpp ;;
     *) echo "there is no program '$program'"; exit 2 ;;
     esac
     echo "--- $program"
@@ -70,6 +71,11 @@ for program in $programs; do
     arm-none-eabi-size "$folder/$program" |
         awk 'NR == 2 { print $1 + $2, "bytes of flash,", $2 + $3, "of RAM and the stack" }'
     try "$program" run "$program"
+    if [ "$program" = no_system ]; then
+        for word in backwards forgotten uncaught memory; do
+            try "$program $word" run "$program" "$word"
+        done
+    fi
     if [ "$program" = three_tasks ] && [ "$(flash three_tasks)" -gt $most_flash ]; then
         result "three_tasks has more than $most_flash bytes of flash" 1
     fi
