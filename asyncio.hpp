@@ -73,6 +73,7 @@
 //                 this library are moved in and owned. Handles may outlive their loop:
 //                 they throw then, and touch nothing.
 //   Cancellation  Leaves everything as if the cancelled call had never been made.
+//   Memory        What gets none throws std::bad_alloc, and leaves everything likewise.
 //   g++ 12        Name a lambda with captures before it stands in a co_await expression,
 //                 and keep co_await out of conditions: that compiler gets both wrong.
 //
@@ -2232,6 +2233,18 @@ public:
     ASYNCIO_API void insert(timer_node& timer, std::int64_t when);
     ASYNCIO_API void remove(timer_node& timer) noexcept;
 
+    // A place for a timer that is set and taken back where nothing may fail.
+    void hold_place() {
+        make_room();
+        ++held_;
+    }
+    void give_up_place() noexcept { --held_; }
+    void insert_in_place(timer_node& timer, std::int64_t when) noexcept {
+        timer.when = when;
+        timer.order = next_order_++;
+        sift_up(size_++, {when, &timer});
+    }
+
     // Takes the earliest timer out.
     timer_node& take_first() noexcept {
         timer_node& timer = *entries_[0].timer;
@@ -2251,12 +2264,14 @@ private:
         entries_[place] = e;
         e.timer->place = static_cast<std::uint32_t>(place);
     }
-    void sift_up(std::size_t place, entry e) noexcept;
+    ASYNCIO_API void make_room();
+    ASYNCIO_API void sift_up(std::size_t place, entry e) noexcept;
     void sift_down(std::size_t place, entry e) noexcept;
 
     entry* entries_ = nullptr;
     std::size_t size_ = 0;
     std::size_t room_ = 0;
+    std::size_t held_ = 0; // places, whether their timers are set or not
     std::uint64_t next_order_ = 0;
 };
 
@@ -2369,6 +2384,9 @@ struct loop_core {
 
     void add_timer(timer_node& timer, std::int64_t when) {
         timers.insert(timer, when);
+        note_timer(when);
+    }
+    void note_timer(std::int64_t when) noexcept {
         // A deadline that has passed already is looked at in the next turn.
         if (when > last_now) return;
         ask_soon = true;
@@ -2546,7 +2564,7 @@ private:
 struct callback_base : frame_allocated, ready_node, timer_node {
     enum class state : std::uint32_t { pending, running, done, cancelled };
 
-    callback_base() noexcept;
+    callback_base();
     callback_base(const callback_base&) = delete;
     virtual ~callback_base() = default;
     virtual void call() = 0;
@@ -3108,7 +3126,7 @@ struct plain_state final : value_state<T, state_base> {
 // Runs a done-callback in the turn after the completion. Until then it does not
 // keep the future alive.
 struct done_callback : frame_allocated, completion_node, ready_node {
-    done_callback() noexcept {
+    done_callback() {
         completed = &done_callback::on_completed;
         run = &done_callback::run_and_delete;
     }
@@ -3490,7 +3508,7 @@ struct task_base : state_base, ready_node {
     bool unwind() noexcept;
 #endif
     // Ends it where it stands, as cancelled; it must not be running.
-    void end_at_once() noexcept;
+    void end_at_once(exception_ptr error) noexcept;
     // It is running, and never gets past its next co_await.
     void stop_at_await() noexcept;
     bool is_running() const noexcept { return core->current == this || has(beneath); }
@@ -4743,7 +4761,9 @@ protected:
     }
     void wait_for(duration delay) {
         fire = [](timer_node* node) { static_cast<timer_suspension*>(node)->wake(); };
+        attempt waiting(*this);
         task()->add_timer(*this, deadline_after(task()->now_ns(), delay));
+        waiting.keep();
     }
     void take_back() noexcept { task()->remove_timer(*this); }
 
@@ -4950,11 +4970,12 @@ task<T> spawn(loop_core& core, coro<T> work, const task_options& options,
     if (!options.name.empty()) created.name(options.name);
     if (options.clock || scope || (core.current && core.current->around)) [[unlikely]]
         created.settle(options.clock, scope);
+    // From here on nothing fails, so that no frame is lost.
+    created.variables = options.ctx ? options.ctx->cell() : copy_context();
     auto frame = work.release();
     if (!frame)
         throw_invalid_state("asyncio::create_task: the coroutine was awaited or moved from; "
                             "call its function again");
-    created.variables = options.ctx ? options.ctx->cell() : copy_context();
     if (options.eager_start) created.start_eagerly(frame.promise());
     else created.start(frame.promise());
     return task<T>(std::move(state));
@@ -4968,6 +4989,25 @@ auto spawn_any(loop_core& core, A&& work, const task_options& options,
         return spawn<await_result_t<A>>(core, as_coro(std::decay_t<A>(std::forward<A>(work))),
                                         options, scope);
 }
+
+// Takes back the tasks that are made while it lives, none of which has begun; unless
+// keep() says that what they are for could be made, too.
+class fresh_tasks {
+public:
+    explicit fresh_tasks(loop_core& core) noexcept : core_(&core), last_(core.last_task_id) {}
+    fresh_tasks(const fresh_tasks&) = delete;
+    fresh_tasks& operator=(const fresh_tasks&) = delete;
+    ~fresh_tasks() {
+        if (core_) [[unlikely]] take_back();
+    }
+    void keep() noexcept { core_ = nullptr; }
+
+private:
+    ASYNCIO_API void take_back() noexcept;
+
+    loop_core* core_;
+    std::uint32_t last_;
+};
 
 // The time of the clock that the running task goes by, or else of the loop's.
 inline std::int64_t task_now_ns(const loop_core& core) noexcept {
@@ -5465,7 +5505,7 @@ private:
     friend timeout timeout_at(std::optional<time_point> when);
     enum class state { created, entered, expiring, expired, exited };
     void set(std::optional<time_point> when) noexcept;
-    void set_timer();
+    void limit_to(std::optional<time_point> when);
     void on_timeout();
 
     std::optional<duration> delay_;
@@ -5764,9 +5804,9 @@ public:
     /// the group is ending; `work` is destroyed without running.
     template <awaitable A>
     auto create_task(A&& work, const task_options& options = {}) {
-        require_open();
+        place here(*this); // first: a task that gets none shall not run
         auto created = detail::spawn_any(*core_, std::forward<A>(work), options);
-        adopt(created.state());
+        here.take(created.state());
         return created;
     }
     template <class F, class... Args>
@@ -5789,17 +5829,33 @@ private:
     struct child;
     class all_done;
 
+    // A child's, until it has a task.
+    class place {
+    public:
+        explicit place(task_group& group);
+        place(const place&) = delete;
+        place& operator=(const place&) = delete;
+        ~place();
+        void take(detail::state_base& task) noexcept;
+
+    private:
+        child* child_;
+    };
+
     void require_open() const;
-    void adopt(detail::state_base& task);
-    void abort();
+    coro<bool> aexit();
+    void abort() noexcept;
     void cancel_parent();
-    void on_child_done(child& c);
+    void on_child_done(child& c) noexcept;
 
     detail::ref_ptr<detail::loop_core> core_;
     any_task parent_;
     child* children_ = nullptr;
+    child* failed_ = nullptr; // those that have, the last one first
     all_done* waiting_ = nullptr;
-    std::vector<exception_ptr> errors_;
+    // Made when the block begins: its end must not fail where children still run.
+    std::optional<coro<bool>> ending_;
+    exception_ptr body_error_;
     exception_ptr interrupt_;
     bool entered_ = false;
     bool exiting_ = false;
@@ -5993,9 +6049,11 @@ template <bool Outcomes, class... As>
 auto gather_all(As&&... works) {
     loop_core& core = require_running("gather");
     using state = gather_pack<Outcomes, await_result_t<As>...>;
+    fresh_tasks fresh(core);
     state_list states;
     (states.add(*state_of(core, std::forward<As>(works))), ...);
     ref_ptr<state_base> made(new state(core, std::move(states), Outcomes));
+    fresh.keep();
     if constexpr (sizeof...(As) == 0) static_cast<state&>(*made).set({});
     return future<typename state::result>(std::move(made));
 }
@@ -6005,12 +6063,14 @@ auto gather_each(R&& range) {
     loop_core& core = require_running("gather");
     using T = await_result_t<range_element_t<R>>;
     using state = gather_range<Outcomes, T>;
+    fresh_tasks fresh(core);
     state_list states;
     for_each_given(std::forward<R>(range), [&](auto&& work) {
         states.add(*state_of(core, std::forward<decltype(work)>(work)));
     });
     const bool none = states.size() == 0;
     ref_ptr<state_base> made(new state(core, std::move(states), Outcomes));
+    fresh.keep();
     if (none) static_cast<state&>(*made).assemble();
     return future<range_result<Outcomes, T>>(std::move(made));
 }
@@ -6131,10 +6191,13 @@ future<await_result_t<A>> shield(A&& work) {
                   "first");
     using T = await_result_t<A>;
     detail::loop_core& core = detail::require_running("shield");
+    detail::fresh_tasks fresh(core);
     auto inner = detail::ensure_future(core, std::forward<A>(work));
-    if (inner.done()) return inner;
-    return future<T>(detail::ref_ptr<detail::state_base>(
-        new detail::shield_state<T>(core, std::move(inner))));
+    if (!inner.done())
+        inner = future<T>(detail::ref_ptr<detail::state_base>(
+            new detail::shield_state<T>(core, inner)));
+    fresh.keep();
+    return inner;
 }
 
 // -- wait, as_completed ---------------------------------------------------------------
@@ -6304,12 +6367,16 @@ struct as_completed_options {
 template <class Handle>
 class completions {
 public:
-    completions(std::vector<Handle> handles, std::optional<duration> timeout)
+    // Keeps the tasks that were made for it, once nothing can fail any more.
+    completions(std::vector<Handle> handles, std::optional<duration> timeout,
+                detail::fresh_tasks* fresh)
         : handles_(detail::without_duplicates(std::move(handles))) {
         if (timeout)
             deadline_ns_ = detail::deadline_after(
                 detail::task_now_ns(detail::require_running("as_completed")), *timeout);
+        links_.reserve(handles_.size());
         for (std::size_t i = 0; i < handles_.size(); ++i) links_.push_back({*this, i});
+        fresh->keep();
         for (link& l : links_) {
             detail::state_base& state = handles_[l.place].state();
             if (state.done()) finished(l);
@@ -6414,11 +6481,12 @@ template <detail::awaitable_range R>
 auto as_completed(R&& range, as_completed_options options = {}) {
     detail::loop_core& core = detail::require_running("as_completed");
     using H = typename detail::completion_handle<detail::range_element_t<R>>::type;
+    detail::fresh_tasks fresh(core);
     std::vector<H> handles;
     detail::for_each_given(std::forward<R>(range), [&](auto&& work) {
         handles.push_back(detail::completion_of<H>(core, std::forward<decltype(work)>(work)));
     });
-    return completions<H>(std::move(handles), options.timeout);
+    return completions<H>(std::move(handles), options.timeout, &fresh);
 }
 template <awaitable... As>
     requires(sizeof...(As) > 0)
@@ -6426,16 +6494,17 @@ auto as_completed(As&&... works) {
     detail::loop_core& core = detail::require_running("as_completed");
     using H = typename detail::common_handle<
         typename detail::completion_handle<As>::type...>::type;
+    detail::fresh_tasks fresh(core);
     std::vector<H> handles;
     (handles.push_back(detail::completion_of<H>(core, std::forward<As>(works))), ...);
-    return completions<H>(std::move(handles), std::nullopt);
+    return completions<H>(std::move(handles), std::nullopt, &fresh);
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI
 
 // =============================================================================
 // [SECTION] locks
-// uses: configuration, exceptions, support, events, futures, tasks
+// uses: configuration, exceptions, support, events, futures, tasks, timeouts
 //
 // Counters and flags that tasks wait for. None of them blocks a thread, and all
 // serve their waiters first come, first served.
@@ -6679,7 +6748,7 @@ public:
     }
 
     acquire_awaiter aenter() noexcept;
-    ASYNCIO_API coro<bool> aexit(exception_ptr);
+    ASYNCIO_API detail::ready_awaiter<bool> aexit(const exception_ptr&);
 
 private:
     friend class condition;
@@ -6933,7 +7002,7 @@ public:
     void notify_all() { notify(SIZE_MAX); }
 
     lock::acquire_awaiter aenter() noexcept { return lock_->acquire(); }
-    coro<bool> aexit(exception_ptr error) { return lock_->aexit(std::move(error)); }
+    detail::ready_awaiter<bool> aexit(const exception_ptr& error) { return lock_->aexit(error); }
 
 private:
     friend class barrier;
@@ -6999,7 +7068,7 @@ public:
     }
 
     acquire_awaiter aenter() noexcept;
-    ASYNCIO_API coro<bool> aexit(exception_ptr);
+    ASYNCIO_API detail::ready_awaiter<bool> aexit(const exception_ptr&);
 
 protected:
     std::ptrdiff_t value_;
@@ -7084,7 +7153,7 @@ public:
         semaphore::release();
     }
 
-    ASYNCIO_API coro<bool> aexit(exception_ptr);
+    ASYNCIO_API detail::ready_awaiter<bool> aexit(const exception_ptr&);
 
 private:
     std::ptrdiff_t bound_;
@@ -7381,6 +7450,14 @@ protected:
     }
     void wake_getter() noexcept { getters_.wake_first(count_); }
     void wake_putter() noexcept { putters_.wake_first(free_slots()); }
+    // When an item cannot be stored after all, its slot is the next one's.
+    struct unused_slot {
+        queue_base& queue;
+        bool used = false;
+        ~unused_slot() {
+            if (!used) [[unlikely]] queue.wake_putter();
+        }
+    };
     void item_added() noexcept {
         ++count_;
         if (unfinished_++ == 0) finished_.clear();
@@ -7578,7 +7655,9 @@ public:
     void await_resume() {
         this->leave();
         if (this->interrupted() || is_shut_down()) [[unlikely]] rethrow(failure());
+        unused_slot mine{queue()};
         queue().store(std::move(*item_));
+        mine.used = true;
     }
     exception_ptr failure() override {
         this->leave();
@@ -15064,6 +15143,21 @@ std::shared_ptr<const void> context_cell::put(std::uint64_t variable,
     return before;
 }
 
+// Tells the loop's handler of an error that nobody can be given. Without memory for that the
+// message alone is printed: it must not end the loop.
+static void report(event_loop& loop, const char* message, const exception_ptr& error,
+                   const task_base* task = nullptr) {
+    ASYNCIO_TRY {
+        loop.call_exception_handler({message, error, task ? task->name() : std::string()});
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
+#if defined(ASYNCIO_BACKEND_NONE)
+        fatal(message);
+#else
+        std::fprintf(stderr, "asyncio: %s\n", message);
+#endif
+    }
+}
+
 loop_core& require_running(const char* who) {
     if (loop_core* core = this_thread_core) return *core;
     throw_error(std::runtime_error(std::string("asyncio::") + who +
@@ -15074,17 +15168,19 @@ loop_core& require_running(const char* who) {
 // -- timers ----------------------------------------------------------------------
 
 void timer_heap::insert(timer_node& timer, std::int64_t when) {
-    timer.when = when;
-    timer.order = next_order_++;
-    if (size_ == room_) {
-        const std::size_t more = std::max<std::size_t>(16, room_ * 2);
-        auto* const larger = static_cast<entry*>(frame_alloc(more * sizeof(entry)));
-        std::uninitialized_copy_n(entries_, size_, larger);
-        if (entries_) frame_free(entries_, room_ * sizeof(entry));
-        entries_ = larger;
-        room_ = more;
-    }
-    sift_up(size_++, {when, &timer});
+    make_room();
+    insert_in_place(timer, when);
+}
+
+// For one more than are set and held.
+void timer_heap::make_room() {
+    if (size_ + held_ < room_) [[likely]] return;
+    const std::size_t more = std::max<std::size_t>(16, room_ * 2);
+    auto* const larger = static_cast<entry*>(frame_alloc(more * sizeof(entry)));
+    std::uninitialized_copy_n(entries_, size_, larger);
+    if (entries_) frame_free(entries_, room_ * sizeof(entry));
+    entries_ = larger;
+    room_ = more;
 }
 
 void timer_heap::remove(timer_node& timer) noexcept {
@@ -15123,7 +15219,7 @@ void timer_heap::sift_down(std::size_t place, entry e) noexcept {
 
 // -- callbacks -------------------------------------------------------------------
 
-callback_base::callback_base() noexcept {
+callback_base::callback_base() {
     run = [](ready_node* node) {
         auto* self = static_cast<callback_base*>(node);
         // Released also when the callable throws an interrupt out of the loop.
@@ -15150,8 +15246,7 @@ callback_base::callback_base() noexcept {
             rethrow_current();
         } ASYNCIO_CATCH_ALL {
             if (owner->loop)
-                owner->loop->call_exception_handler(
-                    {"exception in a callback", current_error()});
+                report(*owner->loop, "exception in a callback", current_error());
         }
     };
     fire = [](timer_node* node) {
@@ -15248,15 +15343,17 @@ static constexpr clock_scale changed_scale{
 // the loop's: to pause costs the same however many sleep. What others call is virtual, so
 // that a small program without a time_stream has nothing of it.
 struct stream_state : timer_node {
-    explicit stream_state(loop_core& loop) noexcept
+    explicit stream_state(loop_core& loop)
         : core(&loop), origin(loop.now_ns()), start(origin), following(loop.streams) {
         fire = [](timer_node* node) { static_cast<stream_state*>(node)->fire_due(); };
+        loop.timers.hold_place();
         if (following) following->previous = this;
         loop.streams = this;
     }
     stream_state(const stream_state&) = delete;
     virtual ~stream_state() {
         core->remove_timer(*this);
+        core->timers.give_up_place();
         (previous ? previous->following : core->streams) = following;
         if (following) following->previous = previous;
     }
@@ -15314,7 +15411,8 @@ struct stream_state : timer_node {
         std::int64_t loop_time = loop_time_of(moment);
         // Rounding never makes it fire in vain for ever.
         if (moment > now()) loop_time = std::max(loop_time, core->now_ns() + 1);
-        core->add_timer(*this, loop_time);
+        core->timers.insert_in_place(*this, loop_time);
+        core->note_timer(loop_time);
     }
     virtual void fire_due() noexcept {
         const std::int64_t time = core->dropping ? INT64_MAX : now();
@@ -15529,6 +15627,11 @@ void event_loop::take_signals() {
     if (!pending) return;
     detail::ready_queue later;
     later.append(core_->ready);
+    struct appending {
+        detail::ready_queue& ready;
+        detail::ready_queue& others;
+        ~appending() { ready.append(others); }
+    } at_end{core_->ready, later};
     for (const auto& handler : rest_->signals) {
         if (!(pending & (std::uint64_t(1) << (handler->number - 1)))) continue;
         const bool covered = std::any_of(
@@ -15542,7 +15645,6 @@ void event_loop::take_signals() {
             handler->fn();
         });
     }
-    core_->ready.append(later);
 }
 
 #else
@@ -15617,18 +15719,25 @@ void event_loop::destroy_pending() noexcept {
     detail::loop_core* const before = std::exchange(detail::this_thread_core, core_.get());
     core_->closing = true;
     // Some of them stand in the ready queue: they go after that was emptied.
-    std::vector<detail::ref_ptr<detail::state_base>> ended;
+    detail::task_base* ended = nullptr;
+    detail::task_base** last = &ended;
     while (detail::task_base* task = core_->tasks) {
-        ended.emplace_back(task);
+        task->add_ref();
         if (detail::can_debug && core_->debug)
-            call_exception_handler({"task was destroyed while it was pending", {}, task->name()});
+            detail::report(*this, "task was destroyed while it was pending", {}, task);
         task->destroy_frames();
         task->reported = true;
         task->complete_cancelled({});
         task->leave_loop();
+        task->following_task = nullptr;
+        *last = task;
+        last = &task->following_task;
     }
     drop_queues();
-    ended.clear();
+    while (detail::task_base* const task = ended) {
+        ended = task->following_task;
+        task->release();
+    }
     detail::this_thread_core = before;
 }
 
@@ -15721,8 +15830,8 @@ struct event_loop::watch_entry final : detail::io_watch, detail::ready_node {
             } ASYNCIO_CATCH(const keyboard_interrupt&) {
                 detail::rethrow_current();
             } ASYNCIO_CATCH_ALL {
-                w.loop.call_exception_handler({"exception in a reader's or writer's callback",
-                                               detail::current_error()});
+                detail::report(w.loop, "exception in a reader's or writer's callback",
+                               detail::current_error());
             }
         };
     }
@@ -16293,12 +16402,11 @@ void state_base::last_handle_gone() noexcept {
     if (failed() && !reported && loop) {
         reported = true;
         ++refs; // the report must not end it a second time
-        exception_context context{is_task ? "a task failed and nobody looked at its error"
-                                          : "a future failed and nobody looked at its error",
-                                  exception};
-        if (is_task) context.task = static_cast<task_base*>(this)->name();
         ASYNCIO_TRY {
-            loop->call_exception_handler(context);
+            if (is_task)
+                report(*loop, "a task failed and nobody looked at its error", exception,
+                       static_cast<task_base*>(this));
+            else report(*loop, "a future failed and nobody looked at its error", exception);
         } ASYNCIO_CATCH_ALL {
             // What the handler throws leaves the loop in the next turn, not here.
             if (!core->closed)
@@ -16338,8 +16446,7 @@ void done_callback::run_and_delete(ready_node* node) {
         rethrow_current();
     } ASYNCIO_CATCH_ALL {
         if (core->loop)
-            core->loop->call_exception_handler(
-                {"exception in a done-callback", current_error()});
+            report(*core->loop, "exception in a done-callback", current_error());
     }
 }
 
@@ -16394,6 +16501,13 @@ void throw_no_variable(const std::string& name) {
 
 // -- tasks ---------------------------------------------------------------------------
 
+void fresh_tasks::take_back() noexcept {
+    while (task_base* const newest = core_->tasks) {
+        if (static_cast<std::int32_t>(newest->id - last_) <= 0) return;
+        newest->end_at_once({});
+    }
+}
+
 void require_open_for_tasks(loop_core& core) {
     core.require_open("asyncio::create_task: the loop is closed; make another one");
 }
@@ -16410,10 +16524,20 @@ void require_awaitable(const task_base& waiter, const state_base& awaited) {
     }
 }
 
+// What the tasks of a task_scope that is gone end with; null, which is a cancellation without
+// a word, when there is no memory for it.
+static exception_ptr scope_is_gone() noexcept {
+    ASYNCIO_TRY {
+        return make_error(cancelled_error("asyncio::task_scope: the scope of the task is gone"));
+    } ASYNCIO_CATCH_ALL {
+        return nullptr;
+    }
+}
+
 // The tasks of a task_scope. It lives on while one of them has to be waited for.
 struct scope_state : frame_allocated {
     struct member : frame_allocated, completion_node {
-        explicit member(task_base& t) noexcept : task(t) {
+        member() noexcept {
             completed = [](completion_node* node, state_base&) noexcept {
                 box<member> self(static_cast<member*>(node));
                 const ref_ptr<scope_state> owner = std::move(self->scope);
@@ -16422,7 +16546,7 @@ struct scope_state : frame_allocated {
                 if (owner->ended && !owner->ending) owner->end();
             };
         }
-        task_base& task;
+        task_base* task = nullptr;
         ref_ptr<scope_state> scope;
         member* newer = nullptr;
         member* older = nullptr;
@@ -16430,13 +16554,19 @@ struct scope_state : frame_allocated {
 
     explicit scope_state(loop_core& loop) noexcept : core(&loop) {}
     scope_state(const scope_state&) = delete;
+    ~scope_state() { delete spare; }
     void add_ref() noexcept { ++refs; }
     void release() noexcept {
         if (--refs == 0) delete this;
     }
 
-    void add(task_base& task) {
-        auto* const m = new member(task);
+    // Before add(), and where it may fail.
+    void reserve() {
+        if (!spare) spare = new member;
+    }
+    void add(task_base& task) noexcept {
+        member* const m = detail::take(spare);
+        m->task = &task;
         m->scope = ref_ptr<scope_state>(this);
         m->older = newest;
         if (newest) newest->newer = m;
@@ -16457,7 +16587,7 @@ struct scope_state : frame_allocated {
         ended = ending = true;
         member* next = newest;
         while (next) {
-            task_base& task = next->task;
+            task_base& task = *next->task;
             if (task.is_running()) {
                 task.stop_at_await();
                 break;
@@ -16466,7 +16596,7 @@ struct scope_state : frame_allocated {
                 next = next->older;
                 continue;
             }
-            task.end_at_once();
+            task.end_at_once(scope_is_gone());
             next = newest;
         }
         ending = false;
@@ -16478,6 +16608,7 @@ struct scope_state : frame_allocated {
     bool ending = false;
     std::size_t count = 0;
     member* newest = nullptr;
+    member* spare = nullptr;
 };
 
 void task_base::start(promise_base& promise) noexcept {
@@ -16663,10 +16794,11 @@ bool task_base::cancel(std::string_view message) {
 }
 
 void task_base::note_cancel(std::string_view message) {
+    if (!message.empty() || extras) {
+        if (!extras) extras.reset(new task_extras);
+        extras->cancel_message = message;
+    }
     ++cancel_requests;
-    if (message.empty() && !extras) return;
-    if (!extras) extras.reset(new task_extras);
-    extras->cancel_message = message;
 }
 
 exception_ptr task_base::cancellation() const {
@@ -16713,7 +16845,7 @@ void task_base::step(ready_node* node) {
 #if defined(ASYNCIO_NO_EXCEPTIONS)
     else if (self.next_thing == then::fails) self.end_with(std::move(self.failure));
 #endif
-    else self.end_at_once(); // its scope is gone
+    else self.end_at_once(scope_is_gone());
 }
 
 #if defined(ASYNCIO_NO_EXCEPTIONS)
@@ -16755,6 +16887,7 @@ void task_base::settle(time_stream* clock, scope_state* scope) {
     if (core->current) around = core->current->around;
     stream_state* const own_clock = clock ? &clock->state() : around ? around->clock : nullptr;
     scope_state* const own_scope = scope ? scope : around ? around->scope : nullptr;
+    if (own_scope) own_scope->reserve(); // for enlist()
     if (around && around->clock == own_clock && around->scope == own_scope) return;
     const ref_ptr<surroundings> own(new surroundings);
     if ((own->clock = own_clock)) own_clock->add_ref();
@@ -16820,7 +16953,7 @@ void task_base::end_with(exception_ptr error) {
     }
 }
 
-void task_base::end_at_once() noexcept {
+void task_base::end_at_once(exception_ptr error) noexcept {
     const ref_ptr<state_base> kept(this);
     loop_core* const before = std::exchange(this_thread_core, core.get());
     // One that has not begun stands in the queue, too.
@@ -16830,8 +16963,7 @@ void task_base::end_at_once() noexcept {
     }
     destroy_frames();
     reported = true;
-    complete_cancelled(make_error(
-        cancelled_error("asyncio::task_scope: the scope of the task is gone")));
+    complete_cancelled(std::move(error));
     leave_loop();
     this_thread_core = before;
 }
@@ -16877,7 +17009,7 @@ void task_scope::cancel() {
     std::vector<any_task> tasks;
     tasks.reserve(state_->count);
     for (detail::scope_state::member* m = state_->newest; m; m = m->older)
-        tasks.emplace_back(detail::ref_ptr<detail::state_base>(&m->task));
+        tasks.emplace_back(detail::ref_ptr<detail::state_base>(m->task));
     for (auto task = tasks.rbegin(); task != tasks.rend(); ++task) task->cancel();
 }
 
@@ -16890,7 +17022,9 @@ void task_scope::adopt(detail::state_base& task) {
         detail::throw_runtime_error("asyncio::task_scope::create_task: the task belongs to another "
                                     "loop");
     const bool present = created.around && created.around->scope == state_;
-    if (!task.done() && !present) state_->add(created);
+    if (task.done() || present) return;
+    state_->reserve();
+    state_->add(created);
 }
 
 any_task current_task() {
@@ -17354,26 +17488,30 @@ detail::ready_awaiter<void> timeout::aenter() {
     task_ = current_task();
     if (!task_)
         detail::throw_runtime_error("asyncio::timeout: no task is running; use it in a coroutine");
-    state_ = state::entered;
     cancelling_ = task_.cancelling();
     if (delay_)
-        set(time_point(std::chrono::nanoseconds(detail::deadline_after(
+        limit_to(time_point(std::chrono::nanoseconds(detail::deadline_after(
             static_cast<detail::task_base&>(task_.state()).now_ns(), *delay_))));
-    set_timer();
+    else limit_to(when());
+    state_ = state::entered;
     return detail::ready_awaiter<void>();
 }
 
-void timeout::set_timer() {
+// The new timer first: without memory for it, the old limit holds.
+void timeout::limit_to(std::optional<time_point> limit) {
+    handle timer;
+    if (limit) {
+        event_loop& loop = task_.get_loop();
+        const auto& task = static_cast<detail::task_base&>(task_.state());
+        const std::int64_t when = limit->time_since_epoch().count();
+        if (when <= task.now_ns()) timer = loop.call_soon([this] { on_timeout(); });
+        else if (task.around && task.around->clock)
+            timer = detail::call_at(*task.around->clock, when, [this] { on_timeout(); });
+        else timer = loop.call_at(*limit, [this] { on_timeout(); });
+    }
+    set(limit);
     timer_.cancel();
-    timer_ = handle();
-    if (!limited_) return;
-    event_loop& loop = task_.get_loop();
-    const auto& task = static_cast<detail::task_base&>(task_.state());
-    const std::int64_t when = when_.time_since_epoch().count();
-    if (when <= task.now_ns()) timer_ = loop.call_soon([this] { on_timeout(); });
-    else if (task.around && task.around->clock)
-        timer_ = detail::call_at(*task.around->clock, when, [this] { on_timeout(); });
-    else timer_ = loop.call_at(when_, [this] { on_timeout(); });
+    timer_ = std::move(timer);
 }
 
 void timeout::on_timeout() {
@@ -17396,8 +17534,7 @@ void timeout::reschedule(std::optional<time_point> when) {
     case state::exited:
         detail::throw_runtime_error("asyncio::timeout::reschedule: its block is finished");
     }
-    set(when);
-    set_timer();
+    limit_to(when);
 }
 
 exception_ptr timeout::leave(const exception_ptr& error) {
@@ -17420,7 +17557,7 @@ exception_ptr timeout::leave(const exception_ptr& error) {
 
 // A child that has not been taken note of. Its end is noted in the turn after it.
 struct task_group::child : detail::frame_allocated, detail::completion_node, detail::ready_node {
-    child(task_group& g, detail::state_base& state) : group(&g), task(&state) {
+    explicit child(task_group& g) : group(&g) {
         completed = [](completion_node* node, detail::state_base& ended) noexcept {
             ended.core->schedule(static_cast<child*>(node));
         };
@@ -17496,6 +17633,10 @@ task_group::~task_group() {
             c->leave(); // it is in the ready queue, and goes when its turn comes
         }
     }
+    while (child* c = failed_) {
+        failed_ = c->next_child;
+        delete c;
+    }
 }
 
 void task_group::require_open() const {
@@ -17509,21 +17650,31 @@ void task_group::require_open() const {
                                     "after an error or a cancellation");
 }
 
-void task_group::adopt(detail::state_base& task) {
-    auto* c = new child(*this, task);
-    c->next_child = children_;
-    if (children_) children_->previous_child = c;
-    children_ = c;
+task_group::place::place(task_group& group) {
+    group.require_open();
+    child_ = new child(group);
+}
+
+task_group::place::~place() { delete child_; }
+
+void task_group::place::take(detail::state_base& task) noexcept {
+    child* const c = detail::take(child_);
+    child*& children = c->group->children_;
+    c->task = detail::ref_ptr<detail::state_base>(&task);
+    c->next_child = children;
+    if (children) children->previous_child = c;
+    children = c;
     if (task.done()) c->completed(c, task);
     else task.link(*c);
 }
 
-void task_group::abort() {
+void task_group::abort() noexcept {
     aborting_ = true;
-    // Oldest first: the list has the newest first.
-    std::vector<detail::ref_ptr<detail::state_base>> tasks;
-    for (child* c = children_; c; c = c->next_child) tasks.push_back(c->task);
-    for (auto it = tasks.rbegin(); it != tasks.rend(); ++it) (*it)->cancel({});
+    // Oldest first: the list has the newest first. It stays as it is meanwhile, since the end
+    // of a child is noted in a later turn.
+    child* oldest = children_;
+    while (oldest && oldest->next_child) oldest = oldest->next_child;
+    for (child* c = oldest; c; c = c->previous_child) c->task->cancel({});
 }
 
 void task_group::cancel_parent() {
@@ -17540,13 +17691,17 @@ void task_group::cancel() {
     if (!parent_cancel_requested_) cancel_parent();
 }
 
-void task_group::on_child_done(child& c) {
+void task_group::on_child_done(child& c) noexcept {
     const detail::ref_ptr<detail::state_base> task = c.task;
-    c.forget();
+    c.leave();
     if (!children_ && waiting_) waiting_->children_gone();
-    if (!task->failed()) return;
+    if (!task->failed()) {
+        delete &c;
+        return;
+    }
+    c.next_child = failed_;
+    failed_ = &c;
     task->reported = true;
-    errors_.push_back(task->exception);
     if (detail::kind_of(task->exception) == detail::error_kind::interrupt && !interrupt_)
         interrupt_ = task->exception;
     if (!aborting_ && !parent_cancel_requested_) {
@@ -17564,12 +17719,20 @@ detail::ready_awaiter<void> task_group::aenter() {
         detail::throw_runtime_error(
             "asyncio::task_group: no task is running; use it in a coroutine");
     core_ = parent_.state().core;
+    ending_.emplace(aexit());
     entered_ = true;
     return detail::ready_awaiter<void>();
 }
 
 coro<bool> task_group::aexit(exception_ptr error) {
+    if (!ending_) return aexit();
+    body_error_ = std::move(error);
+    return std::move(*ending_);
+}
+
+coro<bool> task_group::aexit() {
     using detail::error_kind;
+    const exception_ptr error = std::exchange(body_error_, nullptr);
     exiting_ = true;
     const error_kind kind = error ? detail::kind_of(error) : error_kind::ordinary;
     if (error && kind == error_kind::interrupt && !interrupt_) interrupt_ = error;
@@ -17585,8 +17748,6 @@ coro<bool> task_group::aexit(exception_ptr error) {
     }
     finished_ = true;
     const any_task parent = std::exchange(parent_, any_task());
-    const std::vector<exception_ptr> nothing;
-    std::vector<exception_ptr> errors = std::exchange(errors_, nothing);
     if (interrupt_) co_await detail::fail_with(std::exchange(interrupt_, nullptr));
 
     bool own_cancellation = false; // the body's cancelled_error is this group's doing
@@ -17594,6 +17755,9 @@ coro<bool> task_group::aexit(exception_ptr error) {
         own_cancellation = true;
         cancellation = nullptr;
     }
+    std::vector<exception_ptr> errors;
+    for (const child* c = failed_; c; c = c->next_child) errors.push_back(c->task->exception);
+    std::reverse(errors.begin(), errors.end());
     if (error && kind != error_kind::cancelled) errors.push_back(error);
     if (cancellation && errors.empty()) co_await detail::fail_with(std::move(cancellation));
     if (!errors.empty()) {
@@ -17663,6 +17827,7 @@ bool some_done::await_ready() noexcept {
 }
 
 void some_done::begin() {
+    attempt waiting(*this);
     links_ = new link[states_.size()];
     for (std::size_t i = 0; i < states_.size(); ++i) {
         link& l = links_[i];
@@ -17678,6 +17843,7 @@ void some_done::begin() {
         if (!states_[i].done()) states_[i].link(l);
     }
     if (timeout_) wait_for(*timeout_);
+    waiting.keep();
 }
 
 void some_done::show_awaited(awaited_visitor& visitor) {
@@ -17866,19 +18032,19 @@ void isr_event::take_all() noexcept {
 
 #endif
 
-coro<bool> lock::aexit(exception_ptr) {
+detail::ready_awaiter<bool> lock::aexit(const exception_ptr&) {
     release();
-    co_return false;
+    return detail::ready_awaiter<bool>(false);
 }
 
-coro<bool> semaphore::aexit(exception_ptr) {
+detail::ready_awaiter<bool> semaphore::aexit(const exception_ptr&) {
     release();
-    co_return false;
+    return detail::ready_awaiter<bool>(false);
 }
 
-coro<bool> bounded_semaphore::aexit(exception_ptr) {
+detail::ready_awaiter<bool> bounded_semaphore::aexit(const exception_ptr&) {
     release();
-    co_return false;
+    return detail::ready_awaiter<bool>(false);
 }
 
 // -- condition -----------------------------------------------------------------------
@@ -22909,8 +23075,10 @@ void socket_wait::take(received_datagram& d) {
 }
 void socket_wait::take(socket& accepted) {
     take();
+    finished_ = true; // without memory for it, the connection is the next one's
     accepted.state_ = ref_ptr<socket_state>(
         new socket_state(owned_fd(std::exchange(accepted_, -1)), false));
+    finished_ = false;
 }
 
 static ref_ptr<socket_state> make_socket_state(address::family_type family, int type) {
