@@ -1,6 +1,7 @@
 // Children and pipes, as every system has them: the children are this program again. Others
 // test more, with programs and calls that only some systems have.
 #include "support.hpp"
+#include "system.hpp"
 
 #include <cerrno>
 #include <csignal>
@@ -27,6 +28,9 @@ using asyncio::argv;
 using asyncio::process;
 using asyncio::stdio;
 using support::as_child;
+using support::open_descriptors;
+using support::pattern;
+using support::scratch;
 
 // What wait() gives of a child that was killed.
 #if defined(_WIN32)
@@ -36,12 +40,6 @@ constexpr int terminated = 1;
 constexpr int killed = -SIGKILL;
 constexpr int terminated = -SIGTERM;
 #endif
-
-std::string pattern(std::size_t size) {
-    std::string text(size, '\0');
-    for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 7 % 251);
-    return text;
-}
 
 asyncio::coro<process> start(std::vector<std::string> words,
                              asyncio::subprocess_options options = {}) {
@@ -70,21 +68,6 @@ asyncio::coro<> write_all(asyncio::stream_writer* to, std::string text) {
     co_await to->drain();
     to->close();
     co_await to->wait_closed();
-}
-
-// How many handles or descriptors this process has.
-std::size_t open_handles() {
-    std::size_t count = 0;
-#if defined(_WIN32)
-    for (std::uintptr_t number = 4; number < 0x4000; number += 4) {
-        DWORD flags = 0;
-        if (::GetHandleInformation(reinterpret_cast<HANDLE>(number), &flags) != 0) ++count;
-    }
-#else
-    for (int fd = 0; fd < 1024; ++fd)
-        if (::fcntl(fd, F_GETFD) >= 0) ++count;
-#endif
-    return count;
 }
 
 } // namespace
@@ -180,11 +163,9 @@ ASYNC_TEST_CASE_REAL("a cancelled read of a child's output loses nothing") {
 }
 
 ASYNC_TEST_CASE_REAL("a child works in the folder and with the environment that it is given") {
-    const std::string folder = std::filesystem::temp_directory_path().string();
-    std::string name = std::filesystem::path(folder).filename().string();
-    if (name.empty()) name = std::filesystem::path(folder).parent_path().filename().string();
-    const std::string out = co_await output_of(argv("folder"), {.cwd = folder});
-    CHECK(out == name);
+    const scratch folder;
+    const std::string out = co_await output_of(argv("folder"), {.cwd = folder.path});
+    CHECK(out == std::filesystem::path(folder.path).filename().string());
     asyncio::environment variables = {{"ZEBRA", "last one"}, {"apple", "first"}, {"EMPTY", ""}};
     // Without these, programs do not start on some systems.
     for (const char* const needed : {"SystemRoot", "PATH", "WINEPREFIX"})
@@ -194,8 +175,30 @@ ASYNC_TEST_CASE_REAL("a child works in the folder and with the environment that 
     CHECK(seen == "ZEBRA=last one\napple=first\nNOBODY=(none)\n");
 }
 
+// Whoever has the other end of this pipe holds back its end.
+ASYNC_TEST_CASE_REAL("a child gets the standard descriptors and no others") {
+    int both[2] = {-1, -1};
+#if defined(_WIN32)
+    REQUIRE(::_pipe(both, 4096, _O_BINARY) == 0); // which children may inherit
+#else
+    REQUIRE(::pipe(both) == 0);
+#endif
+    process p = co_await start(argv("announce"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+    const std::string ready = co_await p.stdout_->readline();
+    CHECK(ready.substr(0, 5) == "ready");
+#if defined(_WIN32)
+    ::_close(both[1]);
+#else
+    ::close(both[1]);
+#endif
+    asyncio::stream_reader reader = co_await asyncio::connect_read_pipe(both[0]);
+    const std::string rest = co_await reader.read();
+    CHECK(rest.empty());
+    CHECK_FALSE(p.returncode());
+}
+
 ASYNC_TEST_CASE_REAL("what cannot be started says why, and what") {
-    const std::size_t before = open_handles();
+    const std::size_t before = open_descriptors().size();
     CHECK_AWAIT_THROWS_WITH_AS(
         asyncio::create_subprocess_exec(asyncio::argv("no-such-program-anywhere"),
                                         {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe}),
@@ -206,7 +209,7 @@ ASYNC_TEST_CASE_REAL("what cannot be started says why, and what") {
     CHECK_AWAIT_THROWS_AS(
         asyncio::create_subprocess_exec(asyncio::argv("no-such-program"), {.env = &empty}),
         std::system_error);
-    CHECK(open_handles() == before);
+    CHECK(open_descriptors().size() == before);
 }
 
 ASYNC_TEST_CASE_REAL("a child is killed, or asked to end") {
@@ -273,7 +276,7 @@ ASYNC_TEST_CASE_REAL("many children at once leave nothing behind") {
         const std::string warm = co_await output_of(argv("print", "x"));
         CHECK(warm.substr(0, 1) == "x");
     }
-    const std::size_t before = open_handles();
+    const std::size_t before = open_descriptors().size();
     {
         std::vector<asyncio::task<std::string>> outputs;
         for (int i = 0; i < 12; ++i)
@@ -285,7 +288,8 @@ ASYNC_TEST_CASE_REAL("many children at once leave nothing behind") {
         }
     }
     co_await asyncio::sleep(0s);
-    CHECK(open_handles() <= before + 2); // threads of the system's that wait for the next ones
+    // Two for threads of the system's, which wait for the next ones.
+    CHECK(open_descriptors().size() <= before + 2);
 }
 
 TEST_CASE("the end of a loop kills the children that it has") {
@@ -362,9 +366,9 @@ TEST_CASE("a loop that goes while a pipe is read and written frees what it can")
         co_await support::turns(3);
         reading.cancel();
     };
-    const std::size_t before = open_handles();
+    const std::size_t before = open_descriptors().size();
     asyncio::run(body());
-    CHECK(open_handles() <= before + 2);
+    CHECK(open_descriptors().size() <= before + 2); // threads, as above
 }
 
 ASYNC_TEST_CASE_REAL("a child reads its input with stdin_reader, gives up, and reads on") {
@@ -379,8 +383,8 @@ ASYNC_TEST_CASE_REAL("a child reads its input with stdin_reader, gives up, and r
 }
 
 ASYNC_TEST_CASE_REAL("stdin_reader reads a file, and a device without anything") {
-    const std::filesystem::path path = std::filesystem::temp_directory_path() /
-                                       ("asyncio-input-" + std::to_string(support::thread_id()));
+    const scratch folder;
+    const std::filesystem::path path = folder / "input";
     co_await asyncio::write_file(path.string(), "one\ntwo\n");
 #if defined(_WIN32)
     const int fd = ::_wopen(path.c_str(), _O_RDONLY | _O_BINARY);
@@ -394,7 +398,6 @@ ASYNC_TEST_CASE_REAL("stdin_reader reads a file, and a device without anything")
 #else
     ::close(fd);
 #endif
-    std::filesystem::remove(path);
     const std::string nothing = co_await output_of(argv("lines"), {.stdin_ = stdio::devnull});
     CHECK(nothing.empty());
 }
@@ -418,8 +421,8 @@ ASYNC_TEST_CASE_REAL("connect_read_pipe and connect_write_pipe own any pipe's de
 }
 
 ASYNC_TEST_CASE_REAL("files are no pipes, and a number that nothing has is refused") {
-    const std::filesystem::path path = std::filesystem::temp_directory_path() /
-                                       ("asyncio-file-" + std::to_string(support::thread_id()));
+    const scratch folder;
+    const std::filesystem::path path = folder / "data";
     co_await asyncio::write_file(path.string(), "text");
 #if defined(_WIN32)
     const int fd = ::_wopen(path.c_str(), _O_RDONLY);
@@ -428,7 +431,6 @@ ASYNC_TEST_CASE_REAL("files are no pipes, and a number that nothing has is refus
 #endif
     CHECK_AWAIT_THROWS_WITH_AS(asyncio::connect_read_pipe(fd), "use asyncio::file",
                                std::invalid_argument);
-    std::filesystem::remove(path);
     CHECK_AWAIT_THROWS_AS(asyncio::connect_read_pipe(-1), std::system_error);
 }
 
