@@ -13686,7 +13686,7 @@ void kqueue_backend::tell_of_exit(pid_t pid) noexcept {
 
 // =============================================================================
 // [SECTION] backend: iocp
-// uses: os, events, backend, backend: readiness operations
+// uses: os, support, events, backend, backend: readiness operations
 //
 // A completion port tells what has finished. What is finished here is a question:
 // whether a socket can be read or written. The receive itself is then tried as on any
@@ -19929,14 +19929,16 @@ void answer(int socket, Job job) noexcept {
 
 #if defined(_WIN32)
 
+static LONG WINAPI end_at_once(EXCEPTION_POINTERS* what) noexcept {
+    ::TerminateProcess(::GetCurrentProcess(), what->ExceptionRecord->ExceptionCode);
+    return EXCEPTION_EXECUTE_HANDLER;
+}
+
 // Runs jobs until the parent closes the pipe.
 [[noreturn]] static void run_worker(int pipe) noexcept {
     // A job that crashes asks nobody, and no debugger starts.
     ::SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
-    ::SetUnhandledExceptionFilter([](EXCEPTION_POINTERS* what) -> LONG {
-        ::TerminateProcess(::GetCurrentProcess(), what->ExceptionRecord->ExceptionCode);
-        return EXCEPTION_EXECUTE_HANDLER;
-    });
+    ::SetUnhandledExceptionFilter(&end_at_once);
 #if defined(_MSC_VER)
     ::_set_abort_behavior(0, _WRITE_ABORT_MSG | _CALL_REPORTFAULT);
 #endif

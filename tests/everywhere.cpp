@@ -446,11 +446,19 @@ TEST_CASE("it is refused by name") {
             program, {.stdin_ = asyncio::stdio::pipe, .stdout_ = asyncio::stdio::devnull});
         child.send_signal(SIGINT);
     };
+    const auto forked = []() -> asyncio::coro<> {
+        const int one = co_await asyncio::fork_job([] { return 1; });
+        CHECK(one == 1);
+    };
     const auto unix_server = []() -> asyncio::coro<> {
         co_await asyncio::start_unix_server(echo, "x");
     };
     CHECK(refusal([&] { asyncio::run(signal()); }) ==
           "asyncio::process::send_signal: signal 2" + end);
+    CHECK(refusal([&] { asyncio::run(forked()); }) == "asyncio::fork_job" + end);
+    CHECK(refusal([] {
+              const asyncio::isolated_executor pool(1, {.start = asyncio::start_method::fork});
+          }) == "asyncio::isolated_executor: start_method::fork" + end);
     CHECK(refusal([&] { asyncio::run(unix_server()); }) == "asyncio::start_unix_server" + end);
     CHECK(refusal([] { static_cast<void>(asyncio::socket::unix_stream()); }) ==
           "asyncio: a Unix socket" + end);

@@ -1,6 +1,7 @@
 // Worker processes, as every system has them that has any. executors.cpp tests more, with calls
 // that only some systems have.
 #include "support.hpp"
+#include "system.hpp"
 
 #include <atomic>
 #include <chrono>
@@ -256,6 +257,18 @@ TEST_CASE("shutdown() waits for what runs, and no worker is left then") {
         CHECK_THROWS_AS(pool.submit(add, 1, 2), std::runtime_error);
     }
     CHECK_FALSE(runs(pid));
+}
+
+TEST_CASE("pools come and go, and leave no handles") {
+    const auto one_job = [] {
+        isolated_executor pool(1);
+        const std::string text(1'000'000, 'x');
+        CHECK(pool.submit(twice, text).result().size() == 2 * text.size());
+    };
+    one_job(); // what the system keeps for itself after the first one
+    const std::size_t before = support::open_descriptors().size();
+    for (int i = 0; i < 3; ++i) one_job();
+    CHECK(support::open_descriptors().size() <= before + 2);
 }
 
 // The job of the one that dies has a number, which is printed.
