@@ -245,12 +245,15 @@ asyncio::coro<> give_up_reading() {
     print("then " + line);
 }
 
-int number_of_this_process() {
+// A job that says which process runs it, and never ends.
+void stay() {
 #if defined(_WIN32)
-    return static_cast<int>(::GetCurrentProcessId());
+    print(std::to_string(::GetCurrentProcessId()) + "\n");
 #else
-    return ::getpid();
+    print(std::to_string(::getpid()) + "\n");
 #endif
+    std::fflush(stdout);
+    for (;;) std::this_thread::sleep_for(1s);
 }
 
 int act(const std::string& role, const std::vector<std::string>& words) {
@@ -279,8 +282,7 @@ int act(const std::string& role, const std::vector<std::string>& words) {
         while (std::getchar() != EOF) {}
     } else if (role == "keep-worker") { // until the end of the input
         asyncio::isolated_executor pool(1);
-        print(std::to_string(pool.submit(number_of_this_process).result()) + "\n");
-        std::fflush(stdout);
+        const auto job = pool.submit(stay);
         while (std::getchar() != EOF) {}
     } else if (role == "forget-worker-main") {
         try {

@@ -150,7 +150,7 @@ ASYNC_TEST_CASE_REAL("jobs run in other processes, and their results come back")
 
 ASYNC_TEST_CASE_REAL("payloads of every size travel whole, in both directions") {
     isolated_executor pool(1);
-    for (const std::size_t size : {0, 1, 1000, 32'000, 65'500, 65'536, 70'000, 5'000'000}) {
+    for (const std::size_t size : {0u, 1u, 1000u, 32'000u, 65'500u, 65'536u, 70'000u, 5'000'000u}) {
         std::string text(size, '\0');
         for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 7 % 251);
         const std::string both = co_await run_in_executor(&pool, twice, text);
@@ -271,7 +271,7 @@ TEST_CASE("pools come and go, and leave no handles") {
     CHECK(support::open_descriptors().size() <= before + 2);
 }
 
-// The job of the one that dies has a number, which is printed.
+// The job prints the number of its process, and never ends.
 ASYNC_TEST_CASE_REAL("workers end with their program, however that ends") {
     const std::vector<std::string> program = support::as_child(argv("keep-worker"));
     asyncio::process parent = co_await asyncio::create_subprocess_exec(
