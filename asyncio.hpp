@@ -27068,7 +27068,10 @@ static ssize_t write_some(int fd, const void* from, std::size_t size) noexcept {
     return ::write(fd, from, std::min<std::size_t>(size, 1u << 30));
 }
 static std::int64_t seek_to(int fd, std::int64_t offset, int whence) noexcept {
-    return ::lseek(fd, static_cast<off_t>(offset), whence);
+    const auto place = static_cast<off_t>(offset);
+    if (place == offset) return ::lseek(fd, place, whence);
+    errno = EOVERFLOW; // 32 bits, without _FILE_OFFSET_BITS=64
+    return -1;
 }
 static int close_number(int fd) noexcept { return ::close(fd); }
 

@@ -503,6 +503,20 @@ ASYNC_TEST_CASE("an error of a seek leaves the file where it was") {
     CHECK(line == "two\n");
 }
 
+// Never another place: what is written next would overwrite something else.
+ASYNC_TEST_CASE("a place beyond 4 GiB is reached, or refused where off_t has 32 bits") {
+    const scratch folder;
+    file f = co_await file::open(folder / "data", "w+");
+    const auto place = co_await asyncio::as_outcome(f.seek(5'000'000'000));
+    if (sizeof(off_t) > 4) {
+        REQUIRE(place.has_value());
+        CHECK(*place == 5'000'000'000);
+    } else {
+        REQUIRE_FALSE(place.has_value());
+        CHECK(place.error().code().value() == EOVERFLOW);
+    }
+}
+
 #if !defined(_WIN32)
 
 ASYNC_TEST_CASE_REAL("a cancelled read takes nothing: the next one begins where it began") {
