@@ -8359,6 +8359,7 @@ struct remote_call<Fn, type_list<Sent...>> {
         Fn fn = get_callable<Fn>(in);
         std::tuple<Sent...> arguments{in.get<Sent>()...};
         in.finish();
+        if (in.failure()) return;
         const auto work = [&](Sent&... args) -> decltype(auto) { return call(fn, args...); };
         using result = decltype(std::apply(work, arguments));
         if constexpr (std::is_void_v<result>) std::apply(work, arguments);
@@ -19230,11 +19231,6 @@ namespace detail {
                       "program; a function made at run time cannot travel");
 }
 
-[[noreturn]] static void throw_no_code() {
-    throw_codec_error("asyncio::isolated_executor: the job's function is at no place of its file "
-                      "that holds code; decode exactly what was encoded");
-}
-
 #if defined(_WIN32)
 
 // What the linker wrote at the beginning of a file, but for the address where it has been
@@ -19310,10 +19306,15 @@ code_pointer get_code(decoder& in) {
     std::optional<module_facts> found;
     if (module != nullptr) found.emplace(module);
     if (!found || found->identity != identity)
-        throw_codec_error("asyncio::isolated_executor: the job's function is in a library that the "
-                          "worker has not loaded; link it to the program");
+        in.fail("asyncio::isolated_executor: the job's function is in a library that the worker "
+                "has not loaded; link it to the program");
+    if (in.failure()) return nullptr;
     const module_facts& facts = *found;
-    if (offset < facts.code_begin || offset >= facts.code_end) throw_no_code();
+    if (offset < facts.code_begin || offset >= facts.code_end) {
+        in.fail("asyncio::isolated_executor: the job's function is at no place of its file that "
+                "holds code; decode exactly what was encoded");
+        return nullptr;
+    }
     return reinterpret_cast<code_pointer>(facts.base + static_cast<std::uintptr_t>(offset));
 }
 
@@ -19411,11 +19412,16 @@ code_pointer get_code(decoder& in) {
     const auto offset = in.get<std::uint64_t>();
     ::dl_iterate_phdr(visit_module, &search);
     if (!search.found)
-        throw_codec_error("asyncio::isolated_executor: the job's function is in a library that the "
-                          "worker has not loaded; link it to the program, or load it before the "
-                          "executor is made and use start_method::fork");
+        in.fail("asyncio::isolated_executor: the job's function is in a library that the worker "
+                "has not loaded; link it to the program, or load it before the executor is made "
+                "and use start_method::fork");
+    if (in.failure()) return nullptr;
     const std::uintptr_t address = search.base + static_cast<std::uintptr_t>(offset);
-    if (address < search.code_begin || address >= search.code_end) throw_no_code();
+    if (address < search.code_begin || address >= search.code_end) {
+        in.fail("asyncio::isolated_executor: the job's function is at no place of its file that "
+                "holds code; decode exactly what was encoded");
+        return nullptr;
+    }
     return reinterpret_cast<code_pointer>(address);
 }
 
@@ -19887,14 +19893,21 @@ private:
 
 #endif
 
+// What is wrong with the bytes, where the decoder could not throw it.
+static exception_ptr error_of(const decoder& in) {
+    return in.failure() ? make_error(codec_error(in.failure())) : exception_ptr();
+}
+
 // Sends an error; one that cannot travel is told by its text.
 static void send_error(int socket, frame_kind kind, const exception_ptr& error) {
     outgoing message;
     ASYNCIO_TRY {
         message.out.put(error);
         message.seal();
-        send_frame(socket, kind, message, 0);
-        return;
+        if (!message.failure) {
+            send_frame(socket, kind, message, 0);
+            return;
+        }
     } ASYNCIO_CATCH(const std::exception&) {
         // Fall through to an error that surely fits.
     }
@@ -19905,17 +19918,20 @@ static void send_error(int socket, frame_kind kind, const exception_ptr& error) 
     send_frame(socket, kind, plain, 0);
 }
 
-// Runs a job, which puts its result, and sends what came of it.
+// Runs a job, which puts its result or gives what it fails with, and sends what came of it.
 template <class Job>
 void answer(int socket, Job job) noexcept {
     exception_ptr error;
     ASYNCIO_TRY {
         outgoing result;
-        job(result.out);
+        error = job(result.out);
         result.seal();
-        std::fflush(nullptr);
-        send_frame(socket, frame_kind::result, result, 0);
-        return;
+        if (!error) error = result.failure;
+        if (!error) {
+            std::fflush(nullptr);
+            send_frame(socket, frame_kind::result, result, 0);
+            return;
+        }
     } ASYNCIO_CATCH_ALL {
         error = current_error();
     }
@@ -20163,13 +20179,19 @@ void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job, box<o
         reader.kind() != frame_kind::setup)
         leave_worker(0);
     worker_setup setup;
+    exception_ptr unfit;
     ASYNCIO_TRY {
         decoder in(reader.bytes());
         setup = in.get<worker_setup>();
         if (setup.memory_limit) limit_memory(*setup.memory_limit);
-        if (setup.has_initializer) get_code(in)();
+        const code_pointer initializer = setup.has_initializer ? get_code(in) : nullptr;
+        unfit = error_of(in);
+        if (initializer) initializer();
     } ASYNCIO_CATCH_ALL {
-        send_error(socket, frame_kind::unfit, current_error());
+        unfit = current_error();
+    }
+    if (unfit) {
+        send_error(socket, frame_kind::unfit, unfit);
         leave_worker(0);
     }
     cpu_alarm alarm(setup.cpu_limit);
@@ -20178,8 +20200,11 @@ void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job, box<o
         answer(socket, [&](encoder& out) {
             decoder in(reader.bytes());
             const auto entry = reinterpret_cast<remote_entry>(get_code(in));
-            const cpu_alarm::armed limited(alarm);
-            entry(in, out);
+            if (!in.failure()) {
+                const cpu_alarm::armed limited(alarm);
+                entry(in, out);
+            }
+            return error_of(in);
         });
     leave_worker(0);
 }
@@ -20840,7 +20865,7 @@ static void finish_remote(concurrent_base& state, remote_job& job, const frame_r
         decoder in(reader.bytes());
         if (reader.kind() == frame_kind::result) job.decode_result(in);
         else state.error = in.get<exception_ptr>();
-        if (in.failure()) state.error = make_error(codec_error(in.failure()));
+        if (exception_ptr error = error_of(in)) state.error = std::move(error);
     } ASYNCIO_CATCH_ALL {
         state.error = current_error();
     }
@@ -21873,7 +21898,10 @@ static void close_as_exec_would(int kept) noexcept {
     // Not before the parent has a pidfd: somebody else's wait() could be faster.
     char go = 0;
     if (::recv(socket, &go, sizeof go, 0) != sizeof go) ::_exit(0);
-    answer(socket, [&](encoder& out) { call.run(out); });
+    answer(socket, [&](encoder& out) {
+        call.run(out);
+        return exception_ptr();
+    });
     leave_worker(0);
 }
 
@@ -25015,7 +25043,7 @@ static coro<stream_pair> connect_to_any(std::vector<address> to, address from, l
     for (auto a = to.begin(); a != to.end() && !made; ++a) {
         connect_result result = co_await connect_to(*a, from, plan);
         made = result.link;
-        failures.push_back(std::move(result));
+        if (!made) failures.push_back(std::move(result));
     }
     if (!made) co_await fail_with(error_of_all(failures));
     co_return make_pair_of(made);
@@ -25095,7 +25123,7 @@ static coro<stream_pair> connect_to_fastest(std::vector<address> to, address fro
             caught<connect_result> got = co_await catching(ended);
             if (got.error) co_await fail_with(std::move(got.error));
             made = got.value->link;
-            failures.push_back(std::move(*got.value));
+            if (!made) failures.push_back(std::move(*got.value));
         }
     }
     if (!made) co_await fail_with(error_of_all(failures));
