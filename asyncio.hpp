@@ -1242,6 +1242,36 @@ private:
     T* object_ = nullptr;
 };
 
+// Room for an object that is made later. std::optional would do, but its destructor calls
+// that of an awaiter, which has virtual functions, in a way that clang++ warns of.
+template <class T>
+class later {
+public:
+    later() noexcept {}
+    later(const later&) = delete;
+    later& operator=(const later&) = delete;
+    ~later() {
+        if constexpr (!std::is_trivially_destructible_v<T>) {
+            if (made_) value_.T::~T();
+        }
+    }
+
+    // Makes it of what `fn` gives.
+    template <class F>
+    void make(F&& fn) {
+        ::new (static_cast<void*>(std::addressof(value_))) T(fn());
+        made_ = true;
+    }
+    T& operator*() noexcept { return value_; }
+    explicit operator bool() const noexcept { return made_; }
+
+private:
+    union {
+        T value_;
+    };
+    bool made_ = false;
+};
+
 // A move-only callable of any type. For things that are set once and called
 // seldom; hot paths keep callables in nodes of their own.
 template <class Signature>
@@ -5582,8 +5612,8 @@ coro<await_result_t<A>> wait_limited(A awaited, duration limit) {
     if constexpr (awaitable_object<A>) {
         got = co_await catching(std::move(awaited));
     } else {
-        std::optional<std::decay_t<decltype(awaited())>> work;
-        got.error = thrown_by([&] { work.emplace(awaited()); });
+        later<std::decay_t<decltype(awaited())>> work;
+        got.error = thrown_by([&] { work.make(awaited); });
         if (work) got = co_await catching(std::move(*work));
     }
     if (exception_ptr late = guard.leave(got.error)) got.error = std::move(late);
@@ -5678,8 +5708,10 @@ auto run_with(M manager, Body body)
 
     caught<R> got;
     if constexpr (awaitable_object<called>) {
-        std::optional<std::decay_t<called>> work;
-        got.error = thrown_by([&] { work.emplace(call_body(body, *what)); });
+        later<std::decay_t<called>> work;
+        got.error = thrown_by([&] {
+            work.make([&]() -> decltype(auto) { return call_body(body, *what); });
+        });
         if (work) got = co_await catching(std::move(*work));
     } else if constexpr (std::is_void_v<R>) {
         got.error = thrown_by([&] { call_body(body, *what); });
@@ -11112,9 +11144,9 @@ private:
         const bool open = !let_in();
         if (open) co_await detail::fail_with(detail::make_error(circuit_open_error()));
         const std::uint64_t period = period_;
-        std::optional<std::decay_t<std::invoke_result_t<F&>>> work;
+        detail::later<std::decay_t<std::invoke_result_t<F&>>> work;
         detail::caught<R> got;
-        got.error = detail::thrown_by([&] { work.emplace(fn()); });
+        got.error = detail::thrown_by([&] { work.make(fn); });
         if (work) got = co_await detail::catching(std::move(*work));
         note(period, got.error);
         if (got.error) co_await detail::fail_with(std::move(got.error));
