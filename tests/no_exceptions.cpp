@@ -1,5 +1,6 @@
-// Failures, cancellations and cleanup where nothing throws: built with -fno-exceptions and
-// -fno-rtti, with a library of its own.
+// What is different where nothing throws: built with -fno-exceptions and -fno-rtti, with a library
+// of its own. What is the same with and without exceptions is tested in the other files, which the
+// stage `no_exceptions` of .ci/run builds in this mode as well.
 #include "support.hpp"
 
 #include <csignal>

@@ -19,33 +19,21 @@ using log_type = std::vector<std::string>;
 // Takes an item and logs "NAME ITEM", or why there was none.
 template <class Queue>
 asyncio::coro<> take(Queue& queue, std::string name, log_type& log) {
-    std::exception_ptr error;
-    try {
-        const int item = co_await queue.get();
-        log.push_back(name + " " + std::to_string(item));
-    } catch (const asyncio::queue_shut_down&) {
-        log.push_back(name + " shut down");
-    } catch (const asyncio::cancelled_error&) {
-        log.push_back(name + " cancelled");
-        error = std::current_exception();
-    }
-    if (error) std::rethrow_exception(error);
+    const auto item = co_await support::catching(queue.get());
+    const bool shut_down = support::holds<asyncio::queue_shut_down>(item.error);
+    if (item.value) log.push_back(name + " " + std::to_string(*item.value));
+    else log.push_back(name + (shut_down ? " shut down" : " cancelled"));
+    if (item.error && !shut_down) co_await support::fail_with(item.error);
 }
 
 template <class Queue>
 asyncio::coro<> give(Queue& queue, int item, log_type& log) {
     const std::string name = std::to_string(item);
-    std::exception_ptr error;
-    try {
-        co_await queue.put(item);
-        log.push_back(name);
-    } catch (const asyncio::queue_shut_down&) {
-        log.push_back(name + " shut down");
-    } catch (const asyncio::cancelled_error&) {
-        log.push_back(name + " cancelled");
-        error = std::current_exception();
-    }
-    if (error) std::rethrow_exception(error);
+    const auto put = co_await support::catching(queue.put(item));
+    const bool shut_down = support::holds<asyncio::queue_shut_down>(put.error);
+    if (put.value) log.push_back(name);
+    else log.push_back(name + (shut_down ? " shut down" : " cancelled"));
+    if (put.error && !shut_down) co_await support::fail_with(put.error);
 }
 
 template <class Queue>
@@ -839,16 +827,11 @@ static asyncio::coro<> random_traffic(std::uint32_t seed) {
             if (random.below(2) == 0) co_await asyncio::sleep(random.delay());
             const int number = producer * 1'000'000 + next_item++;
             auto item = std::make_unique<int>(number);
-            std::exception_ptr error;
-            try {
-                co_await queue.put(std::move(item));
-            } catch (...) {
-                error = std::current_exception();
-            }
-            if (error) {
+            const auto done = co_await support::catching(queue.put(std::move(item)));
+            if (done.error) {
                 CHECK(item != nullptr);
                 if (item) kept.insert(*item);
-                std::rethrow_exception(error);
+                co_await support::fail_with(done.error);
             }
             CHECK(item == nullptr);
             put.insert(number);
@@ -859,10 +842,10 @@ static asyncio::coro<> random_traffic(std::uint32_t seed) {
             if (random.below(3) == 0) co_await asyncio::sleep(random.delay());
             std::optional<std::unique_ptr<int>> item;
             if (random.below(2) == 0) {
-                try {
-                    item = co_await queue.get();
-                } catch (const asyncio::queue_shut_down&) {
-                }
+                auto got = co_await support::catching(queue.get());
+                const bool shut_down = support::holds<asyncio::queue_shut_down>(got.error);
+                if (got.error && !shut_down) co_await support::fail_with(got.error);
+                item = std::move(got.value);
             } else {
                 item = co_await queue.next();
             }

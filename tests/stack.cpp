@@ -26,16 +26,20 @@ constexpr std::int64_t chain = support::sanitized ? 20'000 : 100'000;
 struct on_thread {
     std::int64_t (*body)();
     std::int64_t value = 0;
-    std::exception_ptr error;
+    asyncio::exception_ptr error;
 };
 
 extern "C" void* run_on_thread(void* argument) {
     on_thread& call = *static_cast<on_thread*>(argument);
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    call.value = call.body();
+#else
     try {
         call.value = call.body();
     } catch (...) {
         call.error = std::current_exception();
     }
+#endif
     return nullptr;
 }
 
@@ -48,7 +52,7 @@ std::int64_t with_small_stack(std::int64_t (*body)()) {
     REQUIRE(pthread_create(&thread, &attributes, run_on_thread, &call) == 0);
     pthread_attr_destroy(&attributes);
     pthread_join(thread, nullptr);
-    if (call.error) std::rethrow_exception(call.error);
+    if (call.error) asyncio::error(call.error).rethrow();
     return call.value;
 }
 
@@ -173,14 +177,27 @@ TEST_CASE("recursion where each level suspends on the way up") {
 }
 
 asyncio::coro<std::int64_t> fail_at_the_bottom() {
-    throw std::runtime_error("from below");
+    THROW(std::runtime_error("from below"));
     co_return 0;
 }
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
 TEST_CASE("an exception comes up through a deep recursion") {
     CHECK_THROWS_WITH_AS(
         with_small_stack([] { return asyncio::run(descend(deep / 10, fail_at_the_bottom())); }),
         "from below", std::runtime_error);
+}
+#endif
+
+TEST_CASE("a failure comes up through a deep recursion to who asked for the outcome") {
+    const std::int64_t failed = with_small_stack([] {
+        return asyncio::run([]() -> asyncio::coro<std::int64_t> {
+            const auto r =
+                co_await asyncio::as_outcome(descend(deep / 10, fail_at_the_bottom()));
+            co_return !r && r.error().holds<std::runtime_error>() ? 1 : 0;
+        });
+    });
+    CHECK(failed == 1);
 }
 
 asyncio::coro<std::int64_t> wait_long() {
@@ -194,13 +211,8 @@ TEST_CASE("a cancellation comes up through a deep recursion") {
             const auto task = asyncio::create_task(descend(deep / 10, wait_long()));
             co_await asyncio::sleep(0s);
             task.cancel();
-            bool cancelled = false;
-            try {
-                co_await task;
-            } catch (const asyncio::cancelled_error&) {
-                cancelled = true;
-            }
-            co_return cancelled ? 1 : 0;
+            const auto got = co_await support::catching(task);
+            co_return support::holds<asyncio::cancelled_error>(got.error) ? 1 : 0;
         });
     });
     CHECK(levels == 1);
@@ -265,13 +277,8 @@ TEST_CASE("cancelling the head of a long chain of tasks ends all of them") {
             const asyncio::any_task head = make_chain(chain);
             co_await asyncio::sleep(0s);
             head.cancel();
-            bool cancelled = false;
-            try {
-                co_await head;
-            } catch (const asyncio::cancelled_error&) {
-                cancelled = true;
-            }
-            co_return cancelled ? 1 : 0;
+            const auto got = co_await support::catching(head);
+            co_return support::holds<asyncio::cancelled_error>(got.error) ? 1 : 0;
         });
     });
     CHECK(ended == 1);

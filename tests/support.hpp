@@ -190,19 +190,19 @@ child_result in_child(const std::function<int()>& program);
 // Awaits `expression` and checks that it fails with a `type`.
 #define CHECK_AWAIT_THROWS_AS(expression, type)                                                    \
     do {                                                                                           \
-        const auto ended_so = co_await asyncio::as_outcome(expression);                            \
-        const bool failed_so = !ended_so.has_value() && ended_so.error().template holds<type>();   \
+        const auto ended_so = co_await support::catching(expression);                              \
+        const bool failed_so = support::holds<type>(ended_so.error);                               \
         CHECK_MESSAGE(failed_so, "co_await " #expression " fails with a " #type);                  \
     } while (false)
 
 // The same, and what() contains `text`.
 #define CHECK_AWAIT_THROWS_WITH_AS(expression, text, type)                                         \
     do {                                                                                           \
-        const auto ended_so = co_await asyncio::as_outcome(expression);                            \
-        const bool failed_so = !ended_so.has_value() && ended_so.error().template holds<type>();   \
+        const auto ended_so = co_await support::catching(expression);                              \
+        const bool failed_so = support::holds<type>(ended_so.error);                               \
         CHECK_MESSAGE(failed_so, "co_await " #expression " fails with a " #type);                  \
         if (failed_so) {                                                                           \
-            const std::string message_of_it = ended_so.error().what();                             \
+            const std::string message_of_it = asyncio::error(ended_so.error).what();               \
             CAPTURE(message_of_it);                                                                \
             CHECK(message_of_it.find(text) != std::string::npos);                                  \
         }                                                                                          \
