@@ -6,11 +6,12 @@
 #
 # PROGRAM: three_tasks, embedded_no_os, no_system; all when none is given. The processor's clock
 # counts instructions, so that a busy machine changes nothing. Three tasks and the loop may have
-# 24 KiB of flash. The exit code is 0 when all is well, 1 when something is not, 77 when a tool is not here.
+# 24 KiB of flash. The exit code is 0 when all is well, 1 when something is not, 77 when a tool is
+# not here.
 set -eu
 
 case ${1-} in
--*) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+-*) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 programs=${*:-three_tasks embedded_no_os no_system}
 most_flash=$((24 * 1024))

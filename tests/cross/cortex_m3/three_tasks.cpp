@@ -1,5 +1,5 @@
-// The loop with three tasks, timers and an interrupt, and nothing else: what that needs of flash and
-// RAM. All memory comes from an array, and none of it goes back.
+// The loop with three tasks, timers and an interrupt, and nothing else: what that needs of flash
+// and RAM. All memory comes from an array, and none of it goes back.
 #include <cstddef>
 #include <cstdint>
 
