@@ -17,35 +17,24 @@ asyncio::time_point now() { return asyncio::get_running_loop().time(); }
 
 // An error in words: "nothing", "cancelled", "interrupt", "timeout", a message, or of a group
 // "group[one, group[two]]"; a group that is no std::exception is a "base group".
-std::string shape(const std::exception_ptr& error) {
+std::string shape(const asyncio::exception_ptr& error) {
     if (!error) return "nothing";
-    try {
-        std::rethrow_exception(error);
-    } catch (const asyncio::base_exception_group& group) {
-        std::string text;
-        for (const std::exception_ptr& member : group.exceptions())
-            text += (text.empty() ? "" : ", ") + shape(member);
-        return (support::holds<std::exception>(error) ? "group[" : "base group[") + text + "]";
-    } catch (const asyncio::cancelled_error&) {
-        return "cancelled";
-    } catch (const asyncio::keyboard_interrupt&) {
-        return "interrupt";
-    } catch (const asyncio::timeout_error&) {
-        return "timeout";
-    } catch (...) {
-        return support::message_of(error);
-    }
+    if (support::holds<asyncio::cancelled_error>(error)) return "cancelled";
+    if (support::holds<asyncio::keyboard_interrupt>(error)) return "interrupt";
+    if (support::holds<asyncio::timeout_error>(error)) return "timeout";
+    const auto* group = support::exception_cast<asyncio::base_exception_group>(error);
+    if (group == nullptr) return support::message_of(error);
+    std::string text;
+    for (const asyncio::exception_ptr& member : group->exceptions())
+        text += (text.empty() ? "" : ", ") + shape(member);
+    return (support::holds<std::exception>(error) ? "group[" : "base group[") + text + "]";
 }
 
 // Awaits `work` in the calling task and gives what it throws.
 template <class A>
-asyncio::coro<std::exception_ptr> error_of(A work) {
-    try {
-        static_cast<void>(co_await std::move(work));
-    } catch (...) {
-        co_return std::current_exception();
-    }
-    co_return nullptr;
+asyncio::coro<asyncio::exception_ptr> error_of(A work) {
+    auto got = co_await support::catching(std::move(work));
+    co_return std::move(got.error);
 }
 
 asyncio::coro<int> after(asyncio::duration delay, int value) {
@@ -55,7 +44,8 @@ asyncio::coro<int> after(asyncio::duration delay, int value) {
 
 asyncio::coro<int> fail_after(asyncio::duration delay, std::string message) {
     co_await asyncio::sleep(delay);
-    throw std::runtime_error(message);
+    THROW(std::runtime_error(message));
+    co_return 0;
 }
 
 // What happened to some coroutines.
@@ -69,41 +59,27 @@ struct record {
 // Sleeps for an hour. When it is cancelled it stops, but needs `cleanup` for it.
 asyncio::coro<int> stoppable(record& seen, asyncio::duration cleanup = 0s) {
     ++seen.started;
-    std::exception_ptr cancelled;
-    try {
-        co_await asyncio::sleep(1h);
-    } catch (const asyncio::cancelled_error&) {
-        ++seen.cancelled;
-        cancelled = std::current_exception();
-    }
+    const auto slept = co_await support::catching(asyncio::sleep(1h));
+    seen.cancelled += support::holds<asyncio::cancelled_error>(slept.error) ? 1 : 0;
     if (cleanup > asyncio::duration::zero()) {
-        try {
-            co_await asyncio::sleep(cleanup);
-        } catch (const asyncio::cancelled_error&) {
-            ++seen.cancelled;
-        }
+        const auto cleaned = co_await support::catching(asyncio::sleep(cleanup));
+        seen.cancelled += support::holds<asyncio::cancelled_error>(cleaned.error) ? 1 : 0;
     }
     ++seen.ended;
-    if (cancelled) std::rethrow_exception(cancelled);
+    if (slept.error) co_await support::fail_with(slept.error);
     co_return 0;
 }
 
 // Ignores its first cancellation, and gives `value` after `cleanup`.
 asyncio::coro<int> stubborn(asyncio::duration cleanup, int value) {
-    try {
-        co_await asyncio::sleep(1h);
-    } catch (const asyncio::cancelled_error&) {
-    }
+    static_cast<void>(co_await support::catching(asyncio::sleep(1h)));
     co_await asyncio::sleep(cleanup);
     co_return value;
 }
 
 asyncio::coro<int> fail_when_cancelled(std::string message) {
-    try {
-        co_await asyncio::sleep(1h);
-    } catch (const asyncio::cancelled_error&) {
-        throw std::runtime_error(message);
-    }
+    const auto slept = co_await support::catching(asyncio::sleep(1h));
+    if (slept.error) THROW(std::runtime_error(message));
     co_return 0;
 }
 
@@ -140,7 +116,7 @@ public:
         co_await asyncio::sleep(1s);
         lines_->push_back("entered");
     }
-    asyncio::coro<bool> aexit(std::exception_ptr error) {
+    asyncio::coro<bool> aexit(asyncio::exception_ptr error) {
         lines_->push_back("leaving with " + shape(error));
         co_await asyncio::sleep(1s);
         lines_->push_back("left");
@@ -162,7 +138,7 @@ public:
         co_await asyncio::sleep(0s);
         co_return std::make_unique<std::string>(value_);
     }
-    asyncio::coro<bool> aexit(std::exception_ptr) { co_return false; }
+    asyncio::coro<bool> aexit(asyncio::exception_ptr) { co_return false; }
 
 private:
     std::string value_;
@@ -174,11 +150,11 @@ public:
     broken(bool in, bool out) : in_(in), out_(out) {}
 
     asyncio::coro<> aenter() {
-        if (in_) throw std::runtime_error("cannot enter");
+        if (in_) THROW(std::runtime_error("cannot enter"));
         co_return;
     }
-    asyncio::coro<bool> aexit(std::exception_ptr) {
-        if (out_) throw std::runtime_error("cannot leave");
+    asyncio::coro<bool> aexit(asyncio::exception_ptr) {
+        if (out_) THROW(std::runtime_error("cannot leave"));
         co_return false;
     }
 
@@ -244,7 +220,7 @@ ASYNC_TEST_CASE("an rvalue manager lives until the block has ended, and no longe
     public:
         explicit holder(int& count) : here_(std::make_unique<counted>(count)) {}
         asyncio::coro<> aenter() { co_return; }
-        asyncio::coro<bool> aexit(std::exception_ptr) {
+        asyncio::coro<bool> aexit(asyncio::exception_ptr) {
             co_await asyncio::sleep(1s);
             co_return false;
         }
@@ -275,21 +251,23 @@ ASYNC_TEST_CASE("the body gets what aenter() gave") {
 
 ASYNC_TEST_CASE("aexit() is told the body's error, and the error goes on") {
     lines log;
-    const std::exception_ptr of_coroutine =
+    const asyncio::exception_ptr of_coroutine =
         co_await error_of(asyncio::with(diary(log), [] { return fail_after(1s, "foo"); }));
     CHECK(shape(of_coroutine) == "foo");
     CHECK(log == lines{"entering", "entered", "leaving with foo", "left"});
     log.clear();
-    const std::exception_ptr of_callable = co_await error_of(
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+    const asyncio::exception_ptr of_callable = co_await error_of(
         asyncio::with(diary(log), []() -> int { throw std::runtime_error("bar"); }));
     CHECK(shape(of_callable) == "bar");
     CHECK(log == lines{"entering", "entered", "leaving with bar", "left"});
+#endif
 }
 
 ASYNC_TEST_CASE("a swallowed error leaves nothing, an empty optional, or no value to give") {
     lines log;
     diary forgiving(log, true);
-    co_await asyncio::with(forgiving, [] { throw std::runtime_error("foo"); });
+    co_await asyncio::with(forgiving, []() -> asyncio::coro<> { co_await fail_after(0s, "foo"); });
     const std::optional<int> none =
         co_await asyncio::with(forgiving, []() -> asyncio::coro<std::optional<int>> {
             co_await fail_after(1s, "foo");
@@ -299,7 +277,7 @@ ASYNC_TEST_CASE("a swallowed error leaves nothing, an empty optional, or no valu
     const std::optional<int> some =
         co_await asyncio::with(forgiving, []() -> std::optional<int> { return 2; });
     CHECK(some == 2);
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(forgiving, [] { return fail_after(1s, "foo"); }));
     CHECK(support::holds<asyncio::invalid_state_error>(error));
     const int value = co_await asyncio::with(forgiving, [] { return after(1s, 3); });
@@ -308,15 +286,15 @@ ASYNC_TEST_CASE("a swallowed error leaves nothing, an empty optional, or no valu
 
 ASYNC_TEST_CASE("an error of aenter() skips body and aexit(); one of aexit() replaces the body's") {
     bool ran = false;
-    const std::exception_ptr in =
+    const asyncio::exception_ptr in =
         co_await error_of(asyncio::with(broken(true, true), [&] { ran = true; }));
     CHECK(shape(in) == "cannot enter");
     CHECK_FALSE(ran);
-    const std::exception_ptr out =
+    const asyncio::exception_ptr out =
         co_await error_of(asyncio::with(broken(false, true), [&] { ran = true; }));
     CHECK(shape(out) == "cannot leave");
     CHECK(ran);
-    const std::exception_ptr both =
+    const asyncio::exception_ptr both =
         co_await error_of(asyncio::with(broken(false, true), [] { return fail_after(1s, "foo"); }));
     CHECK(shape(both) == "cannot leave");
 }
@@ -329,7 +307,7 @@ ASYNC_TEST_CASE("aexit() is awaited after a cancellation of the body, which then
     co_await asyncio::sleep(2s);
     const auto begin = now();
     block.cancel();
-    const std::exception_ptr error = co_await error_of(block);
+    const asyncio::exception_ptr error = co_await error_of(block);
     CHECK(shape(error) == "cancelled");
     CHECK(log == lines{"entering", "entered", "leaving with cancelled", "left"});
     CHECK(now() - begin == 1s);
@@ -359,7 +337,7 @@ ASYNC_TEST_CASE("a cancellation that arrives in aenter() or aexit() is thrown th
         [&]() -> asyncio::coro<> { co_await asyncio::with(diary(log), [&] { ran = true; }); });
     co_await support::turns(2);
     entering.cancel();
-    const std::exception_ptr in = co_await error_of(entering);
+    const asyncio::exception_ptr in = co_await error_of(entering);
     CHECK(shape(in) == "cancelled");
     CHECK_FALSE(ran);
     CHECK(log == lines{"entering"});
@@ -367,13 +345,14 @@ ASYNC_TEST_CASE("a cancellation that arrives in aenter() or aexit() is thrown th
     for (const bool fails : {false, true}) {
         log.clear();
         asyncio::task<> leaving = asyncio::create_task([&]() -> asyncio::coro<> {
-            co_await asyncio::with(diary(log), [&] {
-                if (fails) throw std::runtime_error("foo");
+            co_await asyncio::with(diary(log), [&]() -> asyncio::coro<> {
+                if (fails) THROW(std::runtime_error("foo"));
+                co_return;
             });
         });
         co_await asyncio::sleep(1500ms);
         leaving.cancel();
-        const std::exception_ptr out = co_await error_of(leaving);
+        const asyncio::exception_ptr out = co_await error_of(leaving);
         CHECK(shape(out) == "cancelled");
         CHECK(log.back() == (fails ? "leaving with foo" : "leaving with nothing"));
     }
@@ -388,7 +367,7 @@ ASYNC_TEST_CASE("a cancellation while aexit() handles another one arrives there"
     block.cancel("first");
     co_await asyncio::sleep(500ms);
     block.cancel("second");
-    const std::exception_ptr error = co_await error_of(block);
+    const asyncio::exception_ptr error = co_await error_of(block);
     CHECK(support::message_of(error) == "second");
     CHECK(log == lines{"entering", "entered", "leaving with cancelled"});
     CHECK(block.cancelling() == 2);
@@ -421,7 +400,7 @@ ASYNC_TEST_CASE("the cleanup is awaited after a success, and the body's value is
 
 ASYNC_TEST_CASE("the cleanup is awaited after an error, and the error goes on") {
     bool clean = false;
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::finally(fail_after(1s, "foo"), [&]() -> asyncio::coro<> {
             co_await asyncio::sleep(1s);
             clean = true;
@@ -441,7 +420,7 @@ ASYNC_TEST_CASE("the cleanup is awaited after a cancellation, and the cancellati
     co_await asyncio::sleep(1s);
     const auto begin = now();
     work.cancel("why");
-    const std::exception_ptr error = co_await error_of(work);
+    const asyncio::exception_ptr error = co_await error_of(work);
     CHECK(support::message_of(error) == "why");
     CHECK(work.cancelled());
     CHECK(clean);
@@ -449,10 +428,10 @@ ASYNC_TEST_CASE("the cleanup is awaited after a cancellation, and the cancellati
 }
 
 ASYNC_TEST_CASE("an error of the cleanup replaces the body's") {
-    const std::exception_ptr after_error =
+    const asyncio::exception_ptr after_error =
         co_await error_of(asyncio::finally(fail_after(1s, "body"), fail_after(1s, "cleanup")));
     CHECK(shape(after_error) == "cleanup");
-    const std::exception_ptr after_success =
+    const asyncio::exception_ptr after_success =
         co_await error_of(asyncio::finally(after(1s, 1), fail_after(1s, "cleanup")));
     CHECK(shape(after_success) == "cleanup");
 }
@@ -466,7 +445,7 @@ ASYNC_TEST_CASE("a cancellation that arrives in the cleanup is thrown there") {
     CHECK(cleanup.started == 1);
     const auto begin = now();
     work.cancel();
-    const std::exception_ptr error = co_await error_of(work);
+    const asyncio::exception_ptr error = co_await error_of(work);
     CHECK(shape(error) == "cancelled");
     CHECK(cleanup.ended == 1);
     CHECK(now() - begin == 1s);
@@ -505,7 +484,7 @@ ASYNC_TEST_CASE("a cancellation of the work itself is an outcome") {
     CHECK(asyncio::current_task().cancelling() == 0);
     const auto thrown = co_await asyncio::as_outcome([]() -> asyncio::coro<> {
         co_await asyncio::sleep(1s);
-        throw asyncio::cancelled_error("by itself");
+        THROW(asyncio::cancelled_error("by itself"));
     });
     CHECK(thrown.error().holds<asyncio::cancelled_error>());
 }
@@ -523,7 +502,7 @@ ASYNC_TEST_CASE("a cancellation of the caller passes through as_outcome()") {
         });
         co_await asyncio::sleep(1s);
         caller.cancel();
-        const std::exception_ptr error = co_await error_of(caller);
+        const asyncio::exception_ptr error = co_await error_of(caller);
         CHECK(shape(error) == "cancelled");
         CHECK_FALSE(behind);
         if (as_task) CHECK(work.cancelled());
@@ -535,7 +514,7 @@ ASYNC_TEST_CASE("a cancellation of the caller passes through as_outcome()") {
         static_cast<void>(co_await asyncio::as_outcome(after(1h, 0)));
         behind = true;
     });
-    const std::exception_ptr error = co_await error_of(caller);
+    const asyncio::exception_ptr error = co_await error_of(caller);
     CHECK(shape(error) == "cancelled");
     CHECK_FALSE(behind);
 }
@@ -543,7 +522,7 @@ ASYNC_TEST_CASE("a cancellation of the caller passes through as_outcome()") {
 ASYNC_TEST_CASE("an earlier cancellation that was swallowed does not confuse as_outcome()") {
     asyncio::task<> caller = asyncio::create_task([]() -> asyncio::coro<> {
         asyncio::current_task().cancel();
-        const std::exception_ptr earlier = co_await error_of(asyncio::sleep(0s));
+        const asyncio::exception_ptr earlier = co_await error_of(asyncio::sleep(0s));
         CHECK(shape(earlier) == "cancelled");
         asyncio::task<int> work = asyncio::create_task(after(1h, 0));
         asyncio::get_running_loop().call_later(1s, [work] { work.cancel(); });
@@ -554,10 +533,11 @@ ASYNC_TEST_CASE("an earlier cancellation that was swallowed does not confuse as_
 }
 
 ASYNC_TEST_CASE("a keyboard_interrupt is no outcome") {
-    const std::exception_ptr error = co_await error_of(asyncio::as_outcome([]() -> asyncio::coro<> {
-        co_await asyncio::sleep(1s);
-        throw asyncio::keyboard_interrupt();
-    }));
+    const asyncio::exception_ptr error =
+        co_await error_of(asyncio::as_outcome([]() -> asyncio::coro<> {
+            co_await asyncio::sleep(1s);
+            THROW(asyncio::keyboard_interrupt());
+        }));
     CHECK(shape(error) == "interrupt");
 }
 
@@ -587,7 +567,7 @@ ASYNC_TEST_CASE("TG-02: a failing child cancels siblings and body, and is thrown
     const auto begin = now();
     record siblings;
     record body;
-    const std::exception_ptr error = co_await error_of(
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
             tg.create_task(stoppable(siblings, 1s));
             tg.create_task(stoppable(siblings));
@@ -606,7 +586,7 @@ ASYNC_TEST_CASE("TG-02: a failing child cancels siblings and body, and is thrown
 ASYNC_TEST_CASE("TG-03: a child that fails after the body's end cancels its siblings") {
     const auto begin = now();
     record siblings;
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
             tg.create_task(stoppable(siblings, 1s));
             tg.create_task(stoppable(siblings));
@@ -622,7 +602,7 @@ ASYNC_TEST_CASE("TG-03: a child that fails after the body's end cancels its sibl
 
 ASYNC_TEST_CASE_ORDERED(
     "TG-04: errors of one turn come in the order of their ends, the body's last") {
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
             tg.create_task(fail_after(1s, "one"));
             tg.create_task(fail_after(1s, "two"));
@@ -634,7 +614,7 @@ ASYNC_TEST_CASE_ORDERED(
 }
 
 ASYNC_TEST_CASE("TG-05: an error that answers the abort is collected, too") {
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
             tg.create_task(fail_when_cancelled("key"));
             tg.create_task(fail_after(1s, "value"));
@@ -665,7 +645,7 @@ ASYNC_TEST_CASE("TG-07: a child that throws cancelled_error by itself counts as 
     co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
         odd = tg.create_task([]() -> asyncio::coro<> {
             co_await asyncio::sleep(1s);
-            throw asyncio::cancelled_error();
+            THROW(asyncio::cancelled_error());
         });
         other = tg.create_task(after(3s, 2));
     });
@@ -676,12 +656,12 @@ ASYNC_TEST_CASE("TG-07: a child that throws cancelled_error by itself counts as 
 ASYNC_TEST_CASE("TG-08: an error of the body cancels the children and comes in a group") {
     const auto begin = now();
     record children;
-    const std::exception_ptr error = co_await error_of(
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
             tg.create_task(stoppable(children, 2s));
             tg.create_task(stoppable(children));
             co_await asyncio::sleep(1s);
-            throw std::runtime_error("key");
+            THROW(std::runtime_error("key"));
         }));
     CHECK(shape(error) == "group[key]");
     CHECK(children.cancelled == 2);
@@ -701,7 +681,7 @@ ASYNC_TEST_CASE("TG-09: a cancellation while the block ends cancels the children
     co_await asyncio::sleep(1s);
     const auto begin = now();
     parent.cancel("outside");
-    const std::exception_ptr error = co_await error_of(parent);
+    const asyncio::exception_ptr error = co_await error_of(parent);
     CHECK(shape(error) == "cancelled");
     CHECK(support::message_of(error) == "outside");
     CHECK(parent.cancelled());
@@ -725,7 +705,7 @@ ASYNC_TEST_CASE("TG-10: a cancellation that the body lets through cancels the ch
     co_await asyncio::sleep(1s);
     const auto begin = now();
     parent.cancel("outside");
-    const std::exception_ptr error = co_await error_of(parent);
+    const asyncio::exception_ptr error = co_await error_of(parent);
     CHECK(shape(error) == "cancelled");
     CHECK(support::message_of(error) == "outside");
     CHECK(parent.cancelling() == 1);
@@ -737,20 +717,20 @@ ASYNC_TEST_CASE("TG-10: a cancellation that the body lets through cancels the ch
 
 ASYNC_TEST_CASE("TG-11: an error that answers a cancellation from outside wins, for the moment") {
     int in_handler = -1;
-    std::exception_ptr error;
-    std::exception_ptr next;
+    asyncio::exception_ptr error;
+    asyncio::exception_ptr next;
     asyncio::task<> parent = asyncio::create_task([&]() -> asyncio::coro<> {
         error = co_await error_of(asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
             tg.create_task(fail_when_cancelled("value"));
         }));
         in_handler = asyncio::current_task().cancelling();
         next = co_await error_of(asyncio::sleep(1h));
-        if (next) std::rethrow_exception(next);
+        if (next) co_await support::fail_with(next);
     });
     co_await asyncio::sleep(1s);
     const auto begin = now();
     parent.cancel();
-    const std::exception_ptr end = co_await error_of(parent);
+    const asyncio::exception_ptr end = co_await error_of(parent);
     CHECK(shape(error) == "group[value]");
     CHECK(in_handler == 1);
     CHECK(shape(next) == "cancelled");
@@ -768,8 +748,8 @@ struct race {
     int cancel_turn;
     bool cancel_first; // within one turn
     bool in_body;
-    std::exception_ptr error;
-    std::exception_ptr next;
+    asyncio::exception_ptr error;
+    asyncio::exception_ptr next;
     int in_handler = -1;
     int behind = -1;
     asyncio::task<> parent;
@@ -778,7 +758,7 @@ struct race {
 asyncio::coro<> run_race(race& r) {
     auto fails = [&r]() -> asyncio::coro<> {
         co_await support::turns(r.child_turn);
-        throw std::runtime_error("child");
+        THROW(std::runtime_error("child"));
     };
     auto cancels = [&r]() -> asyncio::coro<> {
         co_await support::turns(r.cancel_turn);
@@ -795,9 +775,9 @@ asyncio::coro<> run_race(race& r) {
         r.in_handler = asyncio::current_task().cancelling();
         r.next = co_await error_of(asyncio::sleep(1h));
         r.behind = asyncio::current_task().cancelling();
-        if (r.next) std::rethrow_exception(r.next);
+        if (r.next) co_await support::fail_with(r.next);
     });
-    const std::exception_ptr end = co_await error_of(r.parent);
+    const asyncio::exception_ptr end = co_await error_of(r.parent);
     CHECK(shape(end) == "cancelled");
 }
 
@@ -834,8 +814,8 @@ ASYNC_TEST_CASE("TG-13: of a child's error and a cancellation in one turn the er
 ASYNC_TEST_CASE("TG-14: a cancellation while an aborted group waits cancels no child again") {
     const auto begin = now();
     record sibling;
-    std::exception_ptr error;
-    std::exception_ptr next;
+    asyncio::exception_ptr error;
+    asyncio::exception_ptr next;
     int in_handler = -1;
     asyncio::task<> parent = asyncio::create_task([&]() -> asyncio::coro<> {
         error =
@@ -870,7 +850,7 @@ ASYNC_TEST_CASE("TG-15: two cancellations while the block ends cancel a slow chi
     parent.cancel();
     co_await asyncio::sleep(1s);
     parent.cancel();
-    const std::exception_ptr error = co_await error_of(parent);
+    const asyncio::exception_ptr error = co_await error_of(parent);
     CHECK(child.cancelled == 1);
     CHECK(child.ended == 1);
     CHECK(now() - begin == 4s);
@@ -880,8 +860,8 @@ ASYNC_TEST_CASE("TG-15: two cancellations while the block ends cancel a slow chi
 
 ASYNC_TEST_CASE("TG-16: a body that catches the abort's cancellation goes on without another") {
     const auto begin = now();
-    std::exception_ptr injected;
-    const std::exception_ptr error = co_await error_of(
+    asyncio::exception_ptr injected;
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
             tg.create_task(fail_after(1s, "value"));
             injected = co_await error_of(asyncio::sleep(1h));
@@ -897,11 +877,11 @@ ASYNC_TEST_CASE("TG-16: a body that catches the abort's cancellation goes on wit
 
 ASYNC_TEST_CASE("TG-17: a keyboard_interrupt of the body leaves naked, after the children's end") {
     asyncio::task<int> child;
-    const std::exception_ptr error = co_await error_of(
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
             child = tg.create_task(fail_when_cancelled("value"));
             co_await asyncio::sleep(1s);
-            throw asyncio::keyboard_interrupt();
+            THROW(asyncio::keyboard_interrupt());
         }));
     CHECK(shape(error) == "interrupt");
     CHECK(child.done());
@@ -909,41 +889,40 @@ ASYNC_TEST_CASE("TG-17: a keyboard_interrupt of the body leaves naked, after the
 }
 
 ASYNC_TEST_CASE("TG-18: a keyboard_interrupt in the body's cleanup leaves naked") {
-    const std::exception_ptr error = co_await error_of(
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) -> asyncio::coro<> {
             tg.create_task(fail_after(1s, "division"));
-            try {
-                co_await asyncio::sleep(1h);
-            } catch (const asyncio::cancelled_error&) {
-                throw asyncio::keyboard_interrupt();
-            }
+            const auto slept = co_await support::catching(asyncio::sleep(1h));
+            if (slept.error) THROW(asyncio::keyboard_interrupt());
         }));
     CHECK(shape(error) == "interrupt");
 }
 
 ASYNC_TEST_CASE("TG-19: an error that is no ordinary one makes the group a base_exception_group") {
-    const std::vector<std::exception_ptr> inside = {
-        std::make_exception_ptr(asyncio::cancelled_error())};
+    const std::vector<asyncio::exception_ptr> inside = {
+        asyncio::detail::make_error(asyncio::cancelled_error())};
     record sibling;
-    const std::exception_ptr of_child =
+    const asyncio::exception_ptr of_child =
         co_await error_of(asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
             tg.create_task(stoppable(sibling));
             tg.create_task([&]() -> asyncio::coro<> {
                 co_await asyncio::sleep(1s);
-                throw asyncio::base_exception_group("odd", inside);
+                THROW(asyncio::base_exception_group("odd", inside));
             });
         }));
     CHECK(shape(of_child) == "base group[base group[cancelled]]");
     CHECK(sibling.cancelled == 1);
     CHECK(asyncio::current_task().cancelling() == 0);
-    const std::exception_ptr of_body =
-        co_await error_of(asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
+    const asyncio::exception_ptr of_body = co_await error_of(
+        asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
             tg.create_task(stoppable(sibling));
-            throw asyncio::base_exception_group("odd", inside);
+            THROW(asyncio::base_exception_group("odd", inside));
+            co_return;
         }));
     CHECK(shape(of_body) == "base group[base group[cancelled]]");
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
     // What is no std::exception, but no cancellation either, is an ordinary error.
-    const std::exception_ptr number =
+    const asyncio::exception_ptr number =
         co_await error_of(asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
             tg.create_task([]() -> asyncio::coro<> {
                 co_await asyncio::sleep(1s);
@@ -951,11 +930,12 @@ ASYNC_TEST_CASE("TG-19: an error that is no ordinary one makes the group a base_
             });
         }));
     CHECK(shape(number) == "group[42]");
+#endif
 }
 
 ASYNC_TEST_CASE("TG-20: a group that fails inside a group stays a group") {
     record outer_child;
-    const std::exception_ptr error = co_await error_of(
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::with(asyncio::task_group(), [&](asyncio::task_group& outer) -> asyncio::coro<> {
             outer.create_task(stoppable(outer_child));
             co_await asyncio::with(asyncio::task_group(), [](asyncio::task_group& inner) {
@@ -969,8 +949,8 @@ ASYNC_TEST_CASE("TG-20: a group that fails inside a group stays a group") {
 
 ASYNC_TEST_CASE("TG-21: an outer child's failure only cancels an inner group") {
     record inner_child;
-    std::exception_ptr inner_error;
-    const std::exception_ptr error = co_await error_of(
+    asyncio::exception_ptr inner_error;
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::with(asyncio::task_group(), [&](asyncio::task_group& outer) -> asyncio::coro<> {
             outer.create_task(fail_after(1s, "outer"));
             inner_error = co_await error_of(asyncio::with(
@@ -979,7 +959,7 @@ ASYNC_TEST_CASE("TG-21: an outer child's failure only cancels an inner group") {
                     co_await asyncio::sleep(1h);
                 }));
             CHECK(inner_child.ended == 1);
-            if (inner_error) std::rethrow_exception(inner_error);
+            if (inner_error) co_await support::fail_with(inner_error);
         }));
     CHECK(inner_child.cancelled == 1);
     CHECK(shape(inner_error) == "cancelled");
@@ -992,8 +972,8 @@ ASYNC_TEST_CASE("TG-22: nested groups whose children fail in one turn each throw
     for (const bool outer_first : {true, false}) {
         CAPTURE(outer_first);
         int between = -1;
-        std::exception_ptr inner_error;
-        const std::exception_ptr error = co_await error_of(asyncio::with(
+        asyncio::exception_ptr inner_error;
+        const asyncio::exception_ptr error = co_await error_of(asyncio::with(
             asyncio::task_group(), [&](asyncio::task_group& outer) -> asyncio::coro<> {
                 if (outer_first) outer.create_task(fail_after(1s, "outer"));
                 inner_error = co_await error_of(asyncio::with(
@@ -1012,6 +992,7 @@ ASYNC_TEST_CASE("TG-22: nested groups whose children fail in one turn each throw
     }
 }
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
 ASYNC_TEST_CASE("TG-23: a group takes no task before it begins, after it ended, or while it ends") {
     const auto reports = support::collect_reports();
     bool ran = false;
@@ -1020,8 +1001,8 @@ ASYNC_TEST_CASE("TG-23: a group takes no task before it begins, after it ended, 
                          std::runtime_error);
     CHECK_THROWS_AS(group.create_task([](bool& r) { return mark(r); }, std::ref(ran)),
                     std::runtime_error);
-    std::exception_ptr aborting;
-    const std::exception_ptr error =
+    asyncio::exception_ptr aborting;
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(group, [&](asyncio::task_group& tg) -> asyncio::coro<> {
             tg.create_task(fail_after(1s, "value"));
             co_await error_of(asyncio::sleep(1h));
@@ -1045,6 +1026,7 @@ ASYNC_TEST_CASE("TG-23: a group takes no task before it begins, after it ended, 
     CHECK_FALSE(ran);
     CHECK(reports->empty());
 }
+#endif
 
 ASYNC_TEST_CASE("TG-24: children may create children while the parent waits for the block's end") {
     const auto begin = now();
@@ -1065,10 +1047,11 @@ ASYNC_TEST_CASE("TG-24: children may create children while the parent waits for 
     CHECK(last.result() == 3);
 }
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
 ASYNC_TEST_CASE("TG-25: a group is entered once") {
     asyncio::task_group group;
     asyncio::task<int> child;
-    std::exception_ptr nested;
+    asyncio::exception_ptr nested;
     co_await asyncio::with(group, [&](asyncio::task_group& tg) -> asyncio::coro<> {
         child = tg.create_task(after(2s, 1));
         nested = co_await error_of(asyncio::with(group, [] {}));
@@ -1077,19 +1060,21 @@ ASYNC_TEST_CASE("TG-25: a group is entered once") {
     });
     CHECK(support::holds<std::runtime_error>(nested));
     CHECK(child.result() == 1);
-    const std::exception_ptr again = co_await error_of(asyncio::with(group, [] {}));
+    const asyncio::exception_ptr again = co_await error_of(asyncio::with(group, [] {}));
     CHECK(support::holds<std::runtime_error>(again));
 }
+#endif
 
 ASYNC_TEST_CASE("TG-26: children of a body that throws before it suspends never begin") {
     record children;
     asyncio::task<int> a;
     asyncio::task<int> b;
-    const std::exception_ptr error =
-        co_await error_of(asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
+    const asyncio::exception_ptr error = co_await error_of(
+        asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
             a = tg.create_task(stoppable(children));
             b = tg.create_task(stoppable(children));
-            throw std::runtime_error("body");
+            THROW(std::runtime_error("body"));
+            co_return;
         }));
     CHECK(shape(error) == "group[body]");
     CHECK(children.started == 0);
@@ -1124,11 +1109,11 @@ ASYNC_TEST_CASE("a group's tasks are made in every way that create_task() knows"
 }
 
 ASYNC_TEST_CASE("a child that fails before create_task() returns counts") {
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
             tg.create_task(
                 []() -> asyncio::coro<> {
-                    throw std::runtime_error("at once");
+                    THROW(std::runtime_error("at once"));
                     co_return;
                 },
                 {.eager_start = true});
@@ -1141,14 +1126,14 @@ ASYNC_TEST_CASE("a task that had failed before the group adopts it is an error o
     asyncio::task<int> failed = asyncio::create_task(fail_after(0s, "early"));
     co_await support::turns(3);
     REQUIRE(failed.done());
-    const std::exception_ptr error = co_await error_of(asyncio::with(
+    const asyncio::exception_ptr error = co_await error_of(asyncio::with(
         asyncio::task_group(), [&](asyncio::task_group& tg) { tg.create_task(failed); }));
     CHECK(shape(error) == "group[early]");
 }
 
 ASYNC_TEST_CASE("errors that a group has thrown are not reported again") {
     const auto reports = support::collect_reports();
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
             tg.create_task(fail_after(1s, "one"));
             tg.create_task(fail_when_cancelled("two"));
@@ -1158,6 +1143,7 @@ ASYNC_TEST_CASE("errors that a group has thrown are not reported again") {
     CHECK(reports->empty());
 }
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
 ASYNC_TEST_CASE("a group's error has a message and can be split") {
     try {
         co_await asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
@@ -1178,11 +1164,12 @@ ASYNC_TEST_CASE("a group's error has a message and can be split") {
         CHECK(rest->exceptions().size() == 1);
     }
 }
+#endif
 
 ASYNC_TEST_CASE("a group inside a timeout is cancelled by it, and the timeout_error leaves") {
     record child;
     const auto begin = now();
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(asyncio::timeout(1s), [&]() -> asyncio::coro<> {
             co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
                 tg.create_task(stoppable(child, 1s));
@@ -1198,7 +1185,7 @@ ASYNC_TEST_CASE("of a child's failure and an expiry in one turn the failure is t
     for (const bool expires_first : {true, false}) {
         CAPTURE(expires_first);
         asyncio::timeout limit(std::nullopt);
-        std::exception_ptr error;
+        asyncio::exception_ptr error;
         asyncio::task<> parent = asyncio::create_task([&]() -> asyncio::coro<> {
             error = co_await error_of(asyncio::with(limit, [&]() -> asyncio::coro<> {
                 const auto moment = now() + 1s;
@@ -1240,20 +1227,24 @@ ASYNC_TEST_CASE("the group is destroyed before a cancelled child of it was noted
     asyncio::task<> outside = asyncio::create_task(asyncio::sleep(1h));
     {
         asyncio::task_group unused;
-        co_await error_of(asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
+        auto body = [&](asyncio::task_group& tg) -> asyncio::coro<> {
             tg.create_task(outside);
             outside.cancel();
-            throw std::runtime_error("body");
-        }));
+            THROW(std::runtime_error("body"));
+            co_return;
+        };
+        co_await error_of(asyncio::with(asyncio::task_group(), body));
     }
     CHECK(outside.cancelled());
     co_await support::turns(3);
 }
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
 TEST_CASE("a group begins only in a task") {
     asyncio::task_group group;
     CHECK_THROWS_AS(static_cast<void>(group.aenter()), std::runtime_error);
 }
+#endif
 
 } // TEST_SUITE
 
@@ -1326,7 +1317,7 @@ ASYNC_TEST_CASE("the value of a body that cancel() ends is an empty optional, or
             co_return 1;
         });
     CHECK_FALSE(none);
-    const std::exception_ptr error = co_await error_of(
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) -> asyncio::coro<int> {
             tg.cancel();
             co_await asyncio::sleep(1h);
@@ -1336,7 +1327,7 @@ ASYNC_TEST_CASE("the value of a body that cancel() ends is an empty optional, or
 }
 
 ASYNC_TEST_CASE("errors that answer cancel() are thrown") {
-    const std::exception_ptr error =
+    const asyncio::exception_ptr error =
         co_await error_of(asyncio::with(asyncio::task_group(), [](asyncio::task_group& tg) {
             tg.create_task(fail_when_cancelled("child"));
             asyncio::get_running_loop().call_later(1s, [&] { tg.cancel(); });
@@ -1361,7 +1352,7 @@ ASYNC_TEST_CASE("a cancellation from outside goes on in spite of cancel()") {
                 });
             });
         });
-        const std::exception_ptr error = co_await error_of(parent);
+        const asyncio::exception_ptr error = co_await error_of(parent);
         CHECK(shape(error) == "cancelled");
         CHECK(child.cancelled == 1);
         CHECK(child.ended == 1);
@@ -1385,7 +1376,7 @@ ASYNC_TEST_CASE("a cancellation from outside while a cancelled group still waits
         });
         co_await asyncio::sleep(2s);
         parent.cancel("outside");
-        const std::exception_ptr error = co_await error_of(parent);
+        const asyncio::exception_ptr error = co_await error_of(parent);
         CHECK(shape(error) == "cancelled");
         CHECK(parent.cancelling() == 1);
         CHECK(child.cancelled == 1);
@@ -1397,8 +1388,8 @@ ASYNC_TEST_CASE("a cancellation from outside while a cancelled group still waits
 
 ASYNC_TEST_CASE("a cancellation at the group's end does not hide the body's error") {
     record child;
-    std::exception_ptr error;
-    std::exception_ptr next;
+    asyncio::exception_ptr error;
+    asyncio::exception_ptr next;
     asyncio::task<> parent = asyncio::create_task([&]() -> asyncio::coro<> {
         error =
             co_await error_of(asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) {
@@ -1416,6 +1407,7 @@ ASYNC_TEST_CASE("a cancellation at the group's end does not hide the body's erro
     CHECK(parent.cancelling() == 1);
 }
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
 ASYNC_TEST_CASE("after cancel() the group takes no more tasks; outside its block it is an error") {
     bool ran = false;
     asyncio::task_group group;
@@ -1428,6 +1420,7 @@ ASYNC_TEST_CASE("after cancel() the group takes no more tasks; outside its block
     co_await support::turns(2);
     CHECK_FALSE(ran);
 }
+#endif
 
 } // TEST_SUITE
 
@@ -1483,7 +1476,7 @@ ASYNC_TEST_CASE("GA-04: the first error ends the wait, and the other children ru
     const auto begin = now();
     asyncio::task<int> other = asyncio::create_task(after(3s, 7));
     auto all = asyncio::gather(other, fail_after(1s, "first"), fail_after(2s, "second"));
-    const std::exception_ptr error = co_await error_of(all);
+    const asyncio::exception_ptr error = co_await error_of(all);
     CHECK(shape(error) == "first");
     CHECK(now() - begin == 1s);
     CHECK_FALSE(other.done());
@@ -1497,13 +1490,13 @@ ASYNC_TEST_CASE_ORDERED("GA-05: an error after the first is silently consumed") 
     const auto reports = support::collect_reports();
     {
         auto all = asyncio::gather(fail_after(1s, "first"), fail_after(2s, "second"));
-        const std::exception_ptr error = co_await error_of(all);
+        const asyncio::exception_ptr error = co_await error_of(all);
         CHECK(shape(error) == "first");
         co_await asyncio::sleep(5s);
     }
     CHECK(reports->empty());
     // Also when the future of the whole has gone by then.
-    const std::exception_ptr error = co_await error_of(
+    const asyncio::exception_ptr error = co_await error_of(
         asyncio::gather(fail_after(1s, "first"), fail_after(1s, "same"), fail_after(2s, "second")));
     CHECK(shape(error) == "first");
     co_await asyncio::sleep(5s);
@@ -1529,7 +1522,7 @@ ASYNC_TEST_CASE("GA-07: a child that somebody else cancels fails the gather with
     asyncio::task<int> sibling = asyncio::create_task(after(3s, 2));
     asyncio::get_running_loop().call_later(1s, [&] { victim.cancel(); });
     auto all = asyncio::gather(victim, sibling);
-    const std::exception_ptr error = co_await error_of(all);
+    const asyncio::exception_ptr error = co_await error_of(all);
     CHECK(shape(error) == "cancelled");
     CHECK(all.done());
     CHECK_FALSE(all.cancelled());
@@ -1549,7 +1542,7 @@ ASYNC_TEST_CASE("GA-08: cancelling the task that awaits cancels every unfinished
     });
     co_await asyncio::sleep(1s);
     waiter.cancel();
-    const std::exception_ptr error = co_await error_of(waiter);
+    const asyncio::exception_ptr error = co_await error_of(waiter);
     CHECK(shape(error) == "cancelled");
     CHECK(children.cancelled == 2);
     CHECK(done.result() == 1);
@@ -1568,7 +1561,7 @@ ASYNC_TEST_CASE("GA-09: a cancelled gather with return_exceptions waits for all 
     co_await asyncio::sleep(1s);
     const auto begin = now();
     waiter.cancel();
-    const std::exception_ptr error = co_await error_of(waiter);
+    const asyncio::exception_ptr error = co_await error_of(waiter);
     CHECK(shape(error) == "cancelled");
     CHECK(now() - begin == 50ms);
     CHECK(slow.ended == 1);
@@ -1584,7 +1577,7 @@ ASYNC_TEST_CASE_ORDERED("GA-10: a cancelled gather ends with the first child tha
     co_await asyncio::sleep(1s);
     const auto begin = now();
     waiter.cancel();
-    const std::exception_ptr error = co_await error_of(waiter);
+    const asyncio::exception_ptr error = co_await error_of(waiter);
     CHECK(shape(error) == "cancelled");
     CHECK(now() == begin);
     CHECK(quick.ended == 1);
@@ -1608,7 +1601,7 @@ ASYNC_TEST_CASE("GA-11: a cancelled gather is cancelled even when all its childr
         co_await asyncio::sleep(1s);
         const auto begin = now();
         waiter.cancel();
-        const std::exception_ptr error = co_await error_of(waiter);
+        const asyncio::exception_ptr error = co_await error_of(waiter);
         CHECK(shape(error) == "cancelled");
         CHECK(now() - begin == 2s);
         CHECK_FALSE(produced);
@@ -1631,7 +1624,7 @@ ASYNC_TEST_CASE("GA-13: cancel() of a gather that has failed is refused, and the
     record sibling;
     asyncio::task<int> running = asyncio::create_task(stoppable(sibling));
     auto all = asyncio::gather(running, fail_after(1s, "foo"));
-    const std::exception_ptr error = co_await error_of(all);
+    const asyncio::exception_ptr error = co_await error_of(all);
     CHECK(shape(error) == "foo");
     CHECK_FALSE(all.cancel());
     co_await asyncio::sleep(1s);
@@ -1691,7 +1684,7 @@ ASYNC_TEST_CASE("a range gives a vector, and a range of void nothing") {
     failing.push_back([]() -> asyncio::coro<> { co_return; }());
     failing.push_back([]() -> asyncio::coro<> {
         co_await asyncio::sleep(1s);
-        throw std::runtime_error("foo");
+        THROW(std::runtime_error("foo"));
     }());
     const auto outcomes = co_await asyncio::gather(asyncio::return_exceptions, std::move(failing));
     static_assert(std::is_same_v<decltype(outcomes), const std::vector<asyncio::outcome<void>>>);
@@ -1715,11 +1708,13 @@ ASYNC_TEST_CASE("values that can only move leave futures that nobody else holds"
     const auto pair = co_await asyncio::gather(std::move(given), make(6));
     CHECK(*pair[0] == 5);
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
     // Somebody else could still ask for the value.
     asyncio::task<std::unique_ptr<int>> kept = asyncio::create_task(make(7));
-    const std::exception_ptr error = co_await error_of(asyncio::gather(kept));
+    const asyncio::exception_ptr error = co_await error_of(asyncio::gather(kept));
     CHECK(support::holds<asyncio::invalid_state_error>(error));
     CHECK(*kept.result() == 7);
+#endif
 }
 
 ASYNC_TEST_CASE("errors that would have been outcomes of a gather() that is dropped are not reported") {
@@ -1762,7 +1757,7 @@ ASYNC_TEST_CASE("gather() of gathers nests") {
     });
     co_await asyncio::sleep(1s);
     waiter.cancel();
-    const std::exception_ptr error = co_await error_of(waiter);
+    const asyncio::exception_ptr error = co_await error_of(waiter);
     CHECK(shape(error) == "cancelled");
     co_await support::turns(2);
     CHECK(children.cancelled == 3);
@@ -1779,7 +1774,7 @@ ASYNC_TEST_CASE("a child's failure and a cancellation of the gather in one turn"
         if (cancel_first) waiter.cancel();
         if (!f.done()) f.set_exception(std::runtime_error("foo"));
         if (!cancel_first) waiter.cancel();
-        const std::exception_ptr error = co_await error_of(waiter);
+        const asyncio::exception_ptr error = co_await error_of(waiter);
         CHECK(shape(error) == (cancel_first ? "cancelled" : "foo"));
         CHECK(other.cancelled == 1);
     }
@@ -1793,7 +1788,7 @@ ASYNC_TEST_CASE("SH-01: cancelling the shield does not cancel what it protects")
     asyncio::task<int> inner = asyncio::create_task(after(2s, 5));
     asyncio::future<int> outer = asyncio::shield(inner);
     asyncio::get_running_loop().call_later(1s, [&] { outer.cancel(); });
-    const std::exception_ptr error = co_await error_of(outer);
+    const asyncio::exception_ptr error = co_await error_of(outer);
     CHECK(shape(error) == "cancelled");
     CHECK(outer.cancelled());
     CHECK_FALSE(inner.done());
@@ -1807,7 +1802,7 @@ ASYNC_TEST_CASE("SH-02: the shield has the value or the error of what it protect
     CHECK(value == 3);
     asyncio::task<int> failing = asyncio::create_task(fail_after(1s, "foo"));
     asyncio::future<int> outer = asyncio::shield(failing);
-    const std::exception_ptr error = co_await error_of(outer);
+    const asyncio::exception_ptr error = co_await error_of(outer);
     CHECK(shape(error) == "foo");
     CHECK(outer.exception() == failing.exception()); // the very same object
     const std::unique_ptr<int> owned =
@@ -1823,7 +1818,7 @@ ASYNC_TEST_CASE("SH-03: when the protected task is cancelled, so is the shield")
     asyncio::task<int> inner = asyncio::create_task(after(1h, 0));
     asyncio::future<int> outer = asyncio::shield(inner);
     asyncio::get_running_loop().call_later(1s, [&] { inner.cancel(); });
-    const std::exception_ptr error = co_await error_of(outer);
+    const asyncio::exception_ptr error = co_await error_of(outer);
     CHECK(shape(error) == "cancelled");
     CHECK(outer.cancelled());
     CHECK(asyncio::current_task().cancelling() == 0);
@@ -1884,7 +1879,7 @@ ASYNC_TEST_CASE("SH-06: a shielded coroutine runs to its end when its awaiter is
     });
     co_await asyncio::sleep(1s);
     waiter.cancel();
-    const std::exception_ptr error = co_await error_of(waiter);
+    const asyncio::exception_ptr error = co_await error_of(waiter);
     CHECK(shape(error) == "cancelled");
     CHECK_FALSE(ended);
     co_await asyncio::sleep(1s);
@@ -1908,7 +1903,7 @@ ASYNC_TEST_CASE("a cancellation in the turn of the shielded result is thrown; th
     asyncio::task<> waiter =
         asyncio::create_task([&]() -> asyncio::coro<> { co_await asyncio::shield(inner); });
     inner.add_done_callback([&] { waiter.cancel(); });
-    const std::exception_ptr error = co_await error_of(waiter);
+    const asyncio::exception_ptr error = co_await error_of(waiter);
     CHECK(shape(error) == "cancelled");
     CHECK(inner.result() == 4);
 }
@@ -2012,7 +2007,7 @@ ASYNC_TEST_CASE("WT-06: cancelling the task that waits cancels none of those tha
         [&]() -> asyncio::coro<> { co_await asyncio::wait(these(a, b), {.timeout = 1h}); });
     co_await asyncio::sleep(1s);
     waiter.cancel();
-    const std::exception_ptr error = co_await error_of(waiter);
+    const asyncio::exception_ptr error = co_await error_of(waiter);
     CHECK(shape(error) == "cancelled");
     CHECK(a.cancelling() == 0);
     CHECK(b.cancelling() == 0);
@@ -2027,11 +2022,13 @@ concept can_wait_for = requires(T&& t) {
 };
 
 ASYNC_TEST_CASE("WT-07: wait() needs something to wait for, and takes tasks and futures only") {
-    CHECK_AWAIT_THROWS_AS(asyncio::wait(std::vector<asyncio::task<int>>()), std::invalid_argument);
     asyncio::task<int> t = asyncio::create_task(after(1s, 1));
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+    CHECK_AWAIT_THROWS_AS(asyncio::wait(std::vector<asyncio::task<int>>()), std::invalid_argument);
     const asyncio::wait_options unknown = {.return_when = static_cast<asyncio::return_when>(9)};
     CHECK_AWAIT_THROWS_AS(asyncio::wait(these(t), unknown), std::invalid_argument);
     CHECK_AWAIT_THROWS_AS(asyncio::wait(t, unknown), std::invalid_argument);
+#endif
     static_assert(can_wait_for<std::vector<asyncio::task<int>>&>);
     static_assert(can_wait_for<asyncio::future<int>&>);
     static_assert(!can_wait_for<std::vector<asyncio::coro<int>>>);
@@ -2125,7 +2122,7 @@ ASYNC_TEST_CASE("an end and a cancellation of the waiter in one turn") {
     co_await support::turns(2);
     f.set_result(1);
     waiter.cancel();
-    const std::exception_ptr error = co_await error_of(waiter);
+    const asyncio::exception_ptr error = co_await error_of(waiter);
     CHECK(shape(error) == "cancelled");
     CHECK(f.result() == 1);
 }
@@ -2186,7 +2183,7 @@ ASYNC_TEST_CASE("AC-03: a timeout gives what was done, then timeout_error, and c
     const auto first = co_await ends.next();
     REQUIRE(first);
     CHECK(*first == quick);
-    const std::exception_ptr error = co_await error_of(ends.next());
+    const asyncio::exception_ptr error = co_await error_of(ends.next());
     CHECK(shape(error) == "timeout");
     CHECK(now() - begin == 2s);
     CHECK_FALSE(slow.done());
@@ -2202,7 +2199,7 @@ ASYNC_TEST_CASE("AC-04: after the timeout each task that is missing is one timeo
                                       {.timeout = 1s});
     for (int i = 0; i < 3; ++i) {
         CAPTURE(i);
-        const std::exception_ptr error = co_await error_of(ends.next());
+        const asyncio::exception_ptr error = co_await error_of(ends.next());
         CHECK(shape(error) == "timeout");
     }
     const auto none = co_await ends.next();
@@ -2217,12 +2214,12 @@ ASYNC_TEST_CASE("AC-05: failed and cancelled tasks are yielded; next() throws no
     const auto first = co_await ends.next();
     REQUIRE(first);
     CHECK(*first == failing);
-    const std::exception_ptr error = co_await error_of(*first);
+    const asyncio::exception_ptr error = co_await error_of(*first);
     CHECK(shape(error) == "foo");
     const auto second = co_await ends.next();
     REQUIRE(second);
     CHECK(*second == cancelled);
-    const std::exception_ptr stopped = co_await error_of(*second);
+    const asyncio::exception_ptr stopped = co_await error_of(*second);
     CHECK(shape(stopped) == "cancelled");
     CHECK(asyncio::current_task().cancelling() == 0);
 }
@@ -2250,7 +2247,7 @@ ASYNC_TEST_CASE_ORDERED(
         asyncio::create_task([&]() -> asyncio::coro<> { co_await ends.next(); });
     co_await asyncio::sleep(1s);
     consumer.cancel();
-    const std::exception_ptr error = co_await error_of(consumer);
+    const asyncio::exception_ptr error = co_await error_of(consumer);
     CHECK(shape(error) == "cancelled");
     CHECK(a.cancelling() == 0);
     CHECK(asyncio::get_running_loop().metrics().timers == 2); // theirs
@@ -2258,7 +2255,7 @@ ASYNC_TEST_CASE_ORDERED(
     // Cancelled in the very turn in which its task was there.
     asyncio::task<> late = asyncio::create_task([&]() -> asyncio::coro<> { co_await ends.next(); });
     a.add_done_callback([&] { late.cancel(); });
-    const std::exception_ptr again = co_await error_of(late);
+    const asyncio::exception_ptr again = co_await error_of(late);
     CHECK(shape(again) == "cancelled");
     const auto first = co_await ends.next();
     const auto second = co_await ends.next();
@@ -2309,7 +2306,7 @@ ASYNC_TEST_CASE("what ended in time is given after the timeout, and what ended l
     const auto first = co_await ends.next();
     REQUIRE(first);
     CHECK(*first == early);
-    const std::exception_ptr error = co_await error_of(ends.next());
+    const asyncio::exception_ptr error = co_await error_of(ends.next());
     CHECK(shape(error) == "timeout");
     const auto none = co_await ends.next();
     CHECK_FALSE(none);
@@ -2364,10 +2361,7 @@ TEST_CASE("everything that waits for other tasks is destroyed with its loop") {
         diary manager(log);
         auto stuck = [&]() -> asyncio::coro<> {
             const counted here(alive);
-            try {
-                co_await asyncio::sleep(1h);
-            } catch (const asyncio::cancelled_error&) {
-            }
+            static_cast<void>(co_await support::catching(asyncio::sleep(1h)));
             co_await asyncio::sleep(1h);
         };
         // At the end of a group, whose children are older and younger than it.
