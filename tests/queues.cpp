@@ -842,10 +842,10 @@ static asyncio::coro<> random_traffic(std::uint32_t seed) {
             if (random.below(3) == 0) co_await asyncio::sleep(random.delay());
             std::optional<std::unique_ptr<int>> item;
             if (random.below(2) == 0) {
-                auto got = co_await support::catching(queue.get());
-                const bool shut_down = support::holds<asyncio::queue_shut_down>(got.error);
-                if (got.error && !shut_down) co_await support::fail_with(got.error);
-                item = std::move(got.value);
+                auto taken = co_await support::catching(queue.get());
+                const bool shut_down = support::holds<asyncio::queue_shut_down>(taken.error);
+                if (taken.error && !shut_down) co_await support::fail_with(taken.error);
+                item = std::move(taken.value);
             } else {
                 item = co_await queue.next();
             }
