@@ -233,12 +233,8 @@ asyncio::coro<> copy_lines() {
 
 asyncio::coro<> give_up_reading() {
     asyncio::stream_reader input = co_await asyncio::stdin_reader();
-    bool late = false;
-    try {
-        co_await asyncio::wait_for(input.readline(), 20ms);
-    } catch (const asyncio::timeout_error&) {
-        late = true;
-    }
+    const auto first = co_await asyncio::as_outcome(asyncio::wait_for(input.readline(), 20ms));
+    const bool late = !first && first.error().holds<asyncio::timeout_error>();
     print(late ? "nothing came\n" : "something came\n");
     std::fflush(stdout);
     const std::string line = co_await input.readline();
@@ -284,12 +280,14 @@ int act(const std::string& role, const std::vector<std::string>& words) {
         asyncio::isolated_executor pool(1);
         const auto job = pool.submit(stay);
         while (std::getchar() != EOF) {}
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
     } else if (role == "forget-worker-main") {
         try {
             const asyncio::isolated_executor pool(1);
         } catch (const std::runtime_error& error) {
             print(error.what());
         }
+#endif
     } else if (role == "lines") {
         asyncio::run(copy_lines());
     } else if (role == "impatient") {
