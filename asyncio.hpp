@@ -74,6 +74,8 @@
 //                 they throw then, and touch nothing.
 //   Cancellation  Leaves everything as if the cancelled call had never been made.
 //   Memory        What gets none throws std::bad_alloc, and leaves everything likewise.
+//   Exceptions    Without them (-fno-exceptions) a failed await ends its coroutines, up to
+//                 one that asked for an outcome; misuse ends the program with a sentence.
 //   g++ 12        Name a lambda with captures before it stands in a co_await expression,
 //                 and keep co_await out of conditions: that compiler gets both wrong.
 //
@@ -618,7 +620,7 @@ template <class E>
 inline exception_ptr current_error() noexcept { return std::current_exception(); }
 
 template <class E>
-exception_ptr make_error(E error) noexcept {
+exception_ptr make_error(E error) {
     return std::make_exception_ptr(std::move(error));
 }
 
