@@ -111,7 +111,8 @@
 //                              await ends its coroutine and those that await it, innermost
 //                              first, up to one that asked for an outcome
 //     ASYNCIO_FATAL(text)      called with a sentence for what cannot be reported without
-//                              exceptions (default: prints it; abort() follows)
+//                              exceptions, or without a system (default: prints it, where
+//                              there is one); abort() follows
 //     ASYNCIO_ALLOC(size)      where coroutine frames and task states come from
 //     ASYNCIO_FREE(p, size)    (default: operator new and delete)
 //     ASYNCIO_DEBUG            1: debug mode is on unless run_options say otherwise
@@ -20005,7 +20006,9 @@ static LONG WINAPI end_at_once(EXCEPTION_POINTERS* what) noexcept {
     ASYNCIO_TRY {
         decoder in(reader.bytes());
         const auto setup = in.get<worker_setup>();
-        if (setup.has_initializer) get_code(in)();
+        const code_pointer initializer = setup.has_initializer ? get_code(in) : nullptr;
+        unfit = error_of(in);
+        if (initializer) initializer();
     } ASYNCIO_CATCH_ALL {
         unfit = current_error();
     }
@@ -20019,7 +20022,8 @@ static LONG WINAPI end_at_once(EXCEPTION_POINTERS* what) noexcept {
         answer(pipe, [&](encoder& out) {
             decoder in(reader.bytes());
             const auto entry = reinterpret_cast<remote_entry>(get_code(in));
-            entry(in, out);
+            if (!in.failure()) entry(in, out);
+            return error_of(in);
         });
     leave_worker(0);
 }
