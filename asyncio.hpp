@@ -506,7 +506,7 @@ anything never() noexcept;
 template <class T>
 inline constexpr char tag_of = 0;
 
-ASYNCIO_API void* error_alloc(std::size_t size);
+ASYNCIO_API void* error_alloc(std::size_t size) noexcept;
 ASYNCIO_API void error_free(void* memory, std::size_t size) noexcept;
 
 // An error that nobody throws. It knows the standard's and the library's bases of its
@@ -527,7 +527,8 @@ public:
         if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
     }
 
-    static void* operator new(std::size_t size) { return error_alloc(size); }
+    // Null when there is no memory.
+    static void* operator new(std::size_t size) noexcept { return error_alloc(size); }
     static void operator delete(void* memory, std::size_t size) noexcept {
         error_free(memory, size);
     }
@@ -774,9 +775,13 @@ private:
     E error_;
 };
 
+// A std::bad_alloc that takes no memory.
+ASYNCIO_API exception_ptr no_memory_error() noexcept;
+
 template <class E>
 exception_ptr make_error(E error) {
-    return exception_ptr(new error_object_of<E>(std::move(error)));
+    auto* const object = new error_object_of<E>(std::move(error));
+    return object ? exception_ptr(object) : no_memory_error();
 }
 
 } // namespace detail
@@ -1339,7 +1344,8 @@ extern ASYNCIO_THREAD_LOCAL constinit frame_cache this_thread_frames;
 ASYNCIO_API void* frame_alloc_slow(std::size_t size);
 ASYNCIO_API void frame_free_slow(void* memory, std::size_t size) noexcept;
 
-[[gnu::always_inline]] inline void* frame_alloc(std::size_t size) {
+// A block that this thread kept; null when it has none of this size.
+[[gnu::always_inline]] inline void* frame_from_cache(std::size_t size) noexcept {
     if constexpr (!ASYNCIO_SANITIZED) {
         const std::size_t index = (size - 1) / frame_cache::granularity;
         if (index < frame_cache::classes) {
@@ -1351,8 +1357,18 @@ ASYNCIO_API void frame_free_slow(void* memory, std::size_t size) noexcept;
             }
         }
     }
-    return frame_alloc_slow(size);
+    return nullptr;
 }
+
+[[gnu::always_inline]] inline void* frame_alloc(std::size_t size) {
+    void* const kept = frame_from_cache(size);
+    return kept ? kept : frame_alloc_slow(size);
+}
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+// Null when there is no memory, which is the end for frame_alloc().
+ASYNCIO_API void* frame_alloc_if_possible(std::size_t size) noexcept;
+#endif
 
 [[gnu::always_inline]] inline void frame_free(void* memory, std::size_t size) noexcept {
     if constexpr (!ASYNCIO_SANITIZED) {
@@ -3835,6 +3851,16 @@ bool start_child(promise_base& parent, promise_base& child, std::coroutine_handl
     return true;
 }
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+// Where the frame of a coroutine would be for which there was no memory: nowhere. It fails
+// with that.
+inline void* no_frame() noexcept { return reinterpret_cast<void*>(std::uintptr_t(1)); }
+
+inline bool is_no_frame(std::coroutine_handle<> frame) noexcept {
+    return frame.address() == no_frame();
+}
+#endif
+
 // A child that a coroutine awaits. Starts it within the parent's await.
 template <class T>
 class coro_awaiter {
@@ -3847,8 +3873,16 @@ public:
         if (!child_)
             throw_invalid_state("asyncio::coro: awaited twice, or moved from; a coroutine runs "
                                 "once, make a task of it to await it in several places");
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        if (is_no_frame(child_)) [[unlikely]] return true;
+#endif
         return false;
     }
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    exception_ptr failure() const noexcept {
+        return is_no_frame(child_) ? no_memory_error() : nullptr;
+    }
+#endif
 
     template <class Promise>
     bool await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
@@ -4191,6 +4225,10 @@ template <class T>
 struct promise : promise_result<T> {
     coro<T> get_return_object(
         std::source_location here = std::source_location::current()) noexcept;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    static coro<T> get_return_object_on_allocation_failure() noexcept;
+    static void* operator new(std::size_t size) noexcept { return frame_alloc_if_possible(size); }
+#endif
     std::suspend_always initial_suspend() const noexcept { return {}; }
     final_awaiter final_suspend() const noexcept { return {}; }
     void unhandled_exception() noexcept { this->set_error(current_error()); }
@@ -4292,6 +4330,10 @@ public:
         return std::move(*this).operator co_await();
     }
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    // For the library's own functions: whether there was no memory for it.
+    bool lacks_memory() const noexcept { return detail::is_no_frame(handle_); }
+#endif
     // For the library's own functions: gives up the frame.
     std::coroutine_handle<promise_type> release() noexcept {
         return std::coroutine_handle<promise_type>::from_address(
@@ -4299,6 +4341,9 @@ public:
     }
     // For them, too: whoever waits for it outlives what its parameters refer to.
     void accept_references() noexcept {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        if (lacks_memory()) return;
+#endif
         if (handle_)
             std::coroutine_handle<promise_type>::from_address(handle_.address()).promise().parent =
                 nullptr;
@@ -4945,6 +4990,13 @@ coro<T> promise<T>::get_return_object(std::source_location here) noexcept {
     return coro<T>(handle);
 }
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+template <class T>
+coro<T> promise<T>::get_return_object_on_allocation_failure() noexcept {
+    return coro<T>(std::coroutine_handle<promise>::from_address(no_frame()));
+}
+#endif
+
 template <class T>
 void task_state<T>::finish() {
     auto frame = std::coroutine_handle<promise<T>>::from_promise(
@@ -5006,6 +5058,12 @@ task<T> spawn(loop_core& core, coro<T> work, const task_options& options,
     require_open_for_tasks(core);
     ref_ptr<state_base> state(new task_state<T>(core));
     auto& created = static_cast<task_state<T>&>(*state);
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (work.lacks_memory()) [[unlikely]] {
+        created.fail(no_memory_error());
+        return task<T>(std::move(state));
+    }
+#endif
     if (!options.name.empty()) created.name(options.name);
     if (options.clock || scope || (core.current && core.current->around)) [[unlikely]]
         created.settle(options.clock, scope);
@@ -14756,8 +14814,14 @@ void fatal([[maybe_unused]] const char* text) noexcept {
 
 #if defined(ASYNCIO_NO_EXCEPTIONS)
 
-void* error_alloc(std::size_t size) { return frame_alloc(size); }
+void* error_alloc(std::size_t size) noexcept { return frame_alloc_if_possible(size); }
 void error_free(void* memory, std::size_t size) noexcept { frame_free(memory, size); }
+
+exception_ptr no_memory_error() noexcept {
+    static error_object_of<std::bad_alloc> error{std::bad_alloc()};
+    error.add_ref(); // its own is never given back
+    return exception_ptr(&error);
+}
 
 // The text of an error; empty when it has none.
 static const char* text_of(const exception_ptr& error) noexcept {
@@ -14990,23 +15054,32 @@ ASYNCIO_THREAD_LOCAL constinit bool frame_cache_keeper::begun = false;
 
 } // namespace
 
-void* frame_alloc_slow(std::size_t size) {
+// Null when there is no memory.
+static void* new_frame(std::size_t size) noexcept {
     const std::size_t whole = block_size(size);
-    void* memory = raw_alloc(whole);
-    if (!memory) [[unlikely]] {
-        // What is kept for other sizes may make room for this one.
-        give_back_frames();
-        memory = raw_alloc(whole);
-    }
+    if (void* const memory = raw_alloc(whole)) [[likely]] return memory;
+    // What is kept for other sizes may make room for this one.
+    give_back_frames();
+    return raw_alloc(whole);
+}
+
+void* frame_alloc_slow(std::size_t size) {
+    void* const memory = new_frame(size);
 #if defined(ASYNCIO_NO_EXCEPTIONS)
     if (!memory)
-        fatal("asyncio: no memory for a coroutine; give ASYNCIO_ALLOC more, or start fewer at a "
-              "time");
+        fatal("asyncio: no memory for a task; give ASYNCIO_ALLOC more, or start fewer at a time");
 #else
     if (!memory) throw std::bad_alloc();
 #endif
     return memory;
 }
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+void* frame_alloc_if_possible(std::size_t size) noexcept {
+    void* const kept = frame_from_cache(size);
+    return kept ? kept : new_frame(size);
+}
+#endif
 
 void frame_free_slow(void* memory, std::size_t size) noexcept {
     if (!ASYNCIO_SANITIZED && !frame_cache_keeper::ended && !frame_cache_keeper::begun &&
@@ -16754,6 +16827,9 @@ void task_base::report_references(const reference_mark& mark) const noexcept {
 }
 
 void drop_never_awaited(std::coroutine_handle<> frame) noexcept {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (is_no_frame(frame)) return;
+#endif
     loop_core* const core = this_thread_core;
     const bool debug = core ? core->debug && core->loop : debug_by_default();
     const bool ending = core && (core->closing || core->ending_frames);

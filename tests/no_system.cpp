@@ -829,27 +829,90 @@ TEST("a second round of the same work takes no memory") {
     CHECK(frames_taken == before);
 }
 
-#if !defined(ASYNCIO_NO_EXCEPTIONS)
+// Larger than what is kept for the next one.
+asyncio::coro<> large() {
+    volatile char room[1'500];
+    room[0] = 0;
+    co_await asyncio::sleep(1ms);
+    room[1] = room[0];
+}
 
 ASYNC_TEST("no memory for a task is an error of who makes it, and the loop goes on") {
-    // Larger than what is kept for the next one.
-    auto large = []() -> asyncio::coro<> {
-        volatile char room[100'000];
-        room[0] = 0;
-        co_await asyncio::sleep(1ms);
-        room[1] = room[0];
-    };
-    frames_left = 50'000;
+    frames_left = 1'200;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    auto task = asyncio::create_task(large());
+    CHECK(task.done());
+    const bool refused = asyncio::error(task.exception()).holds<std::bad_alloc>();
+#else
     bool refused = false;
     try {
         auto task = asyncio::create_task(large());
     } catch (const std::bad_alloc&) {
         refused = true;
     }
+#endif
     frames_left = SIZE_MAX;
     CHECK(refused);
     co_await large();
     CHECK(now_ms() == 1);
+}
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+
+int ends = 0; // of coroutines
+struct counts_its_end {
+    ~counts_its_end() { ++ends; }
+};
+
+asyncio::coro<int> deeper(int depth) {
+    const counts_its_end end;
+    if (depth == 0) co_return 0;
+    const int below = co_await deeper(depth - 1);
+    co_return below + 1;
+}
+
+ASYNC_TEST("a coroutine that gets no memory fails where it is awaited, and so do those above") {
+    frames_left = 20'000;
+    ends = 0;
+    const auto r = co_await asyncio::as_outcome(deeper(1'000'000));
+    const int reached = ends;
+    frames_left = SIZE_MAX;
+    CHECK(!r.has_value());
+    CHECK(r.error().holds<std::bad_alloc>());
+    CHECK(reached > 10);
+    const int depth = co_await deeper(reached);
+    CHECK(depth == reached);
+    CHECK(ends == 2 * reached + 1);
+}
+
+ASYNC_TEST("a coroutine that got no memory and is not awaited leaves nothing") {
+    frames_left = 1'200;
+    { const auto never = large(); }
+    auto moved = large();
+    auto taken = std::move(moved);
+    frames_left = SIZE_MAX;
+    const auto r = co_await asyncio::as_outcome(std::move(taken));
+    CHECK(!r.has_value());
+}
+
+asyncio::coro<> group_with_a_large_one() {
+    auto body = [](asyncio::task_group& group) -> asyncio::coro<> {
+        group.create_task(after(1h, 1));
+        frames_left = 1'200;
+        group.create_task(large());
+        frames_left = SIZE_MAX;
+        co_await asyncio::sleep(2h);
+    };
+    co_await asyncio::with(asyncio::task_group(), body);
+}
+
+ASYNC_TEST("no memory for a member of a group ends the others") {
+    const auto r = co_await asyncio::as_outcome(group_with_a_large_one());
+    CHECK(!r.has_value());
+    const auto* const group =
+        asyncio::detail::exception_cast<asyncio::exception_group>(r.error().exception());
+    CHECK(group && group->contains<std::bad_alloc>());
+    CHECK(now_ms() == 0);
 }
 
 #endif
@@ -883,7 +946,7 @@ int run_all(const char* word) {
         expected_end = "the wire broke";
         asyncio::run_main(failing(1ms));
     } else if (std::strcmp(word, "memory") == 0) {
-        expected_end = "asyncio: no memory for a coroutine";
+        expected_end = "asyncio: no memory for a task";
         asyncio::run(hungry());
     } else if (*word != '\0') {
         return 2;
