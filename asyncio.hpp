@@ -14999,11 +14999,18 @@ ASYNCIO_THREAD_LOCAL constinit frame_cache this_thread_frames{};
 namespace {
 
 // Null when there is no memory.
-void* raw_alloc(std::size_t size) {
+void* raw_alloc(std::size_t size) noexcept {
 #if defined(ASYNCIO_ALLOC)
     return ASYNCIO_ALLOC(size);
-#else
+#elif defined(ASYNCIO_NO_EXCEPTIONS)
     return ::operator new(size, std::nothrow);
+#else
+    // The one that programs replace: a sanitizer's nothrow one does not ask theirs.
+    try {
+        return ::operator new(size);
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
 #endif
 }
 

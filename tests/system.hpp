@@ -6,13 +6,13 @@
 #include <chrono>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <set>
-#include <stdexcept>
 #include <string>
 #if defined(_WIN32)
 #include <windows.h>
@@ -54,7 +54,10 @@ public:
         std::filesystem::create_directory(path);
 #else
         char name[] = "/tmp/asyncio-test-XXXXXX";
-        if (::mkdtemp(name) == nullptr) throw std::runtime_error("mkdtemp");
+        if (::mkdtemp(name) == nullptr) {
+            std::perror("mkdtemp");
+            std::abort();
+        }
         path = name;
 #endif
     }
