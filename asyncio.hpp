@@ -2388,6 +2388,7 @@ struct loop_core {
     bool running_on = false; // inside run_forever(): there are no frames
     bool stopped_task = false; // since then awaits of what is done look for such a task
     bool debug = false;
+    std::vector<std::source_location> reported_references; // in debug mode
     trace_sink* tracing = nullptr;
     std::uint64_t random_state = 0;
     std::uint32_t last_task_id = 0;
@@ -16826,6 +16827,13 @@ void task_base::report_references(const reference_mark& mark) const noexcept {
         } else {
             return;
         }
+        // Once for each function, however many tasks are made of it.
+        const auto is_this = [&](const std::source_location& other) {
+            return other.line() == root->place.line() && name == other.function_name();
+        };
+        auto& known = core->reported_references;
+        if (std::any_of(known.begin(), known.end(), is_this)) return;
+        known.push_back(root->place);
         core->loop->call_exception_handler(
             {"the coroutine of a task " + what + ": " + place_of(*root), {}, this->name()});
     } ASYNCIO_CATCH_ALL {

@@ -420,6 +420,18 @@ DEBUG_TEST_CASE("a task whose coroutine takes a reference is reported, with func
     CHECK(reports->size() == 5);
 }
 
+DEBUG_TEST_CASE("a coroutine that takes a reference is reported once, however many run") {
+    const auto reports = support::collect_reports();
+    int n = 1;
+    std::vector<asyncio::task<int>> many;
+    for (int i = 0; i < 3; ++i) many.push_back(asyncio::create_task(traps::by_reference(n)));
+    CHECK(reports->size() == 1);
+    std::pair<int, std::vector<int>> more{1, {}};
+    many.push_back(asyncio::create_task(traps::second_by_reference(1, std::move(more))));
+    CHECK(reports->size() == 2);
+    co_await asyncio::gather(many);
+}
+
 DEBUG_TEST_CASE("a member function's object is no reference parameter, its others are") {
     const auto reports = support::collect_reports();
     traps::client object;
