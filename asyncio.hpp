@@ -22931,7 +22931,7 @@ void socket_state::leave(socket_wait& w) noexcept {
     (w.next_ != nullptr ? w.next_->previous_ : d.last) = w.previous_;
     if (w.what_ == socket_wait::action::connect) connecting_.reset();
     if (!first) return;
-    retry_.cancel();
+    if (&d == &sending_) retry_.cancel();
     if (std::exchange(w.started_, false) && d.pending) backend_->cancel(d);
     if (!closed_) go_on(d);
 }

@@ -619,6 +619,37 @@ ASYNC_TEST_CASE("Unix datagrams: a queue that others have filled is waited for")
     CHECK(data == "modest");
 }
 
+ASYNC_TEST_CASE("Unix datagrams: a full queue is waited for while the same socket receives") {
+    const scratch_path path;
+    const scratch_path own;
+    const asyncio::address where = asyncio::address::local(path.text);
+    asyncio::socket receiver = asyncio::socket::unix_dgram();
+    receiver.bind(where);
+    asyncio::socket greedy = asyncio::socket::unix_dgram();
+    asyncio::socket modest = asyncio::socket::unix_dgram();
+    modest.bind(asyncio::address::local(own.text));
+    int filled = 0;
+    for (;; ++filled) {
+        auto sending = asyncio::create_task(greedy.sendto("greedy", where));
+        co_await support::turns(2);
+        if (sending.done()) continue;
+        sending.cancel();
+        CHECK_AWAIT_THROWS_AS(sending, asyncio::cancelled_error);
+        break;
+    }
+    auto receiving = asyncio::create_task(modest.recv(100));
+    auto waiting = asyncio::create_task(modest.sendto("modest", where));
+    co_await support::turns(5);
+    CHECK_FALSE(waiting.done());
+    co_await greedy.sendto("news", asyncio::address::local(own.text));
+    std::string data = co_await receiving;
+    CHECK(data == "news");
+    for (int i = 0; i < filled; ++i) data = co_await receiver.recv(100);
+    co_await asyncio::wait_for(waiting, 30s);
+    data = co_await receiver.recv(100);
+    CHECK(data == "modest");
+}
+
 TEST_CASE("a socket belongs to the loop of its first await, and to the next one when that is gone") {
     std::optional<asyncio::socket> one;
     std::optional<asyncio::socket> other;
