@@ -13267,10 +13267,25 @@ private:
 
     void open();
     int try_watch(int fd, bool write, io_watch& w); // 0, or what errno says
-    int control(int what, int fd, std::uint32_t events, io_descriptor* d) noexcept;
+    int control(int what, int fd, std::uint32_t events, void* about) noexcept;
     int sleep(epoll_event* events, std::int64_t ns) noexcept;
     void dispatch(const epoll_event& event) noexcept;
     static std::uint32_t watched_events(const watched_descriptor& d) noexcept;
+
+    // What is registered of a descriptor of the user: its number, as an odd address. The
+    // user may have closed it before it is unwatched, while a copy keeps the registration
+    // alive, which nobody can take back then.
+    static void* watched(int fd) noexcept {
+        return reinterpret_cast<void*>(static_cast<std::uintptr_t>(fd) << 1 | 1);
+    }
+    static bool is_watched(const void* about) noexcept {
+        return (reinterpret_cast<std::uintptr_t>(about) & 1) != 0;
+    }
+    watched_descriptor* find_watched(const void* about) noexcept {
+        const auto number = reinterpret_cast<std::uintptr_t>(about) >> 1;
+        const auto place = watched_.find(static_cast<int>(number));
+        return place == watched_.end() ? nullptr : &place->second;
+    }
 
     owned_fd epoll_;
     owned_fd wake_;
@@ -13358,17 +13373,18 @@ void epoll_backend::dispatch(const epoll_event& event) noexcept {
         awake_.exchange(false);
         return;
     }
-    auto& d = *static_cast<io_descriptor*>(event.data.ptr);
     const std::uint32_t ends = event.events & (EPOLLERR | EPOLLHUP);
     const bool readable = (event.events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP)) != 0 || ends != 0;
     const bool writable = (event.events & EPOLLOUT) != 0 || ends != 0;
-    if (d.watched) {
-        auto& user = static_cast<watched_descriptor&>(d);
-        if (readable && user.reader != nullptr) user.reader->ready(*user.reader);
-        if (event.data.ptr != &d) return;
-        if (writable && user.writer != nullptr) user.writer->ready(*user.writer);
+    if (const void* const about = event.data.ptr; is_watched(about)) {
+        watched_descriptor* const user = find_watched(about);
+        if (user == nullptr) return;
+        if (readable && user->reader != nullptr) user->reader->ready(*user->reader);
+        if (event.data.ptr != about) return;
+        if (writable && user->writer != nullptr) user->writer->ready(*user->writer);
         return;
     }
+    auto& d = *static_cast<io_descriptor*>(event.data.ptr);
     if (ends != 0 || (event.events & EPOLLRDHUP) != 0) d.hung_up = true;
     if ((event.events & EPOLLPRI) != 0) d.stops_short = true;
     if (readable) report_readable(d);
@@ -13384,12 +13400,12 @@ void epoll_backend::wake() noexcept {
 void epoll_backend::after_fork() {
     open();
     // What the child has closed by now is missed by nobody.
-    const auto add = [this](int fd, std::uint32_t events, io_descriptor* d) {
-        if (control(EPOLL_CTL_ADD, fd, events, d) != 0 && errno != EBADF)
+    const auto add = [this](int fd, std::uint32_t events, void* about) {
+        if (control(EPOLL_CTL_ADD, fd, events, about) != 0 && errno != EBADF)
             throw_last_error("epoll_ctl");
     };
     for (io_descriptor* d = attached_; d != nullptr; d = d->next) add(d->fd, attached_events, d);
-    for (auto& [fd, d] : watched_) add(fd, watched_events(d), &d);
+    for (auto& [fd, d] : watched_) add(fd, watched_events(d), watched(fd));
     if (awake_.exchange(false)) wake(); // it went to the parent
 }
 
@@ -13409,11 +13425,13 @@ int epoll_backend::try_watch(int fd, bool write, io_watch& w) {
     }
     io_watch* const before = std::exchange(write ? d.writer : d.reader, &w);
     const int what = fresh ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-    if (control(what, fd, watched_events(d), &d) == 0) return 0;
+    const std::uint32_t events = watched_events(d);
+    if (control(what, fd, events, watched(fd)) == 0) return 0;
     int error = errno;
     // The user closed the descriptor without unwatching it, and the number is in
     // use again: the system has forgotten the old registration.
-    if (error == ENOENT) error = control(EPOLL_CTL_ADD, fd, watched_events(d), &d) == 0 ? 0 : errno;
+    if (error == ENOENT)
+        error = control(EPOLL_CTL_ADD, fd, events, watched(fd)) == 0 ? 0 : errno;
     if (error == 0) return 0;
     (write ? d.writer : d.reader) = before;
     if (d.reader == nullptr && d.writer == nullptr) watched_.erase(place);
@@ -13426,12 +13444,12 @@ bool epoll_backend::unwatch(int fd, bool write) noexcept {
     watched_descriptor& d = place->second;
     if (std::exchange(write ? d.writer : d.reader, nullptr) == nullptr) return false;
     if (d.reader != nullptr || d.writer != nullptr) {
-        if (!inherited()) control(EPOLL_CTL_MOD, fd, watched_events(d), &d);
+        if (!inherited()) control(EPOLL_CTL_MOD, fd, watched_events(d), watched(fd));
         return true;
     }
     if (!inherited()) control(EPOLL_CTL_DEL, fd, 0, nullptr);
     for (int i = 0; i < reported_count_; ++i)
-        if (reported_[i].data.ptr == &d) reported_[i].data.ptr = this;
+        if (reported_[i].data.ptr == watched(fd)) reported_[i].data.ptr = this;
     watched_.erase(place);
     return true;
 }
@@ -13449,10 +13467,10 @@ std::uint32_t epoll_backend::watched_events(const watched_descriptor& d) noexcep
     return events;
 }
 
-int epoll_backend::control(int what, int fd, std::uint32_t events, io_descriptor* d) noexcept {
+int epoll_backend::control(int what, int fd, std::uint32_t events, void* about) noexcept {
     epoll_event event{};
     event.events = events;
-    event.data.ptr = d;
+    event.data.ptr = about;
     return ::epoll_ctl(epoll_.get(), what, fd, &event);
 }
 

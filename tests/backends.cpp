@@ -267,6 +267,23 @@ ASYNC_TEST_CASE("a number that was closed and came back is watched anew") {
     CHECK(loop.remove_reader(p.out));
 }
 
+// The system cannot be told any more to forget it, and goes on reporting it.
+ASYNC_TEST_CASE("what is closed before it is unwatched calls nobody, though a copy lives on") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    const pipe_ends p;
+    const pipe_ends quiet;
+    bool called = false;
+    const int number = ::dup(p.out);
+    loop.add_reader(number, [&] { called = true; });
+    ::close(number);
+    CHECK(loop.remove_reader(number));
+    loop.add_reader(quiet.out, [&] { called = true; });
+    p.put("x");
+    co_await support::turns(5);
+    CHECK_FALSE(called);
+    CHECK(loop.remove_reader(quiet.out));
+}
+
 ASYNC_TEST_CASE("what cannot be watched is refused with the reason") {
     asyncio::event_loop& loop = asyncio::get_running_loop();
     const int file = ::open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
