@@ -22843,6 +22843,10 @@ private:
         w.finished_ = true;
     }
 
+    // A task that never has to wait, since its peers are fast, lets others have their turn
+    // after so many calls.
+    static constexpr int most_at_once = 16;
+
     std::size_t count_ = 0;
     owned_fd fd_;
     io_descriptor descriptor_;
@@ -22852,6 +22856,7 @@ private:
     direction sending_{*this, io_kind::send};
     clock_hold connecting_;
     handle retry_;
+    int at_once_ = 0; // calls, since somebody has waited
     bool datagrams_;
     bool closed_ = false;
     bool deaf_ = false; // stop_receiving()
@@ -22903,7 +22908,11 @@ bool socket_state::begin(socket_wait& w) {
         return true;
     }
     // A connect is under way from here on, whether it is waited for or not.
-    if (w.what_ != socket_wait::action::connect) return start(w, true);
+    if (w.what_ != socket_wait::action::connect) {
+        if (at_once_ == most_at_once) return false; // wait() starts it
+        ++at_once_;
+        return start(w, true);
+    }
     join(w, d);
     if (!start(w, false)) return false;
     leave(w);
@@ -22912,6 +22921,7 @@ bool socket_state::begin(socket_wait& w) {
 
 void socket_state::wait(socket_wait& w) noexcept {
     direction& d = direction_of(w);
+    at_once_ = 0;
     if (!w.queued_) join(w, d);
     const bool connects = w.what_ == socket_wait::action::connect;
     if (connects && d.pending) connecting_ = clock_hold(*core_);

@@ -650,6 +650,18 @@ ASYNC_TEST_CASE("Unix datagrams: a full queue is waited for while the same socke
     CHECK(data == "modest");
 }
 
+ASYNC_TEST_CASE("who never has to wait, since the peer is fast, lets others have their turn") {
+    auto [near_end, far_end] = co_await socket_pair();
+    co_await far_end.sendall(std::string(1000, 'd'));
+    std::string some = co_await near_end.recv(1); // from here on it is known that there is more
+    bool turn = false;
+    asyncio::get_running_loop().call_soon([&] { turn = true; });
+    int calls = 0;
+    for (; !turn && calls < 100; ++calls) some = co_await near_end.recv(1);
+    CHECK(turn);
+    CHECK(calls > 1); // but most calls take no turn
+}
+
 TEST_CASE("a socket belongs to the loop of its first await, and to the next one when that is gone") {
     std::optional<asyncio::socket> one;
     std::optional<asyncio::socket> other;
