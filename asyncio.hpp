@@ -24140,9 +24140,9 @@ private:
     stream_link(loop_core& core, owned_fd fd, address peer, std::size_t limit,
                 io_form form = io_form::socket) noexcept;
 
-    // A task that reads without end from a fast peer lets others have their turn
-    // after so many receives.
-    static constexpr int most_receives = 16;
+    // A task that reads without end from a fast peer lets others have their turn after
+    // so many receives, be they for one read or, where nobody has to wait, for many.
+    static constexpr int most_receives = 4;
 
     bool open() const noexcept {
         return descriptor_.attached || (over_ && !closed_ && !core_->closed && !core_->closing);
@@ -24189,6 +24189,7 @@ private:
     std::size_t high_ = 64 * 1024;
     std::size_t low_ = 16 * 1024;
     const char* call_ = "";
+    int receives_ = 0; // since somebody has waited
     int error_ = 0;
     exception_ptr reason_; // of a transport
     bool eof_ = false;
@@ -24292,6 +24293,7 @@ bool stream_link::begin_read(read_wait& w) {
 }
 
 void stream_link::wait_for_data(read_wait& w) noexcept {
+    receives_ = 0;
     w.reading_ = true;
     reader_ = &w;
 }
@@ -24313,15 +24315,16 @@ void stream_link::forget(read_wait& w) noexcept {
 
 // Receives until the wait has what it wants. False: that will take a while.
 bool stream_link::pump(read_wait& w) {
-    for (int i = 0; i < most_receives; ++i) {
+    for (;; ++receives_) {
         if (satisfied(w)) return true;
         if (!open()) {
             eof_ = true; // the loop is closed
             return true;
         }
+        if (receives_ == most_receives) break;
         if (receive_.pending || receiving_.valid() || !receive(w)) return false;
     }
-    if (satisfied(w)) return true;
+    receives_ = 0;
     core_->loop->call_soon([link = ref_ptr<stream_link>(this)] { link->go_on(); });
     return false;
 }

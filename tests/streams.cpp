@@ -335,6 +335,26 @@ ASYNC_TEST_CASE("SR-10: a peer that is not read is held back, and goes on when i
     CHECK(draining.exception() == nullptr);
 }
 
+ASYNC_TEST_CASE("who never has to wait, since the peer is fast, lets others have their turn") {
+    int fds[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    auto [reader, writer] = asyncio::make_streams(asyncio::socket(fds[0]));
+    asyncio::socket peer(fds[1]);
+    const auto feed = [&] { CHECK(::send(peer.fileno(), "x", 1, MSG_NOSIGNAL) == 1); };
+    feed();
+    std::string some = co_await reader.read(10);
+    bool turn = false;
+    asyncio::get_running_loop().call_soon([&] { turn = true; });
+    int reads = 0;
+    for (; !turn && reads < 100; ++reads) {
+        feed();
+        some = co_await reader.read(10);
+        CHECK(some == "x");
+    }
+    CHECK(turn);
+    CHECK(reads > 1); // but most reads take no turn
+}
+
 ASYNC_TEST_CASE("SR-11: a second reader is refused, the first is not disturbed") {
     link_ends ends = co_await connected();
     auto first = asyncio::create_task(ends.reader().readline());
