@@ -25431,6 +25431,9 @@ private:
     static constexpr int most_accepts = 64; // before others have a turn
 
     static void accepted(io_operation& op) noexcept;
+    bool full() const noexcept {
+        return max_connections_ != 0 && client_count_ >= max_connections_;
+    }
     void accept_from(listener& from);
     bool take(listener& from);
     void serve(owned_fd fd, address peer);
@@ -25503,7 +25506,9 @@ void server_state::accepted(io_operation& op) noexcept {
     server_state& server = accept.server;
     server.core_->loop->call_soon(
         [self = ref_ptr<server_state>(&server), &from = accept.of] {
-            if (self->take(from)) self->accept_from(from);
+            // Another socket's connection may have got the last place in the same turn.
+            if (self->full() && from.accept.error == 0) from.parked = true;
+            else if (self->take(from)) self->accept_from(from);
         });
 }
 
@@ -25511,13 +25516,14 @@ void server_state::accepted(io_operation& op) noexcept {
 void server_state::accept_from(listener& from) {
     for (int i = 0; i < most_accepts; ++i) {
         if (!serving()) return;
-        if (max_connections_ != 0 && client_count_ >= max_connections_) {
+        if (full()) {
             from.parked = true; // until one of them leaves
             return;
         }
+        const bool came = from.accept.accepted >= 0; // when there was no place for it
         from.accept.into = from.accept.peer.get();
         from.accept.size = sizeof from.accept.peer.storage;
-        if (!core_->loop->backend().start(from.accept)) return;
+        if (!came && !core_->loop->backend().start(from.accept)) return;
         if (!take(from)) return;
     }
     core_->loop->call_soon(
@@ -25590,7 +25596,7 @@ void server_state::serve(owned_fd fd, address peer) {
 
 // The last place is taken: the other sockets stop waiting for connections, too.
 void server_state::park_when_full() noexcept {
-    if (max_connections_ == 0 || client_count_ < max_connections_) return;
+    if (!full()) return;
     for (const auto& l : listeners_) {
         if (!l->accept.pending) continue;
         core_->loop->backend().cancel(l->accept);
@@ -25630,6 +25636,7 @@ void server_state::close() noexcept {
             backend.cancel(l->accept);
             backend.detach(l->descriptor);
         }
+        owned_fd(std::exchange(l->accept.accepted, -1)).reset();
         l->fd.reset();
     }
 #if !defined(_WIN32)

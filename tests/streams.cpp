@@ -1099,6 +1099,29 @@ ASYNC_TEST_CASE("max_connections counts the connections of all sockets together"
     }
 }
 
+ASYNC_TEST_CASE("max_connections holds when several sockets get connections at once") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server =
+        co_await asyncio::start_server(handler, "", 0, {.max_connections = 1});
+    std::vector<asyncio::task<stream_pair>> connecting;
+    for (const asyncio::server_socket& socket : server.sockets()) {
+        const char* const host = socket.local_address().is_v6() ? "::1" : "127.0.0.1";
+        connecting.push_back(
+            asyncio::create_task(asyncio::open_connection(host, server.port())));
+    }
+    std::vector<stream_pair> clients;
+    for (auto& task : connecting) {
+        stream_pair client = co_await std::move(task);
+        clients.push_back(std::move(client));
+    }
+    for (std::size_t i = 0; i < clients.size(); ++i) {
+        stream_pair served = co_await side.accepted->get();
+        co_await support::turns(10);
+        CHECK(side.accepted->empty());
+    }
+}
+
 // The kernel takes no more than the backlog before the server has had a turn, and here all clients
 // connect within one. Who finds it full asks again after a second, or is lost unnoticed.
 ASYNC_TEST_CASE("three hundred clients connect at once, at the first attempt") {
