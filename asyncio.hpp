@@ -27298,7 +27298,8 @@ static int write_all(int fd, std::string_view data) noexcept {
 
 // Appends up to `most` bytes, fewer only at the end of the file. 0, or what errno says.
 static int read_up_to(int fd, std::string& into, std::size_t most) {
-    std::size_t step = 64 * 1024; // where a size says nothing, as in /proc
+    constexpr std::size_t least = 64 * 1024; // where a size says nothing, as in /proc
+    std::size_t step = least;
     if (const std::size_t known = size_of_file(fd)) step = std::max(step, known + 1);
     while (most > 0) {
         const std::size_t size = into.size();
@@ -27312,6 +27313,8 @@ static int read_up_to(int fd, std::string& into, std::size_t most) {
         into.resize(size + got);
         if (got == 0) return error;
         most -= got;
+        // To see the end takes one byte more than there is, not as much again.
+        step = got < step ? step - got : least;
     }
     return 0;
 }
