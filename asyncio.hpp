@@ -21561,8 +21561,9 @@ void process_core::dismiss(worker& w) noexcept {
     if (w.now == phase::starting) --starting_;
     w.now = phase::leaving;
     w.silent = true;
-    ::shutdown(w.socket.get(), SHUT_RDWR); // loops may have it open, too
-    w.socket.reset();
+    // Not closed before it is buried: the supervisor may be about to receive from it, and
+    // the number would be somebody else's by then. Loops may have it open, too.
+    ::shutdown(w.socket.get(), SHUT_RDWR);
 }
 
 void process_core::supervise() noexcept {
