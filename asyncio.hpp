@@ -15375,7 +15375,10 @@ callback_base::callback_base() {
             return;
         }
         state expected = state::pending;
-        if (!self->progress.compare_exchange_strong(expected, state::running)) return;
+        if (!self->progress.compare_exchange_strong(expected, state::running)) {
+            self->drop(); // cancelled by a thread that may not
+            return;
+        }
         struct ending {
             callback_base* self;
             ~ending() {

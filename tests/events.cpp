@@ -705,6 +705,14 @@ TEST_CASE("TH-07: cancel() from another thread prevents the call, or waits for i
     other.join();
     CHECK(waited);
 
+    // The callable goes in the loop's thread, also when a handle stays.
+    int alive = 0;
+    asyncio::handle kept = loop.call_soon_threadsafe([c = counted(alive)] {});
+    kept.cancel();
+    CHECK(alive == 1);
+    loop.run_once();
+    CHECK(alive == 0);
+
     // Its own thread may cancel it while it runs.
     asyncio::handle self;
     self = loop.call_soon_threadsafe([&] { self.cancel(); });
