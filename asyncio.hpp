@@ -2680,7 +2680,7 @@ public:
     bool cancelled() const noexcept {
         return node_ && node_->progress.load() == detail::callback_base::state::cancelled;
     }
-    /// When a call_later() or call_at() is due.
+    /// When a call_later() or call_at() is due; of a call_soon() the default time_point.
     time_point when() const noexcept {
         return time_point(std::chrono::nanoseconds(node_ ? node_->when : 0));
     }
@@ -15365,6 +15365,7 @@ void timer_heap::sift_down(std::size_t place, entry e) noexcept {
 // -- callbacks -------------------------------------------------------------------
 
 callback_base::callback_base() {
+    when = 0; // what a handle shows of one that is not timed
     run = [](ready_node* node) {
         auto* self = static_cast<callback_base*>(node);
         // Released also when the callable throws an interrupt out of the loop.

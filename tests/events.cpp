@@ -155,6 +155,17 @@ TEST_CASE("LP-01: callbacks run first in, first out; what they queue runs in the
     CHECK(loop.run_once() == 0);
 }
 
+TEST_CASE("only what is timed has a when()") {
+    asyncio::event_loop loop(manual);
+    // The memory of the one serves for the other.
+    asyncio::handle h = loop.call_at(asyncio::time_point(3h), [] {});
+    CHECK(h.when() == asyncio::time_point(3h));
+    h.cancel();
+    h = asyncio::handle();
+    h = loop.call_soon([] {});
+    CHECK(h.when() == asyncio::time_point());
+}
+
 TEST_CASE("LP-02: a callback that throws is reported; an interrupt ends the run, the rest stays") {
     asyncio::event_loop loop;
     const auto reports = support::collect_reports(loop);
