@@ -15697,10 +15697,12 @@ struct event_loop::rest {
     std::vector<std::shared_ptr<signal>> signals;
     std::vector<std::shared_ptr<watch_entry>> watches;
 #endif
-    detail::function<void(event_loop&, const exception_context&)> exception_handler;
+    // Counted, as both may replace themselves while they run.
+    std::shared_ptr<detail::function<void(event_loop&, const exception_context&)>>
+        exception_handler;
     std::vector<detail::ready_node*> shuffled;
 #if !defined(ASYNCIO_NO_THREADS)
-    // Held while the handler runs, which may replace itself.
+    // Held while the handler runs.
     std::recursive_mutex waking;
 #endif
     std::shared_ptr<detail::function<void()>> wake_handler;
@@ -15910,14 +15912,16 @@ void event_loop::drop_queues() noexcept {
 
 void event_loop::set_exception_handler(
     detail::function<void(event_loop&, const exception_context&)> fn) {
-    rest_->exception_handler = std::move(fn);
+    using handler = detail::function<void(event_loop&, const exception_context&)>;
+    if (fn) rest_->exception_handler.reset(new handler(std::move(fn)));
+    else rest_->exception_handler.reset();
 }
 
 void event_loop::call_exception_handler(const exception_context& context) {
     [[maybe_unused]] std::string also;
-    if (rest_->exception_handler) {
+    if (const auto handler = rest_->exception_handler) {
         ASYNCIO_TRY {
-            rest_->exception_handler(*this, context);
+            (*handler)(*this, context);
             return;
         } ASYNCIO_CATCH(const keyboard_interrupt&) {
             detail::rethrow_current();

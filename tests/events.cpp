@@ -459,6 +459,18 @@ TEST_CASE("LP-14: the exception handler is told message, error and task") {
     CHECK(text.find("first") != std::string::npos);
     CHECK(text.find("the handler's own") != std::string::npos);
     CHECK(went_on);
+
+    // A handler may take itself away.
+    int alive = 0;
+    int alive_in_it = 0;
+    loop.set_exception_handler([&loop, &alive, &alive_in_it, c = counted(alive)](
+                                   asyncio::event_loop&, const asyncio::exception_context&) {
+        loop.set_exception_handler({});
+        alive_in_it = alive;
+    });
+    loop.call_exception_handler({"words"});
+    CHECK(alive_in_it == 1);
+    CHECK(alive == 0);
 }
 
 TEST_CASE("LP-15: an endless callback starves neither I/O nor timers nor other threads") {
