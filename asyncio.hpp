@@ -5326,6 +5326,8 @@ public:
 
     /// Cancels the tasks that are left and waits for them, closes generators, shuts
     /// the default executor down, closes the loop. A second close() does nothing.
+    ///
+    /// Throws: std::runtime_error inside a running loop, and has done nothing.
     void close();
 
     // For run_main(): what run() gives or throws.
@@ -17392,6 +17394,7 @@ static coro<> close_generators(event_loop& loop) {
 
 void runner::close() {
     if (closed_) return;
+    if (loop_) detail::refuse_nested_run(&*loop_, "asyncio::runner::close");
     closed_ = true;
     if (!loop_) return;
     // Whatever is thrown on the way, the loop gets closed.

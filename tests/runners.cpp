@@ -398,6 +398,19 @@ TEST_CASE("elapsed() counts from the beginning of run()") {
     CHECK_THROWS_AS(asyncio::elapsed(), std::runtime_error);
 }
 
+TEST_CASE("close() inside of run() is refused, and has done nothing") {
+    asyncio::runner r(virtual_time);
+    const auto main = [&]() -> asyncio::coro<int> {
+        CHECK_THROWS_AS(r.close(), std::runtime_error);
+        co_await asyncio::sleep(1s);
+        co_return 7;
+    };
+    CHECK(r.run(main()) == 7);
+    CHECK(r.run(main()) == 7);
+    r.close();
+    CHECK_THROWS_AS(r.get_loop(), std::runtime_error);
+}
+
 TEST_CASE("a failing runner still closes its loop and destroys what is left") {
     int alive = 0;
     const auto forever = [](counted) -> asyncio::coro<> {
