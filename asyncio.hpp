@@ -16902,16 +16902,20 @@ void task_base::start_eagerly(promise_base& promise) {
     enlist(promise);
     task_base* const creator = core->current;
     context_slot* const context = this_thread_context;
+    // Its loop may not run now, as between two polls.
+    loop_core* const running = std::exchange(this_thread_core, core.get());
     struct restore {
         loop_core& loop;
         task_base* current;
         context_slot* slot;
+        loop_core* running;
         ~restore() {
             if (current) current->unset(beneath);
             loop.current = current;
             this_thread_context = slot;
+            this_thread_core = running;
         }
-    } at_end{*core, creator, context};
+    } at_end{*core, creator, context, running};
     if (creator) creator->set(beneath);
     const bool idle = core->ready.empty() && core->yielded.empty();
     step(this);

@@ -704,6 +704,29 @@ TEST_CASE(
     CHECK(log == log_of_words{"begun", "lazy", "ended"});
 }
 
+TEST_CASE("in the first step of an eager task its loop is the running one, whatever runs else") {
+    asyncio::event_loop loop;
+    asyncio::event_loop other;
+    asyncio::event_loop* seen = nullptr;
+    const auto body = [&]() -> asyncio::coro<int> {
+        seen = &asyncio::get_running_loop();
+        co_return 7;
+    };
+    const auto t = loop.create_task(asyncio::as_outcome(body), {.eager_start = true});
+    REQUIRE(t.done());
+    CHECK(t.result().value() == 7);
+    CHECK(seen == &loop);
+    CHECK_THROWS_AS(asyncio::get_running_loop(), std::runtime_error);
+
+    other.call_soon([&] {
+        loop.create_task(body, {.eager_start = true});
+        CHECK(&asyncio::get_running_loop() == &other);
+    });
+    seen = nullptr;
+    other.run_once();
+    CHECK(seen == &loop);
+}
+
 } // TEST_SUITE
 
 TEST_SUITE("context variables") {
