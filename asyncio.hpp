@@ -5004,7 +5004,13 @@ void task_state<T>::finish() {
         *static_cast<promise<T>*>(this->root));
     promise<T>& result = frame.promise();
     exception_ptr error = result.take_error();
-    if (!error) this->value.emplace(result.take_value());
+    if (!error) {
+        ASYNCIO_TRY {
+            this->value.emplace(result.take_value());
+        } ASYNCIO_CATCH_ALL {
+            error = current_error(); // of a value that cannot be moved or copied
+        }
+    }
     this->root = nullptr;
     frame.destroy();
     if (error || this->attention != 0) [[unlikely]] return this->end_with(std::move(error));

@@ -579,6 +579,28 @@ ASYNC_TEST_CASE("the loop keeps a task alive whose handle is dropped") {
     CHECK(log == log_of_words{"ran", "ran on"});
 }
 
+namespace {
+
+// Can be copied once.
+struct copied_once {
+    copied_once() = default;
+    copied_once(const copied_once& other) : copies(other.copies + 1) {
+        if (copies > 1) throw std::runtime_error("copied twice");
+    }
+    copied_once& operator=(const copied_once&) = delete;
+    int copies = 0;
+};
+
+asyncio::coro<copied_once> copies_once() { co_return copied_once(); }
+
+} // namespace
+
+ASYNC_TEST_CASE("a result that cannot be moved into the task fails that task, not the loop") {
+    const auto t = asyncio::create_task(copies_once());
+    CHECK_AWAIT_THROWS_WITH_AS(t, "copied twice", std::runtime_error);
+    CHECK(t.done());
+}
+
 } // TEST_SUITE
 
 TEST_SUITE("task: eager start") {
