@@ -11219,15 +11219,38 @@ private:
         using R = await_result_t<F>;
         const bool open = !let_in();
         if (open) co_await detail::fail_with(detail::make_error(circuit_open_error()));
-        const std::uint64_t period = period_;
+        visit here(*this);
         detail::later<std::decay_t<std::invoke_result_t<F&>>> work;
         detail::caught<R> got;
         got.error = detail::thrown_by([&] { work.make(fn); });
         if (work) got = co_await detail::catching(std::move(*work));
-        note(period, got.error);
+        here.ended(got.error);
         if (got.error) co_await detail::fail_with(std::move(got.error));
         if constexpr (!std::is_void_v<R>) co_return std::move(*got.value);
     }
+    // A call that was let in. Another one may try when its frame goes before its end.
+    class visit {
+    public:
+        explicit visit(circuit_breaker& owner) noexcept
+            : owner_(owner), period_(owner.period_), tie_(owner.visits_) {}
+        visit(const visit&) = delete;
+        visit& operator=(const visit&) = delete;
+        ~visit() {
+            if (!tie_.holds() || owner_.period_ != period_) return;
+            if (owner_.state_ == circuit_state::half_open) --owner_.trials_;
+        }
+        void ended(const exception_ptr& failure) {
+            if (!tie_.holds()) return;
+            tie_.cut();
+            owner_.note(period_, failure);
+        }
+
+    private:
+        circuit_breaker& owner_;
+        std::uint64_t period_;
+        detail::tie tie_;
+    };
+
     bool let_in();
     void note(std::uint64_t period, const exception_ptr& failure);
     void change(circuit_state to);
@@ -11240,6 +11263,7 @@ private:
     int trials_ = 0;           // let in since it is half open
     int successes_ = 0;        // of those
     time_point open_until_;
+    detail::tie_list visits_;
 };
 
 /// Options of rate_limiter.

@@ -449,6 +449,37 @@ ASYNC_TEST_CASE("cancellations count neither as failures nor as trials") {
     CHECK(breaker.state() == circuit_state::closed);
 }
 
+TEST_CASE("a trial call that is destroyed before its end makes room for another one") {
+    asyncio::event_loop loop({.clock = asyncio::clock_kind::manual});
+    std::optional<circuit_breaker> breaker(std::in_place,
+                                           asyncio::circuit_breaker_options{.failures = 1,
+                                                                            .open_for = 1s});
+    auto slow = [] { return asyncio::sleep(1h); };
+    auto fail = []() -> asyncio::coro<> {
+        throw std::runtime_error("no luck");
+        co_return;
+    };
+    const auto failed = loop.create_task(breaker->call(fail));
+    loop.poll();
+    CHECK(support::message_of(failed.exception()) == "no luck");
+    loop.advance(1s);
+    {
+        asyncio::task_scope scope(loop);
+        scope.create_task(breaker->call(slow));
+        loop.poll();
+    }
+    const auto good = loop.create_task(breaker->call([]() -> asyncio::coro<> { co_return; }));
+    loop.poll();
+    REQUIRE(good.done());
+    CHECK_FALSE(good.exception());
+    CHECK(breaker->state() == circuit_state::closed);
+
+    // One that outlives the breaker leaves it alone.
+    loop.create_task(breaker->call(slow));
+    loop.poll();
+    breaker.reset();
+}
+
 ASYNC_TEST_CASE("the late result of an earlier state counts for nothing") {
     circuit_breaker breaker({.failures = 1, .open_for = 1s});
     auto late_failure = []() -> asyncio::coro<> {
