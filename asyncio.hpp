@@ -11210,7 +11210,8 @@ public:
     /// Open turns into half_open when its time is over.
     circuit_state state() const noexcept;
 
-    /// `fn(from, to)` is called at each change.
+    /// `fn(from, to)` is called at each change, in the middle of the call that makes it,
+    /// which throws what `fn` throws. It may replace itself.
     void on_change(detail::function<void(circuit_state, circuit_state)> fn);
 
 private:
@@ -11256,7 +11257,8 @@ private:
     void change(circuit_state to);
 
     circuit_breaker_options options_;
-    detail::function<void(circuit_state, circuit_state)> on_change_;
+    // Counted, as it may replace itself while it runs.
+    std::shared_ptr<detail::function<void(circuit_state, circuit_state)>> on_change_;
     circuit_state state_ = circuit_state::closed;
     std::uint64_t period_ = 0; // changes so far: late results of an earlier state do not count
     int failures_ = 0;         // in a row
@@ -27855,7 +27857,9 @@ circuit_breaker::circuit_breaker(circuit_breaker_options options) : options_(opt
 circuit_breaker::~circuit_breaker() = default;
 
 void circuit_breaker::on_change(detail::function<void(circuit_state, circuit_state)> fn) {
-    on_change_ = std::move(fn);
+    using listener = detail::function<void(circuit_state, circuit_state)>;
+    if (fn) on_change_.reset(new listener(std::move(fn)));
+    else on_change_.reset();
 }
 
 circuit_state circuit_breaker::state() const noexcept {
@@ -27870,8 +27874,12 @@ void circuit_breaker::change(circuit_state to) {
     const circuit_state from = std::exchange(state_, to);
     ++period_;
     failures_ = trials_ = successes_ = 0;
-    if (to == circuit_state::open) open_until_ = get_running_loop().time() + options_.open_for;
-    if (on_change_) on_change_(from, to);
+    if (to == circuit_state::open) {
+        const std::int64_t now = detail::require_running("circuit_breaker").now_ns();
+        open_until_ =
+            time_point(std::chrono::nanoseconds(detail::deadline_after(now, options_.open_for)));
+    }
+    if (const auto fn = on_change_) (*fn)(from, to);
 }
 
 // Whether a call is let through.

@@ -500,6 +500,41 @@ ASYNC_TEST_CASE("the late result of an earlier state counts for nothing") {
     CHECK(breaker.state() == circuit_state::closed);
 }
 
+ASYNC_TEST_CASE("a circuit may stay open for ever") {
+    circuit_breaker breaker({.failures = 1, .open_for = std::chrono::nanoseconds::max()});
+    auto fail = []() -> asyncio::coro<> {
+        throw std::runtime_error("no luck");
+        co_return;
+    };
+    co_await asyncio::sleep(1s);
+    CHECK_AWAIT_THROWS_WITH_AS(breaker.call(fail), "no luck", std::runtime_error);
+    co_await asyncio::sleep(std::chrono::hours(24 * 365 * 200));
+    CHECK(breaker.state() == circuit_state::open);
+}
+
+ASYNC_TEST_CASE("what listens to a circuit breaker may take itself away") {
+    circuit_breaker breaker({.failures = 1});
+    std::vector<circuit_state> changes;
+    auto alive = std::make_shared<int>();
+    const std::weak_ptr<int> watch = alive;
+    bool alive_in_it = false;
+    breaker.on_change([&, kept = std::move(alive)](circuit_state, circuit_state to) {
+        breaker.on_change({});
+        alive_in_it = !watch.expired();
+        changes.push_back(to);
+    });
+    auto fail = []() -> asyncio::coro<> {
+        throw std::runtime_error("no luck");
+        co_return;
+    };
+    CHECK_AWAIT_THROWS_AS(breaker.call(fail), std::runtime_error);
+    co_await asyncio::sleep(60s);
+    co_await breaker.call([]() -> asyncio::coro<> { co_return; });
+    CHECK(changes == std::vector<circuit_state>{circuit_state::open});
+    CHECK(alive_in_it);
+    CHECK(watch.expired());
+}
+
 TEST_CASE("a circuit breaker's numbers are at least one") {
     CHECK_THROWS_AS(circuit_breaker({.failures = 0}), std::invalid_argument);
     CHECK_THROWS_AS(circuit_breaker({.half_open_calls = 0}), std::invalid_argument);
