@@ -11329,8 +11329,11 @@ coro<> map_worker(map_state<Outcomes, T, F>& work) {
         const std::size_t index = work.next++;
         std::optional<gathered<Outcomes, R>> result;
         if constexpr (Outcomes) {
-            auto call = as_coro(work.fn(std::move(work.items[index])));
-            result.emplace(co_await as_outcome(std::move(call)));
+            // Called in there, so that what a plain function throws is an outcome, too.
+            auto call = [&work, index]() -> decltype(auto) {
+                return work.fn(std::move(work.items[index]));
+            };
+            result.emplace(co_await as_outcome(call));
         } else if constexpr (std::is_void_v<R>) {
             co_await work.fn(std::move(work.items[index]));
             result.emplace();

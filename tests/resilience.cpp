@@ -633,6 +633,21 @@ ASYNC_TEST_CASE("no more calls than the limit run at the same time") {
     CHECK_THROWS_AS(asyncio::map(items, call, {.limit = 0}), std::invalid_argument);
 }
 
+ASYNC_TEST_CASE("what a plain function throws to map() is an outcome as well") {
+    auto once = [](int item) -> asyncio::coro<int> { co_return item; };
+    auto plain = [&](int item) {
+        if (item == 2) throw std::runtime_error("not two");
+        return once(item);
+    };
+    const std::vector<int> items{1, 2, 3};
+    const auto outcomes = co_await asyncio::map(asyncio::return_exceptions, items, plain);
+    REQUIRE(outcomes.size() == 3);
+    CHECK(outcomes[0].value() == 1);
+    CHECK(outcomes[1].error().what() == std::string("not two"));
+    CHECK(outcomes[2].value() == 3);
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::map(items, plain), "not two", std::runtime_error);
+}
+
 ASYNC_TEST_CASE("a call of map() that somebody else cancels gives no result, but a cancellation") {
     auto call = [](int item) -> asyncio::coro<int> {
         co_await asyncio::sleep(1s);
