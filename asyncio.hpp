@@ -27834,7 +27834,11 @@ void check_retry(const retry_options& options) {
 duration retry_delay(const retry_options& options, int next) {
     double seconds = options.initial_delay.total_seconds();
     const double cap = options.max_delay.total_seconds();
-    for (int n = 2; n < next && seconds < cap; ++n) seconds *= options.factor;
+    for (int n = 2; n < next && seconds < cap; ++n) {
+        const double longer = seconds * options.factor;
+        if (!(longer > seconds)) break; // nor will it grow later
+        seconds = longer;
+    }
     seconds *= 1 + options.jitter * require_running("retry").next_random();
     return duration::seconds(std::min(seconds, cap));
 }

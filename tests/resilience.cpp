@@ -321,6 +321,19 @@ ASYNC_TEST_CASE("results that can only be moved come through, and nothing as wel
     co_await retry([] { return asyncio::sleep(1s); });
 }
 
+ASYNC_TEST_CASE("pauses that do not grow are not reckoned up from the first one each time") {
+    constexpr int late = std::numeric_limits<int>::max();
+    const retry_options constant{.attempts = late, .factor = 1, .jitter = 0};
+    const retry_options none{.attempts = late, .initial_delay = 0s};
+    // Step by step that takes hours.
+    bool right = true;
+    for (int i = 0; i < 10'000; ++i)
+        right = right && asyncio::detail::retry_delay(constant, late) == duration(1s) &&
+                asyncio::detail::retry_delay(none, late) == duration();
+    CHECK(right);
+    co_return;
+}
+
 ASYNC_TEST_CASE("options that make no sense are refused before the first call") {
     flaky service(0);
     auto call = [&] { return service.call(); };
