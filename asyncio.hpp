@@ -15513,14 +15513,20 @@ std::int64_t loop_core::now_ns() const noexcept {
     return scaled ? scaled->loop_time(*this, now) : now;
 }
 
+// Nanoseconds; more than fit are as good as never.
+static std::int64_t whole(double span) noexcept {
+    return span < 9e18 ? static_cast<std::int64_t>(span) : INT64_MAX / 2;
+}
+
 static constexpr clock_scale changed_scale{
     [](const loop_core& core, std::int64_t system_time) noexcept {
         const auto passed = static_cast<double>(system_time - core.scale_start);
-        return core.scale_origin + static_cast<std::int64_t>(passed * core.scale);
+        return deadline_after(core.scale_origin,
+                              std::chrono::nanoseconds(whole(passed * core.scale)));
     },
     [](const loop_core& core, std::int64_t loop_span) noexcept {
         if (core.scale == 1.0) return loop_span;
-        return static_cast<std::int64_t>(static_cast<double>(loop_span) / core.scale) + 1;
+        return whole(static_cast<double>(loop_span) / core.scale) + 1;
     }};
 
 // -- clocks of one's own ---------------------------------------------------------------
@@ -15564,9 +15570,6 @@ struct stream_state : timer_node {
         const double exact = static_cast<double>(left) / scale;
         const std::int64_t span = whole(exact);
         return after(start, static_cast<double>(span) < exact ? span + 1 : span);
-    }
-    static std::int64_t whole(double span) noexcept {
-        return span < 9e18 ? static_cast<std::int64_t>(span) : INT64_MAX / 2;
     }
     static std::int64_t after(std::int64_t moment, std::int64_t span) noexcept {
         return deadline_after(moment, std::chrono::nanoseconds(span));

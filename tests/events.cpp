@@ -1242,6 +1242,18 @@ TEST_CASE("shuffle_seed gives a random order that the same seed repeats") {
     CHECK_FALSE(order_with(0) == plain);
 }
 
+TEST_CASE("a clock of any scale ends at the latest time that there is, not before its beginning") {
+    const asyncio::duration century = std::chrono::hours(24 * 365 * 100);
+    asyncio::event_loop slow({.time_scale = 1e-9});
+    slow.call_later(2 * century, [] {});
+    CHECK(slow.next_deadline().value() > century);
+    asyncio::event_loop fast({.time_scale = 1e200});
+    asyncio::duration passed;
+    for (int i = 0; i < 1'000'000 && passed < century; ++i) // the clock may tick seldom
+        passed = fast.time().time_since_epoch();
+    CHECK(passed > century);
+}
+
 } // TEST_SUITE
 
 TEST_SUITE("embedding") {
