@@ -7358,7 +7358,6 @@ public:
         --size_;
         return item;
     }
-    void clear() noexcept { *this = fifo_store(); }
 
 private:
     void grow() {
@@ -7386,7 +7385,6 @@ public:
         items_.pop_back();
         return item;
     }
-    void clear() noexcept { items_.clear(); }
 
 private:
     std::vector<T> items_;
@@ -7407,7 +7405,6 @@ public:
         items_.pop_back();
         return item;
     }
-    void clear() noexcept { items_.clear(); }
 
 private:
     static bool after(const T& a, const T& b) { return Compare()(b, a); }
@@ -7674,9 +7671,9 @@ public:
     /// No item can be put any more. Those inside can still be taken, unless
     /// `immediate`, which drops them. Then get() throws queue_shut_down.
     void shutdown(bool immediate = false) noexcept {
-        const std::size_t dropped = immediate ? count_ : 0;
-        if (immediate) items_.clear();
-        shut_down(dropped);
+        Store dropped; // they go last: their destructors find the queue shut down
+        if (immediate) std::swap(dropped, items_);
+        shut_down(dropped.size());
     }
 
 protected:

@@ -68,6 +68,32 @@ private:
     std::mt19937 engine_;
 };
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+// Puts another one where it was when it goes.
+class last_word {
+public:
+    last_word(asyncio::queue<last_word>* home, int& refused) : home_(home), refused_(&refused) {}
+    last_word(last_word&& other) noexcept
+        : home_(std::exchange(other.home_, nullptr)), refused_(other.refused_) {}
+    last_word& operator=(last_word&& other) noexcept {
+        std::swap(home_, other.home_);
+        return *this;
+    }
+    ~last_word() {
+        if (!home_) return;
+        try {
+            home_->put_nowait(last_word(nullptr, *refused_));
+        } catch (const asyncio::queue_shut_down&) {
+            ++*refused_;
+        }
+    }
+
+private:
+    asyncio::queue<last_word>* home_;
+    int* refused_;
+};
+#endif
+
 // Counts how many of it exist.
 class counted {
 public:
@@ -470,6 +496,18 @@ ASYNC_TEST_CASE("QU-13: an immediate shutdown drops the items; join waits for th
     co_await joining;
     CHECK_THROWS_AS(queue.task_done(), std::invalid_argument);
 }
+
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+TEST_CASE("the items that an immediate shutdown drops find the queue shut down and empty") {
+    asyncio::queue<last_word> queue;
+    int refused = 0;
+    for (int i = 0; i < 5; ++i) queue.put_nowait(last_word(&queue, refused));
+    queue.shutdown(true);
+    CHECK(refused == 5);
+    CHECK(queue.empty());
+    CHECK_THROWS_AS(queue.task_done(), std::invalid_argument);
+}
+#endif
 
 ASYNC_TEST_CASE("QU-13: an immediate shutdown takes the item of a woken getter, too") {
     asyncio::queue<int> queue(1);
