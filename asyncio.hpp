@@ -4773,6 +4773,8 @@ inline bool stops_here(const loop_core& core) noexcept {
 
 // Throws std::runtime_error for a task that awaits itself, or another loop's future.
 ASYNCIO_API void require_awaitable(const task_base& waiter, const state_base& awaited);
+// The same for what a loop's code wants to know the end of: only what is done may be another's.
+ASYNCIO_API void require_same_loop(const loop_core& core, const state_base& awaited);
 
 // Waits for a future or task. Cancelling the waiting task cancels what it awaits.
 template <class T, bool Move>
@@ -5122,8 +5124,12 @@ inline std::int64_t task_now_ns(const loop_core& core) noexcept {
 template <class A>
 auto ensure_future(loop_core& core, A&& work) {
     using kept = std::decay_t<A>;
-    if constexpr (is_future<kept>) return future<typename kept::value_type>(std::forward<A>(work));
-    else return future<await_result_t<A>>(spawn_any(core, std::forward<A>(work), {}));
+    if constexpr (is_future<kept>) {
+        require_same_loop(core, work.state());
+        return future<typename kept::value_type>(std::forward<A>(work));
+    } else {
+        return future<await_result_t<A>>(spawn_any(core, std::forward<A>(work), {}));
+    }
 }
 
 } // namespace detail
@@ -6484,6 +6490,8 @@ public:
                 detail::task_now_ns(detail::require_running("as_completed")), *timeout);
         links_.reserve(handles_.size());
         for (std::size_t i = 0; i < handles_.size(); ++i) links_.push_back({*this, i});
+        detail::loop_core& core = detail::require_running("as_completed");
+        for (const Handle& h : handles_) detail::require_same_loop(core, h.state());
         fresh->keep();
         for (link& l : links_) {
             detail::state_base& state = handles_[l.place].state();
@@ -16701,13 +16709,16 @@ void require_open_for_tasks(loop_core& core) {
 void require_awaitable(const task_base& waiter, const state_base& awaited) {
     if (&waiter == &awaited)
         throw_runtime_error("asyncio::task: it awaits itself and would wait for ever");
-    if (waiter.core != awaited.core) {
-        if (!awaited.core->loop || awaited.core->closed)
-            throw_runtime_error("asyncio::future: its loop is closed, so that it will never be "
-                                "done");
-        throw_runtime_error("asyncio::future: it belongs to another loop; use "
-                            "run_coroutine_threadsafe() between loops");
-    }
+    require_same_loop(*waiter.core, awaited);
+}
+
+void require_same_loop(const loop_core& core, const state_base& awaited) {
+    if (awaited.core.get() == &core || awaited.done()) return;
+    if (!awaited.core->loop || awaited.core->closed)
+        throw_runtime_error("asyncio::future: its loop is closed, so that it will never be "
+                            "done");
+    throw_runtime_error("asyncio::future: it belongs to another loop; use "
+                        "run_coroutine_threadsafe() between loops");
 }
 
 // What the tasks of a task_scope that is gone end with; null, which is a cancellation without
@@ -18028,6 +18039,7 @@ bool some_done::await_ready() noexcept {
 
 void some_done::begin() {
     attempt waiting(*this);
+    for (std::size_t i = 0; i < states_.size(); ++i) require_same_loop(*core(), states_[i]);
     links_ = new link[states_.size()];
     for (std::size_t i = 0; i < states_.size(); ++i) {
         link& l = links_[i];

@@ -2346,6 +2346,31 @@ ASYNC_TEST_CASE("dropping as_completed() leaves its tasks running") {
 
 } // TEST_SUITE
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+TEST_SUITE("taskgroups: another loop's") {
+
+ASYNC_TEST_CASE("what is pending in another loop is refused, and what is done is taken") {
+    asyncio::event_loop other;
+    const asyncio::future<int> theirs = other.create_future<int>();
+    const asyncio::future<int> mine = asyncio::create_future<int>();
+    CHECK_THROWS_AS(asyncio::gather(mine, theirs), std::runtime_error);
+    CHECK_THROWS_AS(asyncio::gather(std::vector{theirs}), std::runtime_error);
+    CHECK_THROWS_AS(asyncio::shield(theirs), std::runtime_error);
+    CHECK_THROWS_AS(asyncio::as_completed(std::vector{mine, theirs}), std::runtime_error);
+    CHECK_AWAIT_THROWS_AS(asyncio::wait(mine, theirs), std::runtime_error);
+    CHECK_AWAIT_THROWS_AS(asyncio::wait_for(theirs, 0s), std::runtime_error);
+    CHECK_FALSE(theirs.done());
+    theirs.set_result(7);
+    mine.set_result(8);
+    const std::array<int, 2> both = co_await asyncio::gather(mine, theirs);
+    CHECK(both == std::array<int, 2>{8, 7});
+    const auto all = co_await asyncio::wait(mine, theirs);
+    CHECK(all.done.size() == 2);
+}
+
+} // TEST_SUITE
+#endif
+
 TEST_SUITE("taskgroups: destroyed while pending") {
 
 TEST_CASE("everything that waits for other tasks is destroyed with its loop") {
