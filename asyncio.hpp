@@ -15917,19 +15917,21 @@ void event_loop::destroy_pending() noexcept {
     // Some of them stand in the ready queue: they go after that was emptied.
     detail::task_base* ended = nullptr;
     detail::task_base** last = &ended;
-    while (detail::task_base* task = core_->tasks) {
-        task->add_ref();
-        if (detail::can_debug && core_->debug)
-            detail::report(*this, "task was destroyed while it was pending", {}, task);
-        task->destroy_frames();
-        task->reported = true;
-        task->complete_cancelled({});
-        task->leave_loop();
-        task->following_task = nullptr;
-        *last = task;
-        last = &task->following_task;
-    }
-    drop_queues();
+    do {
+        while (detail::task_base* task = core_->tasks) {
+            task->add_ref();
+            if (detail::can_debug && core_->debug)
+                detail::report(*this, "task was destroyed while it was pending", {}, task);
+            task->destroy_frames();
+            task->reported = true;
+            task->complete_cancelled({});
+            task->leave_loop();
+            task->following_task = nullptr;
+            *last = task;
+            last = &task->following_task;
+        }
+        drop_queues();
+    } while (core_->tasks); // that the destructors of callbacks have made
     while (detail::task_base* const task = ended) {
         ended = task->following_task;
         task->release();
@@ -15944,6 +15946,11 @@ void event_loop::drop_queues() noexcept {
     do {
         while (!core_->ready.empty()) {
             detail::ready_node* node = core_->ready.pop();
+            if (node->run == &detail::task_base::step) {
+                // One that a destructor has made just now never begins.
+                auto* const task = static_cast<detail::task_base*>(node);
+                if (task->root) task->end_at_once({});
+            }
             node->run(node);
         }
         while (!core_->timers.empty()) {

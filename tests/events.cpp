@@ -166,6 +166,34 @@ TEST_CASE("only what is timed has a when()") {
     CHECK(h.when() == asyncio::time_point());
 }
 
+TEST_CASE("a task that the destructor of a callback makes while the loop closes goes with it") {
+    for (const bool eagerly : {false, true}) {
+        CAPTURE(eagerly);
+        int alive = 0;
+        int begun = 0;
+        asyncio::event_loop loop;
+        const auto body = [&begun](counted) -> asyncio::coro<> {
+            ++begun;
+            co_await asyncio::sleep(1h);
+        };
+        struct maker {
+            std::function<void()> make;
+            ~maker() { make(); }
+        };
+        asyncio::task<> made;
+        const auto make = [&] {
+            made = loop.create_task(body(counted(alive)), {.eager_start = eagerly});
+        };
+        loop.call_soon([kept = std::make_shared<maker>(make)] {});
+        loop.close();
+        REQUIRE(made.valid());
+        CHECK(made.cancelled());
+        CHECK(begun == (eagerly ? 1 : 0));
+        CHECK(alive == 0);
+        CHECK(loop.metrics().tasks == 0);
+    }
+}
+
 TEST_CASE("LP-02: a callback that throws is reported; an interrupt ends the run, the rest stays") {
     asyncio::event_loop loop;
     const auto reports = support::collect_reports(loop);
