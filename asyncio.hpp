@@ -6929,12 +6929,13 @@ public:
     }
     bool await_resume() {
         if (!task()) return true; // it was free
-        if (interrupted()) {
-            if (in_line()) pass_on();
-            throw_cancelled();
-        }
+        if (interrupted()) detail::rethrow(failure());
         leave();
         return owner_->take();
+    }
+    exception_ptr failure() override {
+        if (interrupted() && in_line()) pass_on();
+        return suspension::failure();
     }
 
 private:
@@ -7222,15 +7223,15 @@ public:
     }
     bool await_resume() {
         if (!task()) return true; // a slot was free
-        const bool granted = in_line();
-        if (interrupted()) {
-            if (granted) give_back();
-            throw_cancelled();
-        }
+        if (interrupted()) detail::rethrow(failure());
         leave();
         // While this one was in the line, newcomers queued although slots were free.
         while (owner_->value_ > 0 && owner_->wake_next()) {}
         return true;
+    }
+    exception_ptr failure() override {
+        if (interrupted() && in_line()) give_back();
+        return suspension::failure();
     }
 
 private:

@@ -1065,6 +1065,44 @@ ASYNC_TEST_CASE("a slot is handed on when the one that got it is cancelled in th
     CHECK_FALSE(slots.locked());
 }
 
+ASYNC_TEST_CASE("such a turn is handed on at once, however long what awaited it takes to end") {
+    asyncio::lock lock;
+    asyncio::semaphore slots(1);
+    const auto takes = [&](bool of_lock) -> asyncio::coro<> {
+        if (of_lock) co_await lock.acquire();
+        else co_await slots.acquire();
+        said += "taken";
+        if (of_lock) lock.release();
+        else slots.release();
+    };
+    for (const bool of_lock : {true, false}) {
+        CAPTURE(of_lock);
+        said.clear();
+        asyncio::task<bool> first;
+        if (of_lock) {
+            co_await lock.acquire();
+            const auto body = [&lock] { return lock.acquire(); };
+            first = asyncio::create_task(asyncio::with(listener(false), body));
+        } else {
+            co_await slots.acquire();
+            const auto body = [&slots] { return slots.acquire(); };
+            first = asyncio::create_task(asyncio::with(listener(false), body));
+        }
+        co_await support::turns(2);
+        const asyncio::task<> second = asyncio::create_task(takes(of_lock));
+        co_await support::turns(2);
+        if (of_lock) lock.release();
+        else slots.release();
+        first.cancel();
+        co_await second;
+        CHECK(said == "[taken"); // the first one's aexit() goes on
+        const auto r = co_await asyncio::as_outcome(first);
+        CHECK_FALSE(r.has_value());
+        CHECK(said.starts_with("[taken"));
+        CHECK(said.ends_with("]"));
+    }
+}
+
 ASYNC_TEST_CASE("an item goes to the next when the one that got it is cancelled in the same turn") {
     asyncio::queue<int> queue;
     auto gets = [&queue]() -> asyncio::coro<int> { co_return co_await queue.get(); };
