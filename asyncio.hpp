@@ -5115,11 +5115,6 @@ private:
     std::uint32_t last_;
 };
 
-// The time of the clock that the running task goes by, or else of the loop's.
-inline std::int64_t task_now_ns(const loop_core& core) noexcept {
-    return core.current ? core.current->now_ns() : core.now_ns();
-}
-
 // A future of anything awaitable: itself, or a new task.
 template <class A>
 auto ensure_future(loop_core& core, A&& work) {
@@ -6485,12 +6480,13 @@ public:
     completions(std::vector<Handle> handles, std::optional<duration> timeout,
                 detail::fresh_tasks* fresh)
         : handles_(detail::without_duplicates(std::move(handles))) {
-        if (timeout)
-            deadline_ns_ = detail::deadline_after(
-                detail::task_now_ns(detail::require_running("as_completed")), *timeout);
+        detail::loop_core& core = detail::require_running("as_completed");
+        if (timeout) {
+            creator_ = detail::ref_ptr<detail::task_base>(core.current);
+            deadline_ns_ = detail::deadline_after(now_ns(core), *timeout);
+        }
         links_.reserve(handles_.size());
         for (std::size_t i = 0; i < handles_.size(); ++i) links_.push_back({*this, i});
-        detail::loop_core& core = detail::require_running("as_completed");
         for (const Handle& h : handles_) detail::require_same_loop(core, h.state());
         fresh->keep();
         for (link& l : links_) {
@@ -6504,6 +6500,7 @@ public:
     ~completions() {
         for (link& l : links_)
             if (l.is_linked()) handles_[l.place].state().unlink(l);
+        for (arrival* a = waiting_; a; a = a->following) a->owner = nullptr;
     }
 
     /// The next one to be done; nothing when all have been given.
@@ -6516,20 +6513,16 @@ public:
         for (;;) {
             if (given_ == handles_.size()) co_return std::nullopt;
             if (first_finished_) break;
-            detail::state_list states;
-            for (link& l : links_)
-                if (l.is_linked()) states.add(handles_[l.place].state());
             std::optional<duration> left;
             if (deadline_ns_ != no_deadline) {
-                left = std::chrono::nanoseconds(
-                    deadline_ns_ - detail::task_now_ns(get_running_loop().core()));
+                left = std::chrono::nanoseconds(deadline_ns_ - now_ns(get_running_loop().core()));
                 if (left->count() <= 0) {
                     ++given_;
                     co_await detail::fail_with(detail::make_error(
                         timeout_error("asyncio::as_completed: the time limit passed")));
                 }
             }
-            co_await detail::some_done(std::move(states), return_when::first_completed, left);
+            co_await arrival(*this, left);
         }
         ++given_;
         const std::size_t place = first_finished_->place;
@@ -6542,8 +6535,9 @@ private:
         link(completions& o, std::size_t p) : owner(&o), place(p) {
             completed = [](completion_node* node, detail::state_base& state) noexcept {
                 auto* self = static_cast<link*>(node);
-                if (task_now_ns(*state.core) < self->owner->deadline_ns_)
-                    self->owner->finished(*self);
+                completions& all = *self->owner;
+                if (all.deadline_ns_ == no_deadline || all.now_ns(*state.core) < all.deadline_ns_)
+                    all.finished(*self);
             };
         }
         completions* owner;
@@ -6551,18 +6545,72 @@ private:
         link* next_finished = nullptr;
     };
 
+    // A next() that waits, for `limit` at most.
+    class arrival : public detail::timer_suspension {
+    public:
+        arrival(completions& all, std::optional<duration> limit) noexcept
+            : owner(&all), limit_(limit) {}
+        arrival(arrival&&) = delete;
+        ~arrival() { leave(); }
+
+        bool await_ready() const noexcept { return false; }
+        template <class Promise>
+        void await_suspend(std::coroutine_handle<Promise> h) {
+            if (!suspend(h)) return;
+            if (limit_) wait_for(*limit_);
+            arrival** hook = &owner->waiting_; // seldom more than one
+            while (*hook) hook = &(*hook)->following;
+            *hook = this;
+        }
+        void await_resume() {
+            leave();
+            if (interrupted()) throw_cancelled();
+        }
+        void arrived() noexcept {
+            if (woken()) return;
+            take_back();
+            wake();
+        }
+
+        completions* owner;
+        arrival* following = nullptr;
+
+    private:
+        void leave() noexcept {
+            if (!owner) return;
+            arrival** hook = &owner->waiting_;
+            while (*hook && *hook != this) hook = &(*hook)->following;
+            if (*hook) *hook = following;
+        }
+        void show_awaited(detail::awaited_visitor& visitor) override {
+            if (!owner) return;
+            for (const link& l : owner->links_)
+                if (l.is_linked()) visitor.visit(owner->handles_[l.place].state());
+        }
+
+        std::optional<duration> limit_;
+    };
+
+    // By the clock of the task that called as_completed().
+    std::int64_t now_ns(const detail::loop_core& core) const noexcept {
+        return creator_ ? creator_->now_ns() : core.now_ns();
+    }
+    // All who wait look for it: the first of them may have been cancelled.
     void finished(link& l) noexcept {
         (first_finished_ ? last_finished_->next_finished : first_finished_) = &l;
         last_finished_ = &l;
+        for (arrival* a = waiting_; a; a = a->following) a->arrived();
     }
 
     std::vector<Handle> handles_;
     std::vector<link> links_;
     link* first_finished_ = nullptr; // and not given yet
     link* last_finished_ = nullptr;
+    arrival* waiting_ = nullptr; // the oldest first
     std::size_t given_ = 0;
     static constexpr std::int64_t no_deadline = (std::numeric_limits<std::int64_t>::max)();
     std::int64_t deadline_ns_ = no_deadline;
+    detail::ref_ptr<detail::task_base> creator_; // if there is a deadline
 };
 
 namespace detail {

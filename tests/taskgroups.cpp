@@ -2,7 +2,10 @@
 // The clock is virtual, so that moments are exact and can be compared with ==.
 #include "support.hpp"
 
+#include <algorithm>
 #include <array>
+#include <ctime>
+#include <limits>
 #include <list>
 #include <optional>
 #include <stdexcept>
@@ -2310,6 +2313,49 @@ ASYNC_TEST_CASE("what ended in time is given after the timeout, and what ended l
     CHECK(shape(error) == "timeout");
     const auto none = co_await ends.next();
     CHECK_FALSE(none);
+}
+
+TEST_CASE("the timeout of as_completed() is one of the clock of the task that asked for it") {
+    asyncio::event_loop loop({.clock = asyncio::clock_kind::manual});
+    asyncio::time_stream world(loop);
+    world.set_scale(0.1);
+    const asyncio::future<int> quick = loop.create_future<int>();
+    const asyncio::future<int> slow = loop.create_future<int>();
+    const auto main = [&]() -> asyncio::coro<int> {
+        auto ends = asyncio::as_completed(these(quick, slow), {.timeout = 1s});
+        const auto first = co_await ends.next();
+        const asyncio::exception_ptr error = co_await error_of(ends.next());
+        CHECK(shape(error) == "timeout");
+        co_return first->result();
+    };
+    const asyncio::task<int> t = loop.create_task(main, {.clock = &world});
+    loop.call_later(5s, [&] { quick.set_result(7); }); // by the loop's clock
+    loop.call_later(15s, [&] { slow.set_result(8); });
+    loop.advance(9s);
+    CHECK_FALSE(t.done());
+    loop.advance(2s);
+    REQUIRE(t.done());
+    CHECK(t.result() == 7);
+    loop.advance(5s);
+}
+
+TEST_CASE("the time that as_completed() takes grows as the number of its tasks, not faster") {
+    const auto one_by_one = [](int n) -> asyncio::coro<> {
+        std::vector<asyncio::coro<int>> works;
+        for (int i = 0; i < n; ++i) works.push_back(after(std::chrono::milliseconds(i), i));
+        auto ends = asyncio::as_completed(std::move(works));
+        for (int i = 0; i < n; ++i) co_await ends.next();
+    };
+    const auto least_time = [&](int n) {
+        std::clock_t least = std::numeric_limits<std::clock_t>::max();
+        for (int round = 0; round < 3; ++round) {
+            const std::clock_t begin = std::clock();
+            asyncio::run(one_by_one(n), {.clock = asyncio::clock_kind::virtual_time});
+            least = std::min(least, std::clock() - begin);
+        }
+        return least;
+    };
+    CHECK(least_time(16 * 250) < 64 * least_time(250));
 }
 
 ASYNC_TEST_CASE("as_completed() of nothing is at its end at once") {
