@@ -6235,6 +6235,7 @@ struct shield_state final : value_state<T, state_base> {
         node.owner = this;
         node.completed = [](completion_node* n, state_base&) noexcept {
             shield_state& self = *static_cast<link*>(n)->owner;
+            if (self.core->closed) return; // nothing runs any more
             self.add_ref();
             self.core->schedule(static_cast<link*>(n));
         };
@@ -18174,8 +18175,10 @@ void gather_children::begin(state_base& future) {
         c.owner = this;
         c.completed = [](completion_node* node, state_base&) noexcept {
             auto& self = *static_cast<child*>(node);
-            self.owner->future_->add_ref(); // until its turn
-            self.owner->future_->core->schedule(&self);
+            state_base& whole = *self.owner->future_;
+            if (whole.core->closed) return; // nothing runs any more
+            whole.add_ref(); // until its turn
+            whole.core->schedule(&self);
         };
         c.run = [](ready_node* node) {
             auto& self = *static_cast<child*>(node);

@@ -2419,6 +2419,29 @@ ASYNC_TEST_CASE("what is pending in another loop is refused, and what is done is
 
 TEST_SUITE("taskgroups: destroyed while pending") {
 
+TEST_CASE("what completes after its loop has closed is kept by nothing that waited for it") {
+    const auto value = std::make_shared<int>(7);
+    using held = std::shared_ptr<int>;
+    {
+        asyncio::event_loop loop;
+        asyncio::future<held> first = loop.create_future<held>();
+        asyncio::future<held> second = loop.create_future<held>();
+        asyncio::future<std::array<held, 2>> both;
+        asyncio::future<held> shielded;
+        {
+            const auto inside = loop.enter();
+            both = asyncio::gather(first, second);
+            shielded = asyncio::shield(first);
+        }
+        loop.close();
+        first.set_result(value);
+        second.set_result(value);
+        CHECK_FALSE(both.done());
+        CHECK_FALSE(shielded.done());
+    }
+    CHECK(value.use_count() == 1);
+}
+
 TEST_CASE("everything that waits for other tasks is destroyed with its loop") {
     int alive = 0;
     {
