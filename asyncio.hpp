@@ -2191,7 +2191,7 @@ struct run_result {
 struct loop_metrics {
     std::size_t tasks = 0;  ///< unfinished tasks
     std::size_t timers = 0; ///< timers set
-    std::uint64_t turns = 0;
+    std::uint64_t turns = 0;       ///< made so far
     std::uint64_t callbacks = 0;   ///< callbacks and task steps run so far
     duration longest_callback = {}; ///< measured in debug mode only
 };
@@ -2745,7 +2745,10 @@ public:
     };
     entered enter() { return entered(*this); }
 
-    /// Runs `fn` in the next turn.
+    /// Runs `fn` in the next turn. What it throws goes to the exception handler; a
+    /// keyboard_interrupt ends the run.
+    ///
+    /// Throws: std::runtime_error when the loop is closed; so do the next two.
     template <class F>
     handle call_soon(F&& fn) {
         check_call("asyncio::event_loop::call_soon");
@@ -2760,6 +2763,7 @@ public:
     handle call_later(duration delay, F&& fn) {
         return call_at_ns(after_ns(delay), std::forward<F>(fn));
     }
+    /// The same at a moment of the loop's clock; one that has passed is due at once.
     template <class F>
     handle call_at(time_point when, F&& fn) {
         return call_at_ns(when.time_since_epoch().count(), std::forward<F>(fn));
@@ -2787,6 +2791,7 @@ public:
         return time_point(std::chrono::nanoseconds(core_->now_ns()));
     }
 
+    /// A pending future of this loop, whether it runs or not.
     template <class T>
     future<T> create_future();
     /// As the free create_task(), on this loop.
@@ -2808,8 +2813,9 @@ public:
 #endif
 
     /// Called with errors that nobody can be given: of callbacks, of dropped
-    /// tasks. Without one they are printed to standard error, or, where there is no
-    /// operating system, given to ASYNCIO_FATAL.
+    /// tasks. What it throws itself is printed with them; a keyboard_interrupt ends the
+    /// run. It may replace itself. Without one they are printed to standard error, or,
+    /// where there is no operating system, given to ASYNCIO_FATAL.
     void set_exception_handler(detail::function<void(event_loop&, const exception_context&)> fn);
     void call_exception_handler(const exception_context& context);
 
@@ -2863,10 +2869,11 @@ public:
     /// this thread.
     std::size_t poll();
 
-    /// One turn, without sleeping.
+    /// One turn, without sleeping. Returns and throws as poll().
     std::size_t run_once();
 
-    /// Turns until nothing is ready or `budget`, which is real time, is used up.
+    /// Turns until nothing is ready or `budget`, which is real time, is used up; at least
+    /// one. Throws as poll().
     run_result run_for(duration budget);
 
     /// How long a foreign loop may sleep: zero when something is ready, nothing
@@ -2892,11 +2899,13 @@ public:
     /// Throws: std::runtime_error for another kind of clock.
     void advance(duration by);
 
-    /// Loop seconds per real second from now on. Throws: std::invalid_argument
-    /// for a negative or infinite scale; std::runtime_error unless the clock is real.
+    /// Loop seconds per real second from now on; at 0 it stands. Throws:
+    /// std::invalid_argument for a negative or infinite scale; std::runtime_error unless
+    /// the clock is real.
     void set_time_scale(double scale);
 
-    /// The real clock stands still until resume().
+    /// The real clock stands still until resume(). Both throw std::runtime_error for
+    /// another kind of clock.
     void pause();
     void resume();
 
@@ -3224,7 +3233,8 @@ public:
     bool done() const { return state().done(); }
     bool cancelled() const { return state().current == state_base::status::cancelled; }
 
-    /// Asks it to stop. False when it is done already.
+    /// Asks it to stop: a future ends at once, a task gets a cancelled_error with this
+    /// message at its await. False when it is done already or its loop is closed.
     bool cancel(std::string_view message = {}) const { return state().cancel(message); }
 
     /// The exception it ended with; null when there was none.
@@ -3233,7 +3243,8 @@ public:
     /// was cancelled.
     ASYNCIO_API exception_ptr exception() const;
 
-    /// Forgets the done-callback with this id; false when there is none.
+    /// Forgets the done-callback with this id; false when there is none, or none any more
+    /// since the future is done.
     bool remove_done_callback(std::uint64_t id) const { return remove_callback(state(), id); }
 
     /// Throws: std::runtime_error when the loop is gone.
@@ -3343,8 +3354,11 @@ public:
         set_exception(detail::make_error(std::forward<E>(error)));
     }
 
-    /// Runs `fn`, which takes the future or nothing, in the loop once it is done.
-    /// Returns an id for remove_done_callback().
+    /// Runs `fn`, which takes the future or nothing, in the turn after it is done, in the
+    /// order of the calls. Returns an id for remove_done_callback(). What `fn` throws goes
+    /// to the loop's exception handler.
+    ///
+    /// Throws: std::runtime_error when the loop is closed.
     template <class F>
     std::uint64_t add_done_callback(F&& fn) const {
         using node = detail::done_callback_of<future, std::decay_t<F>>;
@@ -7228,6 +7242,8 @@ public:
     acquire_awaiter acquire() noexcept;
     detail::scoped_awaiter<semaphore, acquire_awaiter> scoped() noexcept;
 
+    /// Gives a slot back, to the task that has waited longest; without an acquire() it adds
+    /// one.
     void release() noexcept {
         ++value_;
         wake_next();
@@ -7305,6 +7321,7 @@ class bounded_semaphore : public semaphore {
 public:
     using guard = detail::scoped_guard<bounded_semaphore>;
 
+    /// Throws: std::invalid_argument when `value` is negative.
     explicit bounded_semaphore(std::ptrdiff_t value = 1) : semaphore(value), bound_(value) {}
 
     detail::scoped_awaiter<bounded_semaphore, acquire_awaiter> scoped() noexcept {
@@ -11262,7 +11279,7 @@ public:
         return run_call<std::decay_t<F>>(std::forward<F>(fn));
     }
 
-    /// Open turns into half_open when its time is over.
+    /// Open turns into half_open when its time by the loop's clock is over.
     circuit_state state() const noexcept;
 
     /// `fn(from, to)` is called at each change, in the middle of the call that makes it,
@@ -11330,7 +11347,8 @@ struct rate_limiter_options {
     double burst = 1;                           ///< turns that may be saved up
 };
 
-/// Lets a number of turns through per time, first come, first served: a token bucket.
+/// Lets a number of turns through per time of the loop's clock, first come, first served:
+/// a token bucket.
 class rate_limiter {
 public:
     /// Throws: std::invalid_argument unless rate, per and burst are positive, burst at
