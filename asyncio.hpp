@@ -6851,23 +6851,30 @@ inline void tie::cut() noexcept {
     list_ = nullptr;
 }
 
-// Holds a slot and gives it back: what scoped() gives.
+// Holds a slot and gives it back, unless its owner is gone: what scoped() gives.
 template <class Owner>
 class [[nodiscard("the guard gives back what it holds when it goes: auto held = co_await "
                   "x.scoped()")]] scoped_guard {
 public:
-    explicit scoped_guard(Owner& owner) noexcept : owner_(&owner) {}
-    scoped_guard(scoped_guard&& other) noexcept : owner_(detail::take(other.owner_)) {}
+    explicit scoped_guard(Owner& owner) noexcept : owner_(&owner), tie_(owner.guards_) {}
+    scoped_guard(scoped_guard&&) noexcept = default;
     scoped_guard& operator=(scoped_guard&& other) noexcept {
-        std::swap(owner_, other.owner_);
+        if (this != &other) {
+            give_back();
+            owner_ = other.owner_;
+            tie_ = std::move(other.tie_);
+        }
         return *this;
     }
-    ~scoped_guard() {
-        if (owner_) owner_->release();
-    }
+    ~scoped_guard() { give_back(); }
 
 private:
+    void give_back() noexcept {
+        if (tie_.holds()) owner_->release();
+    }
+
     Owner* owner_;
+    tie tie_;
 };
 
 // Waits as Acquire does, then gives a guard.
@@ -7240,6 +7247,7 @@ public:
     ///
     /// Cancellation: the task leaves the line and takes no slot.
     acquire_awaiter acquire() noexcept;
+    /// acquire() with a guard that calls release(), unless the semaphore is gone.
     detail::scoped_awaiter<semaphore, acquire_awaiter> scoped() noexcept;
 
     /// Gives a slot back, to the task that has waited longest; without an acquire() it adds
@@ -7263,7 +7271,11 @@ private:
         return true;
     }
 
+    template <class>
+    friend class detail::scoped_guard;
+
     detail::waiter_list waiters_;
+    detail::tie_list guards_;
 };
 
 class semaphore::acquire_awaiter

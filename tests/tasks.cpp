@@ -1123,6 +1123,23 @@ TEST_CASE("a queue, lock, event, semaphore or barrier may die before its waiters
     CHECK(survives<for_three>([](auto& b) { return b.wait(); }));
 }
 
+TEST_CASE("a semaphore may die before those who hold its slots") {
+    std::optional<asyncio::semaphore> slots(std::in_place, 1);
+    const auto worker = [&]() -> asyncio::coro<> {
+        const auto held = co_await slots->scoped();
+        co_await asyncio::sleep(1h);
+    };
+    const auto main = [&]() -> asyncio::coro<> {
+        asyncio::create_task(worker);
+        co_await support::turns(2);
+        CHECK(slots->locked());
+        slots.reset();
+        slots.emplace(0); // in its place
+    };
+    asyncio::run(main(), {.clock = asyncio::clock_kind::virtual_time});
+    CHECK(slots->locked());
+}
+
 TEST_CASE("a queue may die while somebody waits to put something into it") {
     bool cancelled = false;
     const auto putter = [&](asyncio::queue<std::string>& q) -> asyncio::coro<> {
