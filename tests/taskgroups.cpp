@@ -2245,6 +2245,8 @@ ASYNC_TEST_CASE_ORDERED(
     "AC-07: cancelling the consumer cancels none of the tasks, and loses none") {
     asyncio::task<int> a = asyncio::create_task(after(2s, 1));
     asyncio::task<int> b = asyncio::create_task(after(3s, 2));
+    asyncio::task<> late;
+    a.add_done_callback([&] { late.cancel(); }); // comes before what as_completed() wakes
     auto ends = asyncio::as_completed(these(a, b), {.timeout = 1h});
     asyncio::task<> consumer =
         asyncio::create_task([&]() -> asyncio::coro<> { co_await ends.next(); });
@@ -2256,8 +2258,7 @@ ASYNC_TEST_CASE_ORDERED(
     CHECK(asyncio::get_running_loop().metrics().timers == 2); // theirs
 
     // Cancelled in the very turn in which its task was there.
-    asyncio::task<> late = asyncio::create_task([&]() -> asyncio::coro<> { co_await ends.next(); });
-    a.add_done_callback([&] { late.cancel(); });
+    late = asyncio::create_task([&]() -> asyncio::coro<> { co_await ends.next(); });
     const asyncio::exception_ptr again = co_await error_of(late);
     CHECK(shape(again) == "cancelled");
     const auto first = co_await ends.next();
