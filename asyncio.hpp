@@ -2698,7 +2698,11 @@ private:
 /// Thread safety: only call_soon_threadsafe() and stop() through it.
 class event_loop {
 public:
+#if defined(ASYNCIO_BACKEND_IOCP)
+    using native_handle_type = void*; // what <windows.h> calls HANDLE
+#else
     using native_handle_type = int;
+#endif
 
     explicit event_loop(run_options options = {})
         : event_loop(detail::define_ASYNCIO_IMPLEMENTATION_in_exactly_one_cpp_file(), options) {
@@ -2881,8 +2885,12 @@ public:
     std::optional<duration> next_deadline() const noexcept;
 
     /// A descriptor that is readable when poll() has I/O to take in; -1 when there is
-    /// none, with ASYNCIO_BACKEND_POLL and on Windows.
-    native_handle_type native_handle() const noexcept;
+    /// none, with ASYNCIO_BACKEND_POLL. On Windows an event, for WaitForMultipleObjects()
+    /// and its like, that is set then; only the loop sets and resets it. There the first
+    /// call starts a thread that close() ends.
+    ///
+    /// Throws: std::system_error when the system has no more of them.
+    native_handle_type native_handle();
 
     /// Calls `fn` when poll() has got work since the last one, from this thread or from
     /// another, or when next_deadline() has moved earlier: once, until the next poll()
@@ -12793,9 +12801,11 @@ struct io_watch {
 //                 False: this system cannot tell. Throws std::system_error.
 //     unwatch_exit  takes it back; nothing happens when there was none.
 //     native_handle  becomes readable when wait() has something to do; or -1.
+//     leave       the loop's run is over: until the next one nobody but native_handle()
+//                 tells of anything.
 template <class B>
-concept backend_like = requires(B b, const B constant, io_descriptor& d, io_operation& op,
-                                io_watch& w, int fd, bool write, std::int64_t ns, pid_t pid) {
+concept backend_like = requires(B b, io_descriptor& d, io_operation& op, io_watch& w, int fd,
+                                bool write, std::int64_t ns, pid_t pid) {
     { b.attach(d) } -> std::same_as<int>;
     { b.detach(d) } noexcept;
     { b.start(op) } noexcept -> std::same_as<bool>;
@@ -12807,7 +12817,8 @@ concept backend_like = requires(B b, const B constant, io_descriptor& d, io_oper
     { b.unwatch(fd, write) } noexcept -> std::same_as<bool>;
     { b.watch_exit(pid, fd, w) } -> std::same_as<bool>;
     { b.unwatch_exit(pid, fd) } noexcept;
-    { constant.native_handle() } noexcept -> std::same_as<int>;
+    { b.native_handle() } -> std::same_as<event_loop::native_handle_type>;
+    { b.leave() } noexcept;
 };
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
@@ -13377,6 +13388,7 @@ public:
     bool watch_exit(pid_t pid, int pidfd, io_watch& w);
     void unwatch_exit(pid_t pid, int pidfd) noexcept;
     int native_handle() const noexcept { return epoll_.get(); }
+    void leave() noexcept {}
 
 private:
     // Taken from the kernel at a time. So few that what one turn receives is still
@@ -13650,6 +13662,7 @@ public:
     bool watch_exit(pid_t pid, int pidfd, io_watch& w);
     void unwatch_exit(pid_t pid, int pidfd) noexcept;
     int native_handle() const noexcept { return kqueue_.get(); }
+    void leave() noexcept {}
 
 private:
     using report_type = struct ::kevent;
@@ -13952,6 +13965,8 @@ void kqueue_backend::tell_of_exit(pid_t pid) noexcept {
 //   - The port counts in milliseconds, and what it is given is rounded up here. It may
 //     be as coarse as the system's clock, 15.6 ms.
 //   - A packet without a question is a wake-up.
+//   - Nothing says that one can wait for a port as for an event. Of the threads that take
+//     packets out, so many run at a time as the port was made for.
 //   - A handle that only blocks cannot be given to a port, nor one that another port has.
 //   - A thread that blocks can be called back, but not if it is about to block: one asks
 //     again. A console of an old version does not hear it at all.
@@ -14070,6 +14085,30 @@ struct exit_question {
     bool taken = false; // the packet has come
 };
 
+// Packets are taken from the system so many at a time.
+constexpr ULONG most_packets = 64;
+
+// A thread that takes packets out of the port while the program sleeps in a loop of its own.
+// It and the loop go by turns: `taken` is the loop's as long as `there` is set.
+struct packet_watch {
+    explicit packet_watch(HANDLE of);
+    ~packet_watch();
+    packet_watch(const packet_watch&) = delete;
+    packet_watch& operator=(const packet_watch&) = delete;
+
+    static DWORD WINAPI run(void* self) noexcept;
+    ULONG take(OVERLAPPED_ENTRY* to, DWORD milliseconds) noexcept;
+    void end_thread() noexcept;
+
+    HANDLE port;
+    owned_handle there; // what native_handle() gives
+    owned_handle go_on; // what was taken is out of here
+    std::atomic<bool> over{false};
+    ULONG count = 0;
+    OVERLAPPED_ENTRY taken[most_packets];
+    owned_handle thread;
+};
+
 class iocp_backend : public readiness_operations {
 public:
     explicit iocp_backend(loop_core&) { open(); }
@@ -14088,12 +14127,10 @@ public:
     bool unwatch(int fd, bool write) noexcept;
     bool watch_exit(pid_t, int process, io_watch& w);
     void unwatch_exit(pid_t, int process) noexcept;
-    int native_handle() const noexcept { return -1; }
+    HANDLE native_handle();
+    void leave() noexcept;
 
 private:
-    // Taken from the system at a time.
-    static constexpr ULONG most_packets = 64;
-
     friend readiness_operations;
 
     using create_function = LONG(NTAPI*)(HANDLE*, ACCESS_MASK, OBJECT_ATTRIBUTES*, IO_STATUS_BLOCK*,
@@ -14129,7 +14166,8 @@ private:
     control_function control_ = nullptr;
     error_function error_of_status_ = nullptr;
     owned_handle port_;
-    std::atomic<bool> awake_{false}; // a wake-up is on its way
+    std::unique_ptr<packet_watch> packet_watch_; // since native_handle() was asked for
+    std::atomic<bool> awake_{false};             // a wake-up is on its way
     std::vector<std::unique_ptr<afd_group>> groups_;
     std::vector<afd_group*> with_room_;
     std::size_t open_questions_ = 0; // whose packets will come
@@ -14157,7 +14195,8 @@ void iocp_backend::open() {
     create_file_ = find<create_function>("NtCreateFile");
     control_ = find<control_function>("NtDeviceIoControlFile");
     error_of_status_ = find<error_function>("RtlNtStatusToDosError");
-    port_ = owned_handle(::CreateIoCompletionPort(INVALID_HANDLE_VALUE, nullptr, 0, 1));
+    // Two: the loop's, and a packet_watch's, which must not wait for the former to sleep.
+    port_ = owned_handle(::CreateIoCompletionPort(INVALID_HANDLE_VALUE, nullptr, 0, 2));
     if (!port_) throw_last_error("CreateIoCompletionPort");
 }
 
@@ -14170,8 +14209,13 @@ iocp_backend::~iocp_backend() {
         unwatch(fd, true);
     }
     while (!exits_.empty()) unwatch_exit(0, exits_.begin()->first);
+    OVERLAPPED_ENTRY packets[most_packets];
+    if (packet_watch_) {
+        packet_watch_->end_thread();
+        const ULONG count = packet_watch_->take(packets, 0);
+        for (ULONG i = 0; i < count; ++i) dispatch(packets[i]);
+    }
     while (open_questions_ > 0) {
-        OVERLAPPED_ENTRY packets[most_packets];
         ULONG count = 0;
         if (::GetQueuedCompletionStatusEx(port_.get(), packets, most_packets, &count, INFINITE,
                                           FALSE) == 0)
@@ -14339,6 +14383,11 @@ void iocp_backend::wait(std::int64_t ns) {
     }
     OVERLAPPED_ENTRY packets[most_packets];
     ULONG count = 0;
+    if (packet_watch_) {
+        count = packet_watch_->take(packets, milliseconds);
+        for (ULONG i = 0; i < count; ++i) dispatch(packets[i]);
+        milliseconds = 0; // what has come since
+    }
     if (::GetQueuedCompletionStatusEx(port_.get(), packets, most_packets, &count, milliseconds,
                                       FALSE) == 0) {
         if (::GetLastError() == WAIT_TIMEOUT) return;
@@ -14389,6 +14438,18 @@ void iocp_backend::wake() noexcept {
     if (::PostQueuedCompletionStatus(port_.get(), 0, 0, nullptr) == 0) awake_.store(false);
 }
 
+HANDLE iocp_backend::native_handle() {
+    if (!packet_watch_) {
+        packet_watch_ = std::make_unique<packet_watch>(port_.get());
+        ask_watched();
+    }
+    return packet_watch_->there.get();
+}
+
+void iocp_backend::leave() noexcept {
+    if (packet_watch_) ask_watched();
+}
+
 void iocp_backend::watch(int fd, bool write, io_watch& w, const char* call) {
     for (const io_descriptor* d = attached_; d != nullptr; d = d->next)
         if (d->fd == fd) refuse_watch(EEXIST, fd, call);
@@ -14404,6 +14465,7 @@ void iocp_backend::watch(int fd, bool write, io_watch& w, const char* call) {
     }
     d.readable = true; // asked about
     (write ? d.writer : d.reader) = &w;
+    if (packet_watch_) ask(*d.asked, write); // the next wait() may be far away
 }
 
 bool iocp_backend::unwatch(int fd, bool write) noexcept {
@@ -14415,6 +14477,52 @@ bool iocp_backend::unwatch(int fd, bool write) noexcept {
     let_go(*d.asked);
     watched_.erase(place);
     return true;
+}
+
+// -- a loop inside another one --------------------------------------------------------
+
+packet_watch::packet_watch(HANDLE of)
+    : port(of),
+      there(made_handle(::CreateEventW(nullptr, TRUE, FALSE, nullptr), "CreateEvent")),
+      go_on(made_handle(::CreateEventW(nullptr, FALSE, FALSE, nullptr), "CreateEvent")) {
+    constexpr SIZE_T stack = 64 * 1024;
+    thread = made_handle(
+        ::CreateThread(nullptr, stack, &run, this, STACK_SIZE_PARAM_IS_A_RESERVATION, nullptr),
+        "CreateThread");
+}
+
+packet_watch::~packet_watch() { end_thread(); }
+
+void packet_watch::end_thread() noexcept {
+    if (!thread) return;
+    over.store(true);
+    ::SetEvent(go_on.get());
+    while (::PostQueuedCompletionStatus(port, 0, 0, nullptr) == 0) ::Sleep(1); // a wake-up
+    ::WaitForSingleObject(thread.get(), INFINITE);
+    thread = owned_handle();
+}
+
+DWORD WINAPI packet_watch::run(void* self) noexcept {
+    auto& watch = *static_cast<packet_watch*>(self);
+    do {
+        watch.count = 0;
+        // If it fails, the loop that is woken asks the same, and says so.
+        ::GetQueuedCompletionStatusEx(watch.port, watch.taken, most_packets, &watch.count,
+                                      INFINITE, FALSE);
+        ::SetEvent(watch.there.get());
+        ::WaitForSingleObject(watch.go_on.get(), INFINITE);
+    } while (!watch.over.load());
+    return 0;
+}
+
+// What is there, or comes in time; the thread then goes on.
+ULONG packet_watch::take(OVERLAPPED_ENTRY* to, DWORD milliseconds) noexcept {
+    if (::WaitForSingleObject(there.get(), milliseconds) != WAIT_OBJECT_0) return 0;
+    const ULONG all = count;
+    std::copy_n(taken, all, to);
+    ::ResetEvent(there.get());
+    ::SetEvent(go_on.get());
+    return all;
 }
 
 // -- pipes ------------------------------------------------------------------------
@@ -14719,6 +14827,7 @@ public:
     bool watch_exit(pid_t pid, int pidfd, io_watch& w);
     void unwatch_exit(pid_t pid, int pidfd) noexcept;
     int native_handle() const noexcept { return -1; }
+    void leave() noexcept {}
 
 private:
     friend readiness_operations;
@@ -14925,6 +15034,7 @@ struct backend_state {
     }
     void wake() noexcept {}
     int native_handle() const noexcept { return -1; }
+    void leave() noexcept {}
 };
 
 } // namespace asyncio::inline ASYNCIO_ABI::detail
@@ -16197,6 +16307,7 @@ struct event_loop::running_guard {
         loop.core_->time_fixed = false;
         detail::this_thread_core = before;
         if (loop.rest_->wake_handler) loop.begin_watch();
+        loop.backend_->leave();
     }
     event_loop& loop;
     detail::loop_core* before = nullptr;
@@ -16478,8 +16589,13 @@ std::optional<duration> event_loop::next_deadline() const noexcept {
         std::chrono::nanoseconds(core.scaled ? core.scaled->real_span(core, left) : left));
 }
 
-event_loop::native_handle_type event_loop::native_handle() const noexcept {
-    return backend_ ? backend_->native_handle() : -1;
+event_loop::native_handle_type event_loop::native_handle() {
+    if (backend_) return backend_->native_handle();
+#if defined(ASYNCIO_BACKEND_IOCP)
+    return nullptr;
+#else
+    return -1;
+#endif
 }
 
 void detail::loop_core::tell_host() noexcept {

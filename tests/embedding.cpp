@@ -20,7 +20,11 @@
 #include <utility>
 #include <vector>
 
+#if defined(_WIN32)
+#include <windows.h>
+#else
 #include <poll.h>
+#endif
 
 namespace {
 
@@ -1666,6 +1670,20 @@ asyncio::coro<> echo(asyncio::stream_reader reader, asyncio::stream_writer write
     }
 }
 
+// Sleeps until the loop's handle tells of something, or its next deadline has come.
+void sleep_as_a_host(asyncio::event_loop& loop) {
+    const std::optional<asyncio::duration> limit = loop.next_deadline();
+    const std::chrono::nanoseconds left = limit ? *limit : asyncio::duration();
+    const auto up = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+#if defined(_WIN32)
+    const DWORD milliseconds = limit ? static_cast<DWORD>(up) : INFINITE;
+    REQUIRE(::WaitForSingleObject(loop.native_handle(), milliseconds) != WAIT_FAILED);
+#else
+    pollfd handle{loop.native_handle(), POLLIN, 0};
+    REQUIRE(::poll(&handle, 1, limit ? static_cast<int>(up) : -1) >= 0);
+#endif
+}
+
 TEST_CASE("a host that sleeps on the native handle wakes for what there is, and not in between") {
     asyncio::event_loop loop;
     int wakes = 0;
@@ -1698,12 +1716,7 @@ TEST_CASE("a host that sleeps on the native handle wakes for what there is, and 
     const auto t = loop.create_task(body);
     for (; !t.done(); ++wakes) {
         loop.poll();
-        if (t.done()) break;
-        const std::optional<asyncio::duration> limit = loop.next_deadline();
-        pollfd handle{loop.native_handle(), POLLIN, 0};
-        const std::chrono::nanoseconds left = limit ? *limit : asyncio::duration();
-        const auto up = std::chrono::ceil<std::chrono::milliseconds>(left).count();
-        REQUIRE(::poll(&handle, 1, limit ? static_cast<int>(up) : -1) >= 0);
+        if (!t.done()) sleep_as_a_host(loop);
     }
     CHECK(t.result() == questions);
     CHECK(idle >= 1);

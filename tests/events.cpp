@@ -1426,6 +1426,61 @@ TEST_CASE("native_handle() is readable when poll() has something to take in") {
     CHECK_FALSE(readable(loop.native_handle()));
 }
 
+#else
+
+// A thread sets it, a moment later.
+TEST_CASE("native_handle() is set when poll() has something to take in") {
+    asyncio::event_loop loop;
+    const HANDLE handle = loop.native_handle();
+    CHECK(loop.native_handle() == handle);
+    const auto set = [&](DWORD within = INFINITE) {
+        return ::WaitForSingleObject(handle, within) == WAIT_OBJECT_0;
+    };
+    loop.poll();
+    CHECK_FALSE(set(0));
+    for (int i = 0; i < 100; ++i) { // the thread takes its turn each time
+        bool ran = false;
+        std::thread([&] { loop.call_soon_threadsafe([&] { ran = true; }); }).join();
+        CHECK(set());
+        CHECK(set()); // until it polls
+        CHECK(loop.poll() == 1);
+        CHECK(ran);
+        CHECK_FALSE(set(0));
+    }
+    const pipe_ends pipe;
+    int told = 0;
+    loop.add_reader(pipe.in, [&] {
+        if (++told > 2) pipe.take();
+    });
+    CHECK_FALSE(set(0));
+    pipe.put();
+    for (int i = 1; i <= 3; ++i) { // as long as it is not read
+        CHECK(set());
+        loop.run_once();
+        CHECK(told == i);
+    }
+    loop.poll();
+    CHECK(told == 3);
+    CHECK_FALSE(set(0));
+}
+
+TEST_CASE("a loop whose native_handle() was asked for runs by itself as well") {
+    asyncio::event_loop loop;
+    CHECK(loop.native_handle() != nullptr);
+    const auto work = [&]() -> asyncio::coro<int> {
+        const auto seven = [] { return 7; };
+        const int got = co_await asyncio::to_thread(seven);
+        co_await asyncio::sleep(1ms);
+        co_return got;
+    };
+    CHECK(loop.run_until_complete(work()) == 7);
+    // What nobody takes in any more is no hindrance.
+    std::thread([&] { loop.call_soon_threadsafe([] {}); }).join();
+    CHECK(::WaitForSingleObject(loop.native_handle(), INFINITE) == WAIT_OBJECT_0);
+    loop.close();
+    CHECK(loop.native_handle() == nullptr);
+}
+
 #endif
 
 TEST_CASE("between two polls enter() makes the loop the running one") {
