@@ -3,7 +3,9 @@
 
 #include <optional>
 #include <span>
+#if !defined(_WIN32)
 #include <sys/un.h>
+#endif
 
 namespace {
 
@@ -25,6 +27,8 @@ asyncio::coro<two_endpoints> bound() {
     datagram_endpoint other = co_await create_datagram_endpoint({.local_addr = "127.0.0.1"});
     co_return two_endpoints(std::move(one), std::move(other));
 }
+
+#if !defined(_WIN32) // which has no such sockets, and where nothing else has to be kept
 
 // An endpoint over a Unix socket whose peer takes no more than a few datagrams before it has
 // read them. A UDP socket does not wait: what the peer has no room for is lost.
@@ -62,6 +66,8 @@ asyncio::coro<> take(asyncio::socket& peer, int count) {
         CHECK(data == std::to_string(i) + std::string(1000, '.'));
     }
 }
+
+#endif
 
 asyncio::coro<int> closed_port() {
     datagram_endpoint gone = co_await create_datagram_endpoint({.local_addr = "127.0.0.1"});
@@ -127,7 +133,8 @@ ASYNC_TEST_CASE("DG-02: with a remote address only that one is sent to and heard
     CHECK(d.data == "answer");
 }
 
-ASYNC_TEST_CASE("DG-02: a refusal comes out of recvfrom, and the endpoint stays open") {
+ASYNC_TEST_CASE("DG-02: a refusal comes out of recvfrom, and the endpoint stays open" *
+                doctest::skip(under_wine)) {
     const int port = co_await closed_port();
     datagram_endpoint endpoint =
         co_await create_datagram_endpoint({.remote_addr = {"127.0.0.1", port}});
@@ -189,8 +196,57 @@ ASYNC_TEST_CASE("what the system refuses of a datagram comes out of recvfrom") {
     two_endpoints ends = co_await bound();
     ends.one.sendto("x", asyncio::address("::1", 1)); // the socket is an IPv4 one
     const int code = co_await code_thrown_by(ends.one.recvfrom());
+#if defined(_WIN32)
+    CHECK(code > 0); // which of them it is depends on the version
+#else
     CHECK(code == EAFNOSUPPORT);
+#endif
 }
+
+#if defined(_WIN32)
+
+ASYNC_TEST_CASE("DG-03: close ends what waits, and nothing goes out after it") {
+    two_endpoints ends = co_await bound();
+    auto receiving = asyncio::create_task(code_thrown_by(ends.one.recvfrom()));
+    co_await support::turns(1);
+    ends.one.sendto("before close", ends.other.sockname());
+    ends.one.close();
+    ends.one.close();
+    CHECK(ends.one.is_closing());
+    const int code = co_await receiving;
+    CHECK(code == EBADF);
+    ends.one.sendto("after close", ends.other.sockname()); // ignored
+    co_await ends.one.wait_closed();
+    CHECK(ends.one.get_write_buffer_size() == 0);
+    CHECK_AWAIT_THROWS_WITH_AS(ends.one.recvfrom(), "closed", std::system_error);
+    CHECK_AWAIT_THROWS_WITH_AS(ends.one.drain(), "closed", std::system_error);
+    CHECK(ends.one.sockname().is_v4()); // still known
+    datagram d = co_await ends.other.recvfrom();
+    CHECK(d.data == "before close");
+    CHECK(d.from == ends.one.sockname());
+    datagram_endpoint third = co_await create_datagram_endpoint({.local_addr = "127.0.0.1"});
+    third.sendto("next", ends.other.sockname());
+    d = co_await ends.other.recvfrom();
+    CHECK(d.data == "next");
+}
+
+ASYNC_TEST_CASE("DG-03: an endpoint that goes out of scope, or is aborted, is closed") {
+    const int before = open_descriptors();
+    {
+        two_endpoints ends = co_await bound();
+        auto receiving = asyncio::create_task(code_thrown_by(ends.one.recvfrom()));
+        co_await support::turns(2);
+        ends.one.abort();
+        ends.one.abort();
+        co_await ends.one.wait_closed();
+        const int code = co_await receiving;
+        CHECK(code == EBADF);
+    }
+    co_await support::turns(3);
+    CHECK(open_descriptors() == before);
+}
+
+#else
 
 ASYNC_TEST_CASE("DG-03: close sends what is kept, and only then wait_closed is done") {
     slow_peer s = co_await with_slow_peer();
@@ -289,6 +345,8 @@ ASYNC_TEST_CASE("empty datagrams count, so that they cannot fill the memory unno
     s.endpoint.abort();
 }
 
+#endif
+
 ASYNC_TEST_CASE("a receive that is cancelled when its datagram has come leaves it to the next") {
     two_endpoints ends = co_await bound();
     auto receiving = asyncio::create_task(ends.other.recvfrom());
@@ -321,6 +379,8 @@ ASYNC_TEST_CASE("several tasks may receive; each datagram goes to one of them") 
     CHECK(order == "0123456789");
 }
 
+#if !defined(_WIN32)
+
 ASYNC_TEST_CASE("Unix endpoints without a remote address wait for a queue that others filled") {
     const scratch_path path;
     const scratch_path own;
@@ -343,6 +403,8 @@ ASYNC_TEST_CASE("Unix endpoints without a remote address wait for a queue that o
     co_await endpoints[1].wait_closed();
 }
 
+#endif
+
 ASYNC_TEST_CASE("names are looked up, and both families are tried") {
     datagram_endpoint there = co_await create_datagram_endpoint({.local_addr = "localhost"});
     const int port = there.sockname().port();
@@ -363,8 +425,10 @@ ASYNC_TEST_CASE("what cannot work is refused with the reason") {
     CHECK_THROWS_AS(create_datagram_endpoint(asyncio::datagram_options()), std::invalid_argument);
     CHECK_THROWS_AS(create_datagram_endpoint({.local_addr = {"127.0.0.1", 65536}}),
                     std::invalid_argument);
-    CHECK_AWAIT_THROWS_WITH_AS(create_datagram_endpoint({.local_addr = {"192.0.2.1", 1}}),
-                               "bind to 192.0.2.1:1", std::system_error);
+    if (!under_wine) {
+        CHECK_AWAIT_THROWS_WITH_AS(create_datagram_endpoint({.local_addr = {"192.0.2.1", 1}}),
+                                   "bind to 192.0.2.1:1", std::system_error);
+    }
     CHECK_AWAIT_THROWS_AS(create_datagram_endpoint(asyncio::socket::tcp()), std::invalid_argument);
     CHECK_AWAIT_THROWS_AS(create_datagram_endpoint(asyncio::socket()), std::system_error);
     two_endpoints ends = co_await bound();
@@ -375,13 +439,27 @@ ASYNC_TEST_CASE("what cannot work is refused with the reason") {
     CHECK_THROWS_AS(ends.one.close(), std::runtime_error);
 }
 
-ASYNC_TEST_CASE("reuse_port lets several receive at one port, allow_broadcast sends to all") {
+#if defined(_WIN32)
+
+ASYNC_TEST_CASE("reuse_port is refused by name") {
+    CHECK_AWAIT_THROWS_WITH_AS(
+        create_datagram_endpoint({.local_addr = "127.0.0.1", .reuse_port = true}),
+        "reuse_port is not supported on Windows", std::system_error);
+}
+
+#else
+
+ASYNC_TEST_CASE("reuse_port lets several receive at one port") {
     datagram_endpoint one =
         co_await create_datagram_endpoint({.local_addr = "127.0.0.1", .reuse_port = true});
     datagram_endpoint other = co_await create_datagram_endpoint(
         {.local_addr = {"127.0.0.1", one.sockname().port()}, .reuse_port = true});
     CHECK(one.sockname() == other.sockname());
+}
 
+#endif
+
+ASYNC_TEST_CASE("allow_broadcast sends to all") {
     datagram_endpoint listener = co_await create_datagram_endpoint({.local_addr = "0.0.0.0"});
     const asyncio::address all("127.255.255.255", listener.sockname().port());
     datagram_endpoint quiet = co_await create_datagram_endpoint({.local_addr = "127.0.0.1"});
@@ -404,6 +482,8 @@ ASYNC_TEST_CASE("waiting for datagrams does not hold the virtual clock") {
     ends.other.sendto("x", ends.one.sockname());
     co_await receiving;
 }
+
+#if !defined(_WIN32) // where nothing interrupts a call, and nothing is kept
 
 ASYNC_TEST_CASE("calls that a signal interrupts are made again") {
     const with_faults faulty({.interrupts = true});
@@ -443,5 +523,7 @@ TEST_CASE("a loop that ends with datagrams kept and waited for frees all") {
     outlives.reset();
     CHECK(open_descriptors() == before);
 }
+
+#endif
 
 } // TEST_SUITE

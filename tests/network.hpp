@@ -7,19 +7,26 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+#if defined(_WIN32)
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#else
 #include <dirent.h>
 #include <netinet/in.h>
-#include <string>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <utility>
-#include <vector>
 #if defined(__linux__)
 #include <sys/syscall.h>
 #else
 #include <dlfcn.h>
 #endif
+#endif
+
+#if !defined(_WIN32) // where nothing interrupts a call
 
 // The calls that the library makes come here first.
 namespace {
@@ -124,7 +131,28 @@ extern "C" int connect(int fd, const sockaddr* to, socklen_t size) {
     return result;
 }
 
+#endif
+
 namespace {
+
+// A socket as the system's calls take it: an int, or Windows' SOCKET.
+using system_socket = decltype(::socket(0, 0, 0));
+
+#if defined(_WIN32)
+
+// The sockets alone: threads, which come and go, have handles as well.
+int open_descriptors() {
+    int count = 0;
+    for (SOCKET number = 4; number < 0x4000; number += 4) {
+        int type = 0;
+        int size = sizeof type;
+        if (::getsockopt(number, SOL_SOCKET, SO_TYPE, reinterpret_cast<char*>(&type), &size) == 0)
+            ++count;
+    }
+    return count;
+}
+
+#else
 
 #if defined(__linux__)
 constexpr const char* descriptors_folder = "/proc/self/fd";
@@ -139,6 +167,18 @@ int open_descriptors() {
     ::closedir(list);
     return count;
 }
+
+#endif
+
+// Wine itself takes what has gone wrong off a socket if nobody waits for that, and recv() does
+// not say it then: of a stream that it is over, and of a refused datagram nothing at all. It also
+// binds sockets for datagrams to addresses that are not this machine's.
+#if defined(_WIN32)
+const bool under_wine =
+    ::GetProcAddress(::GetModuleHandleW(L"ntdll.dll"), "wine_get_version") != nullptr;
+#else
+constexpr bool under_wine = false;
+#endif
 
 // The errno value of a std::system_error; 0 for none, -1 for anything else.
 int code_of(const std::exception_ptr& error) {
@@ -158,6 +198,8 @@ asyncio::coro<int> code_thrown_by(A work) {
     const auto result = co_await asyncio::as_outcome(std::move(work));
     co_return result.has_value() ? 0 : code_of(result.error().exception());
 }
+
+#if !defined(_WIN32)
 
 // A path in a folder of its own, which goes with it.
 class scratch_path {
@@ -184,6 +226,8 @@ public:
 private:
     std::string folder_;
 };
+
+#endif
 
 } // namespace
 

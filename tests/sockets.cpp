@@ -3,13 +3,15 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
-#include <dlfcn.h>
 #include <mutex>
-#include <netdb.h>
 #include <optional>
 #include <span>
 #include <sstream>
 #include <thread>
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#include <netdb.h>
+#endif
 
 // Look-ups of "slow.test" come here and wait until the test lets them go.
 namespace {
@@ -49,12 +51,10 @@ private:
 gate& slow = *new gate; // outlives exit(), as the look-ups do
 std::atomic<int> lookups{0};
 
-} // namespace
+using look_up_function = decltype(&::getaddrinfo);
 
-extern "C" int getaddrinfo(const char* host, const char* service, const addrinfo* hints,
-                           addrinfo** found) {
-    using function = int (*)(const char*, const char*, const addrinfo*, addrinfo**);
-    static const auto real = reinterpret_cast<function>(::dlsym(RTLD_NEXT, "getaddrinfo"));
+int look_up(look_up_function real, const char* host, const char* service, const addrinfo* hints,
+            addrinfo** found) {
     ++lookups;
     if (host != nullptr && std::string(host) == "slow.test") {
         slow.pass();
@@ -62,6 +62,38 @@ extern "C" int getaddrinfo(const char* host, const char* service, const addrinfo
     }
     return real(host, service, hints, found);
 }
+
+} // namespace
+
+#if defined(_WIN32)
+
+// What a program calls there stands in a table, of which this is the place for that call.
+namespace {
+
+int WSAAPI look_up_here(const char* host, const char* service, const addrinfo* hints,
+                        addrinfo** found) {
+    static const auto real = reinterpret_cast<look_up_function>(reinterpret_cast<void*>(
+        ::GetProcAddress(::GetModuleHandleW(L"ws2_32.dll"), "getaddrinfo")));
+    return look_up(real, host, service, hints, found);
+}
+
+} // namespace
+
+extern "C" {
+extern look_up_function __imp_getaddrinfo;
+look_up_function __imp_getaddrinfo = look_up_here;
+}
+
+#else
+
+extern "C" int getaddrinfo(const char* host, const char* service, const addrinfo* hints,
+                           addrinfo** found) {
+    static const auto real =
+        reinterpret_cast<look_up_function>(::dlsym(RTLD_NEXT, "getaddrinfo"));
+    return look_up(real, host, service, hints, found);
+}
+
+#endif
 
 TEST_SUITE("address") {
 
@@ -114,6 +146,10 @@ namespace {
 
 const asyncio::address here("127.0.0.1", 0);
 
+system_socket system_socket_of(const asyncio::socket& s) {
+    return static_cast<system_socket>(s.fileno());
+}
+
 // Two connected TCP sockets.
 asyncio::coro<std::pair<asyncio::socket, asyncio::socket>> socket_pair() {
     asyncio::socket listener = asyncio::socket::tcp();
@@ -136,7 +172,7 @@ std::pair<asyncio::socket, asyncio::socket> datagram_pair() {
         a.sin_family = AF_INET;
         a.sin_port = htons(static_cast<std::uint16_t>(to->local_address().port()));
         a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        REQUIRE(::connect(from->fileno(), reinterpret_cast<sockaddr*>(&a), sizeof a) == 0);
+        REQUIRE(::connect(system_socket_of(*from), reinterpret_cast<sockaddr*>(&a), sizeof a) == 0);
     }
     return {std::move(one), std::move(other)};
 }
@@ -224,7 +260,9 @@ ASYNC_TEST_CASE("sendall sends more than the system takes at once, send what it 
     much.resize(20'000'000);
     const std::size_t sent = co_await near_end.send(much);
     CHECK(sent > 0);
+#if !defined(_WIN32) // which may take all of it while there is any room
     CHECK(sent < much.size());
+#endif
     std::size_t more = sent; // until there is no room
     for (;;) {
         auto next = asyncio::create_task(near_end.send(much));
@@ -287,7 +325,8 @@ ASYNC_TEST_CASE("a receive that is cancelled when its bytes have come leaves the
     }
 }
 
-ASYNC_TEST_CASE("an end or an error that a cancelled receive has met is there for the next") {
+ASYNC_TEST_CASE("an end or an error that a cancelled receive has met is there for the next" *
+                doctest::skip(under_wine)) {
     auto [near_end, far_end] = co_await socket_pair();
     auto reading = asyncio::create_task(far_end.recv(10));
     co_await support::turns(2);
@@ -466,6 +505,34 @@ TEST_CASE("options go both ways, also those that are no numbers") {
     CHECK(found.l_linger == 7);
 }
 
+#if defined(_WIN32)
+
+ASYNC_TEST_CASE("a socket of the system's is taken over and given back") {
+    auto [near_end, far_end] = co_await socket_pair();
+    const int number = near_end.detach();
+    const SOCKET handle = static_cast<SOCKET>(number);
+    u_long blocks_not = 0;
+    REQUIRE(::ioctlsocket(handle, static_cast<long>(FIONBIO), &blocks_not) == 0);
+    asyncio::socket one(number);
+    auto reading = asyncio::create_task(one.recv(10));
+    co_await support::turns(2);
+    co_await far_end.sendall("hi");
+    const std::string data = co_await std::move(reading);
+    CHECK(data == "hi");
+    CHECK(one.detach() == number);
+    CHECK(one.fileno() == -1);
+    CHECK(::send(handle, "x", 1, 0) == 1);
+    ::closesocket(handle);
+
+    const HANDLE event = ::CreateEventW(nullptr, FALSE, FALSE, nullptr);
+    const int no_socket = static_cast<int>(reinterpret_cast<std::intptr_t>(event));
+    CHECK_THROWS_WITH_AS(asyncio::socket{no_socket}, doctest::Contains("SO_TYPE"),
+                         std::system_error);
+    CHECK(::CloseHandle(event) != 0); // it stayed the caller's
+}
+
+#else // pairs, pipes, Unix sockets
+
 ASYNC_TEST_CASE("a descriptor is taken over and given back") {
     int fds[2];
     REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0); // they would block
@@ -527,6 +594,8 @@ ASYNC_TEST_CASE("a Unix socket whose backlog is full is waited for") {
     for (auto& task : connecting) co_await task;
 }
 
+#endif
+
 ASYNC_TEST_CASE("recvfrom tells what a datagram was: where from, and whether it was cut off") {
     asyncio::socket one = asyncio::socket::udp();
     asyncio::socket other = asyncio::socket::udp();
@@ -560,7 +629,8 @@ ASYNC_TEST_CASE("recvfrom tells what a datagram was: where from, and whether it 
     CHECK(text == "last");
 }
 
-ASYNC_TEST_CASE("a connected datagram socket hears that nobody listens, and lives on") {
+ASYNC_TEST_CASE("a connected datagram socket hears that nobody listens, and lives on" *
+                doctest::skip(under_wine)) {
     auto [one, other] = datagram_pair();
     const asyncio::address where = other.local_address();
     other.close();
@@ -590,6 +660,8 @@ ASYNC_TEST_CASE("connecting a datagram socket does not lose what has come before
     data = co_await other.recv(10);
     CHECK(data == "early");
 }
+
+#if !defined(_WIN32)
 
 ASYNC_TEST_CASE("Unix datagrams: a queue that others have filled is waited for") {
     const scratch_path path;
@@ -649,6 +721,8 @@ ASYNC_TEST_CASE("Unix datagrams: a full queue is waited for while the same socke
     data = co_await receiver.recv(100);
     CHECK(data == "modest");
 }
+
+#endif
 
 ASYNC_TEST_CASE("who never has to wait, since the peer is fast, lets others have their turn") {
     auto [near_end, far_end] = co_await socket_pair();
@@ -739,6 +813,8 @@ ASYNC_TEST_CASE("a connect holds the virtual clock, waiting for data does not") 
     CHECK_AWAIT_THROWS_AS(waiting, asyncio::cancelled_error);
 }
 
+#if !defined(_WIN32) // where nothing interrupts a call
+
 ASYNC_TEST_CASE("calls that a signal interrupts are made again") {
     const with_faults faulty({.interrupts = true});
     auto [near_end, far_end] = co_await socket_pair();
@@ -757,10 +833,12 @@ ASYNC_TEST_CASE("calls that a signal interrupts are made again") {
     CHECK(faults.interrupted > 1000);
 }
 
+#endif
+
 ASYNC_TEST_CASE("urgent data does not hold up what comes after it") {
     auto [near_end, far_end] = co_await socket_pair();
     co_await near_end.sendall("before");
-    CHECK(::send(near_end.fileno(), "!", 1, MSG_OOB) == 1);
+    CHECK(::send(system_socket_of(near_end), "!", 1, MSG_OOB) == 1);
     co_await near_end.sendall("after");
     co_await support::turns(5);
     std::string received;
@@ -770,6 +848,8 @@ ASYNC_TEST_CASE("urgent data does not hold up what comes after it") {
     }
     CHECK(received == "beforeafter");
 }
+
+#if !defined(_WIN32) // whose sockets carry none
 
 ASYNC_TEST_CASE("descriptors that a peer sends along do not hold up what comes after them") {
     int fds[2];
@@ -801,6 +881,8 @@ ASYNC_TEST_CASE("descriptors that a peer sends along do not hold up what comes a
     CHECK(received == "with a descriptor and more");
     CHECK(open_descriptors() == before); // none was taken over
 }
+
+#endif
 
 } // TEST_SUITE
 
@@ -911,6 +993,8 @@ ASYNC_TEST_CASE_REAL("a resolver that never answers is the business of timeouts"
     slow.open();
 }
 
+#if !defined(_WIN32) // where a test has no program of its own that may end
+
 // What its thread holds would be a leak to a sanitizer.
 TEST_CASE("a program whose resolver never answers ends all the same" *
           doctest::skip(support::sanitized)) {
@@ -927,5 +1011,7 @@ TEST_CASE("a program whose resolver never answers ends all the same" *
     CHECK(result.err == "");
     CHECK(result.exit_code == 5);
 }
+
+#endif
 
 } // TEST_SUITE
