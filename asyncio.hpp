@@ -7768,7 +7768,7 @@ public:
     void shutdown(bool immediate = false) noexcept {
         Store dropped; // they go last: their destructors find the queue shut down
         if (immediate) std::swap(dropped, items_);
-        shut_down(dropped.size());
+        shut_down(immediate ? count_ : 0);
     }
 
 protected:

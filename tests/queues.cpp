@@ -509,6 +509,24 @@ TEST_CASE("the items that an immediate shutdown drops find the queue shut down a
 }
 #endif
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+TEST_CASE("an immediate shutdown leaves no item after a put() whose comparison threw") {
+    struct superstitious {
+        bool operator()(int a, int b) const {
+            if (a == 13 || b == 13) throw std::invalid_argument("thirteen");
+            return a < b;
+        }
+    };
+    asyncio::priority_queue<int, superstitious> queue;
+    queue.put_nowait(1);
+    CHECK_THROWS_AS(queue.put_nowait(13), std::invalid_argument);
+    CHECK(queue.qsize() == 1);
+    queue.shutdown(true);
+    CHECK(queue.qsize() == 0);
+    CHECK_THROWS_AS(queue.get_nowait(), asyncio::queue_shut_down);
+}
+#endif
+
 ASYNC_TEST_CASE("QU-13: an immediate shutdown takes the item of a woken getter, too") {
     asyncio::queue<int> queue(1);
     log_type log;
