@@ -9832,7 +9832,8 @@ ASYNCIO_API const std::error_category& getaddrinfo_category() noexcept;
 /// addresses are answered at once, names are looked up on a helper thread. Python's
 /// loop.getaddrinfo().
 ///
-/// Throws: std::system_error naming the host.
+/// Throws: std::system_error naming the host; std::invalid_argument when there is a zero
+/// byte in it.
 /// Cancellation: at once; the look-up ends unheard.
 ASYNCIO_API coro<std::vector<address>> getaddrinfo(std::string host, std::string service = {});
 
@@ -22642,6 +22643,7 @@ static std::uint16_t checked_port(int port) {
 static address parse_numeric(std::string_view host, std::uint16_t port) {
     address::numbers n;
     std::string text(host);
+    if (text.find('\0') != std::string::npos) return address(); // the system would not see the rest
     if (::inet_pton(AF_INET, text.c_str(), n.bytes.data()) == 1)
         return address(address::family_type::v4, n, port);
     const std::size_t percent = text.find('%');
@@ -22675,6 +22677,9 @@ address address::local(std::string_view path) {
             std::invalid_argument("asyncio::address: the path of a Unix socket has at most " +
                                   std::to_string(sizeof(sockaddr_un::sun_path) - 1) + " bytes: '" +
                                   std::string(path) + "'"));
+    if (!path.empty() && path.front() != '\0' && path.find('\0') != std::string_view::npos)
+        detail::throw_invalid_argument("asyncio::address: the path of a Unix socket holds a zero "
+                                       "byte");
     address a;
     a.path_ = path;
     a.family_ = family_type::local;
@@ -22973,6 +22978,9 @@ static std::vector<address> numeric_addresses(const std::string& host, const std
 coro<std::vector<address>> getaddrinfo(std::string host, std::string service) {
     std::vector<address> found = detail::numeric_addresses(host, service);
     if (!found.empty()) co_return found;
+    if (host.find('\0') != std::string::npos || service.find('\0') != std::string::npos)
+        co_await detail::fail_with(detail::make_error(
+            std::invalid_argument("asyncio::getaddrinfo: a name holds a zero byte")));
 #if defined(ASYNCIO_NO_THREADS)
     detail::name_lookup name(std::move(host), std::move(service));
     name.look_up();

@@ -133,6 +133,9 @@ TEST_CASE("what is no address is refused") {
     CHECK_THROWS_AS(asyncio::address("127.0.0.1", 65536), std::invalid_argument);
     CHECK_THROWS_AS(asyncio::address("1.2.3.4.5", 1), std::invalid_argument);
     CHECK_THROWS_AS(asyncio::address::local(std::string(200, 'x')), std::invalid_argument);
+    // What comes after a zero byte the system would not see.
+    CHECK_THROWS_AS(asyncio::address(std::string("127.0.0.1\0.x", 12), 1), std::invalid_argument);
+    CHECK_THROWS_AS(asyncio::address::local(std::string("/tmp/s\0x", 8)), std::invalid_argument);
     for (const char* text : {"", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000",
                              "::1:80", "host:80", "[::1]", "127.0.0.1:+1"}) {
         CAPTURE(text);
@@ -905,6 +908,8 @@ ASYNC_TEST_CASE("names are looked up on a helper thread") {
     std::vector<asyncio::address> found = co_await asyncio::getaddrinfo("localhost", "80");
     REQUIRE_FALSE(found.empty());
     CHECK(found[0].port() == 80);
+    const std::string half("localhost\0.x", 12); // which the system would take for all of it
+    CHECK_AWAIT_THROWS_AS(asyncio::getaddrinfo(half), std::invalid_argument);
 }
 
 ASYNC_TEST_CASE("a name that does not resolve is named in the error") {
