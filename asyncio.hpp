@@ -20084,20 +20084,21 @@ public:
     frame_reader() : buffer_(new char[sizeof(frame_header) + frame_room]) {}
     frame_reader(const frame_reader&) = delete;
     frame_reader& operator=(const frame_reader&) = delete;
-    ~frame_reader() { unmap(); }
+    ~frame_reader() { drop(); }
 
     outcome receive(int socket, int flags) noexcept;
 
     frame_kind kind() const noexcept { return kind_; }
-    // The payload, until the next receive().
+    // The payload, until it is dropped or the next one received.
     std::string_view bytes() const noexcept { return bytes_; }
+    void drop() noexcept {
+        if (mapped_) ::munmap(mapped_, mapped_size_);
+        mapped_ = nullptr;
+        bytes_ = {};
+    }
 
 private:
     bool map(const owned_fd& memory, std::uint64_t size) noexcept;
-    void unmap() noexcept {
-        if (mapped_) ::munmap(mapped_, mapped_size_);
-        mapped_ = nullptr;
-    }
 
     std::unique_ptr<char[]> buffer_;
     frame_kind kind_ = frame_kind::setup;
@@ -20107,7 +20108,7 @@ private:
 };
 
 frame_reader::outcome frame_reader::receive(int socket, int flags) noexcept {
-    unmap();
+    drop();
     iovec part = {buffer_.get(), sizeof(frame_header) + frame_room};
     descriptor_message control;
     msghdr message = {};
@@ -21782,6 +21783,7 @@ bool process_core::hear(std::uint32_t id, loop_core* loop, frame_reader& reader)
     }
     finish(ends);
     if (job.state) finish_remote(*job.state, *job.job, reader);
+    reader.drop(); // a large one would stay until the next comes
     return listens;
 }
 
@@ -21967,6 +21969,7 @@ void process_core::listen(worker& from, bool to_the_end) {
         }
         finish(ends);
         if (job.state) finish_remote(*job.state, *job.job, reader_);
+        reader_.drop(); // a large one would stay until the next comes
         // A worker sends one frame per job: asking for more costs a system call that
         // finds nothing.
         if (!more || !to_the_end) return;
