@@ -20316,6 +20316,11 @@ static exception_ptr error_of(const decoder& in) {
     return in.failure() ? make_error(codec_error(in.failure())) : exception_ptr();
 }
 
+// Sends what the parent waits for, or else ends, which it sees, too.
+static void deliver(int socket, frame_kind kind, outgoing& message) {
+    if (send_frame(socket, kind, message, 0) != 0) leave_worker(1);
+}
+
 // Sends an error; one that cannot travel is told by its text.
 static void send_error(int socket, frame_kind kind, const exception_ptr& error) {
     outgoing message;
@@ -20323,7 +20328,7 @@ static void send_error(int socket, frame_kind kind, const exception_ptr& error) 
         message.out.put(error);
         message.seal();
         if (!message.failure) {
-            send_frame(socket, kind, message, 0);
+            deliver(socket, kind, message);
             return;
         }
     } ASYNCIO_CATCH(const std::exception&) {
@@ -20333,7 +20338,7 @@ static void send_error(int socket, frame_kind kind, const exception_ptr& error) 
     plain.out.put(make_error(
         codec_error("asyncio::codec: the job's error could not travel: " + describe(error))));
     plain.seal();
-    send_frame(socket, kind, plain, 0);
+    deliver(socket, kind, plain);
 }
 
 // Runs a job, which puts its result or gives what it fails with, and sends what came of it.
@@ -20347,7 +20352,7 @@ void answer(int socket, Job job) noexcept {
         if (!error) error = result.failure;
         if (!error) {
             std::fflush(nullptr);
-            send_frame(socket, frame_kind::result, result, 0);
+            deliver(socket, frame_kind::result, result);
             return;
         }
     } ASYNCIO_CATCH_ALL {

@@ -54,6 +54,19 @@ extern "C" ssize_t recvmsg(int fd, msghdr* message, int flags) {
     return real(fd, message, flags);
 }
 
+// A job can have the system refuse what its worker sends.
+namespace {
+std::atomic<bool> sends_nothing{false};
+} // namespace
+
+extern "C" ssize_t sendmsg(int fd, const msghdr* message, int flags) {
+    using function = ssize_t(int, const msghdr*, int);
+    static const auto real = reinterpret_cast<function*>(::dlsym(RTLD_NEXT, "sendmsg"));
+    if (!sends_nothing) return real(fd, message, flags);
+    errno = ETOOMANYREFS;
+    return -1;
+}
+
 #endif
 
 namespace {
@@ -1902,6 +1915,21 @@ ASYNC_TEST_CASE("large arguments and results travel whole") {
 }
 
 #if defined(__linux__)
+ASYNC_TEST_CASE_REAL("a worker whose answer cannot be sent is not waited for") {
+    const auto say_nothing = [](bool fails) {
+        sends_nothing = true;
+        if (fails) throw std::runtime_error("nobody hears it");
+        return 1;
+    };
+    asyncio::isolated_executor pool(1);
+    for (const bool fails : {false, true}) {
+        auto job = asyncio::run_in_executor(pool, say_nothing, fails);
+        CHECK_AWAIT_THROWS_AS(asyncio::wait_for(job, 30s), asyncio::worker_crashed);
+    }
+    const int sum = co_await asyncio::run_in_executor(pool, add, 1, 2);
+    CHECK(sum == 3);
+}
+
 ASYNC_TEST_CASE("a large result leaves nothing behind, whoever has heard it") {
     const auto is_mapped = [] {
         std::ifstream file("/proc/self/maps");
