@@ -4966,9 +4966,9 @@ public:
     bool await_suspend(std::coroutine_handle<Promise> h) {
         if (stops_here(*h.promise().owner->core)) return stop_at(h.promise());
         enter(h.promise());
+        attempt waiting(*this);
         core_ = share(*core());
         hook_ = put_back(*this).handle;
-        attempt waiting(*this);
         using result = decltype(awaiter_.await_suspend(hook_));
         if constexpr (std::is_void_v<result>) {
             awaiter_.await_suspend(hook_);
@@ -17793,12 +17793,15 @@ coro<> core_group::run(std::vector<coro<>> mains, run_options options) {
 void core_group::work(std::size_t i, coro<> main, const run_options& options) noexcept {
     exception_ptr error;
     ASYNCIO_TRY {
-        asyncio::run(run_member(shared_from_this(), i, std::move(main)), options);
-    } ASYNCIO_CATCH(const cancelled_error&) {
-        const std::lock_guard lock(mutex_);
-        if (!cancelled_) error = current_error();
+        runner owner(options);
+        error = owner.run_catching(run_member(shared_from_this(), i, std::move(main))).error;
+        owner.close();
     } ASYNCIO_CATCH_ALL {
         error = current_error();
+    }
+    if (exception_cast<cancelled_error>(error)) {
+        const std::lock_guard lock(mutex_);
+        if (cancelled_) error = nullptr;
     }
     home_->call_soon_threadsafe([self = shared_from_this(), error] { self->ended(error); });
 }
@@ -17807,10 +17810,11 @@ void core_group::work(std::size_t i, coro<> main, const run_options& options) no
 struct core_group::enlisted {
     enlisted(core_group& g, member& m) : owner(g), self(m) {
         const std::lock_guard lock(owner.mutex_);
-        if (owner.cancelled_) throw_error(cancelled_error());
+        if (owner.cancelled_) return;
         self.main = current_task();
         self.loop = &get_running_loop();
     }
+    bool too_late() const noexcept { return !self.main.valid(); }
     ~enlisted() {
         const std::lock_guard lock(owner.mutex_);
         self.loop = nullptr;
@@ -17822,6 +17826,7 @@ struct core_group::enlisted {
 
 coro<> core_group::run_member(std::shared_ptr<core_group> group, std::size_t i, coro<> main) {
     const enlisted guard(*group, group->members_[i]);
+    if (guard.too_late()) co_await fail_with(make_error(cancelled_error()));
     co_await std::move(main);
 }
 

@@ -5,6 +5,7 @@
 
 #include <csignal>
 #include <optional>
+#include <latch>
 #include <ranges>
 #include <stdexcept>
 #include <system_error>
@@ -1653,6 +1654,24 @@ TEST_CASE("run() without anybody who wants the outcome is fatal, too, with the e
     });
     CHECK(r.signal_number == SIGABRT);
     CHECK(r.err.starts_with("fatal: std::system_error: nobody asked: "));
+}
+
+TEST_CASE("run_per_core() whose member fails ends the others, and then the program") {
+    const support::child_result r = support::in_child([] {
+        static std::latch all_run(3);
+        asyncio::run_per_core(3, [](std::size_t i) -> asyncio::coro<> {
+            const struct says {
+                ~says() { std::fputs("ended\n", stderr); }
+            } at_end;
+            all_run.arrive_and_wait();
+            if (i == 1) co_await asyncio::fail(io_error(), "the second one");
+            co_await asyncio::sleep(1h);
+        });
+        return 0;
+    });
+    CHECK(r.signal_number == SIGABRT);
+    CHECK(r.err.starts_with("ended\nended\nended\nfatal: "));
+    CHECK(r.err.find("the second one") != r.err.npos);
 }
 
 TEST_CASE("value() of an outcome that has none is fatal, with the error's text") {
