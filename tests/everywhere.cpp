@@ -1,6 +1,6 @@
 // What every system does alike, tested with nothing but the library itself: connections,
 // datagrams, servers, files and signals. Other programs test more, with calls that only some
-// systems have; this one is the whole test of the network where they do not build.
+// systems have; this one builds where those do not.
 #include "support.hpp"
 
 #include <cerrno>
