@@ -15891,12 +15891,18 @@ void want_signal(loop_core& core, int number) {
     if (place == signal_table::most_loops)
         throw_error(std::runtime_error(
             "asyncio::event_loop::add_signal_handler: over 64 loops handle signals"));
-    if (signal_users.users[number] == 0 &&
-        catch_signal(number, on_signal, signal_users.before[number]) != 0)
-        throw_last_error("sigaction");
-    ++signal_users.users[number];
+    // The loop first, so that a signal that comes at once finds it.
+    const std::uint64_t bit = std::uint64_t(1) << (number - 1);
+    signal_users.wanted[place] |= bit;
     signal_users.loops[place] = &core;
-    signal_users.wanted[place] |= std::uint64_t(1) << (number - 1);
+    if (signal_users.users[number] == 0 &&
+        catch_signal(number, on_signal, signal_users.before[number]) != 0) {
+        const int error = errno;
+        signal_users.wanted[place] &= ~bit;
+        if (signal_users.wanted[place] == 0) signal_users.loops[place] = nullptr;
+        throw_system_error(error, "sigaction");
+    }
+    ++signal_users.users[number];
 }
 
 void unwant_signal(loop_core& core, int number) noexcept {
@@ -20810,7 +20816,8 @@ private:
         ::setpgid(0, 0);
         ::prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (::getppid() != server) ::_exit(0);
-        ::dup2(socket, worker_socket);
+        // There is none where the server had no descriptor left for it.
+        if (::dup2(socket, worker_socket) < 0) ::_exit(1);
         ::fcntl(worker_socket, F_SETFD, FD_CLOEXEC);
         close_descriptors_from(worker_socket + 1);
         run_worker(worker_socket);

@@ -643,12 +643,15 @@ TEST_CASE("every behaviour of the catalogue has a test, and no test has an ID of
     MESSAGE("behaviours of the catalogue with a test: ", done, " of ", all, report);
 }
 
-TEST_CASE("no test of a behaviour is skipped, may fail, or is expected to") {
+TEST_CASE("no test of a behaviour is skipped but under Wine, may fail, or is expected to") {
     static const std::regex decorated(R"re(TEST_CASE\w*\(\s*("[A-Z]{2}-\d\d[^"]*"\s*\*[^{]*))re");
     for (const fs::path& file : cpp_files()) {
         const std::string text = read(file);
-        for (const std::string& test : words(text, decorated))
+        for (const std::string& test : words(text, decorated)) {
+            // It lacks some of what Windows has.
+            if (test.find("doctest::skip(under_wine)") != test.npos) continue;
             FAIL_CHECK(at(file, line_number(text, text.find(test)), trimmed(test)));
+        }
     }
 }
 
