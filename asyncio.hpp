@@ -3533,7 +3533,7 @@ struct task_base : state_base, ready_node {
     void report_references(const reference_mark& mark) const noexcept;
 
     bool cancel(std::string_view message) override;
-    void note_cancel(std::string_view message);
+    void note_cancel(std::string_view message) noexcept;
     int uncancel() noexcept {
         if (cancel_requests > 0 && --cancel_requests == 0) unset(must_cancel);
         return cancel_requests;
@@ -16768,9 +16768,20 @@ static void leave_loop_with(loop_core& core, exception_ptr interrupt) {
 #endif
 }
 
+// Without memory for the message it is a cancellation all the same.
+static exception_ptr cancelled_with(std::string_view message) noexcept {
+    if (message.empty()) return make_error(cancelled_error());
+    exception_ptr error;
+    ASYNCIO_TRY {
+        error = make_error(cancelled_error(std::string(message)));
+    } ASYNCIO_CATCH(const std::bad_alloc&) {}
+    // What could not be copied has become a std::bad_alloc.
+    return exception_cast<cancelled_error>(error) ? error : make_error(cancelled_error());
+}
+
 bool state_base::cancel(std::string_view message) {
     if (done() || core->closed) return false;
-    complete_cancelled(make_error(cancelled_error(std::string(message))));
+    complete_cancelled(cancelled_with(message));
     return true;
 }
 
@@ -17214,16 +17225,20 @@ bool task_base::cancel(std::string_view message) {
     return true;
 }
 
-void task_base::note_cancel(std::string_view message) {
-    if (!message.empty() || extras) {
+void task_base::note_cancel(std::string_view message) noexcept {
+    ++cancel_requests;
+    if (message.empty() && !extras) return;
+    ASYNCIO_TRY {
         if (!extras) extras.reset(new task_extras);
         extras->cancel_message = message;
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
+        // Without memory it is cancelled all the same, and without the message.
+        if (extras) extras->cancel_message.clear();
     }
-    ++cancel_requests;
 }
 
 exception_ptr task_base::cancellation() const {
-    return make_error(cancelled_error(extras ? extras->cancel_message : std::string()));
+    return cancelled_with(extras ? extras->cancel_message : std::string_view());
 }
 
 void task_base::name(std::string_view text) {

@@ -35,6 +35,7 @@ asyncio::fixed_arena& the_arena() {
 #include <new>
 #include <random>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include <sys/socket.h>
@@ -987,6 +988,26 @@ TEST_CASE("whichever request fails, only what asked for it fails, and nothing is
     for (const std::string& fault : faults) CHECK_MESSAGE(false, fault);
     CHECK(faults.empty());
     cache = before;
+}
+
+TEST_CASE("a cancellation needs no memory: without it, it comes without its message") {
+    constexpr std::string_view message = "a message that does not fit into the string itself";
+    bool refused = false;
+    const auto program = [&]() -> asyncio::coro<> {
+        const auto never = asyncio::create_future<void>();
+        const auto waits = [](asyncio::future<void> f) -> asyncio::coro<> { co_await f; };
+        const auto task = asyncio::create_task(waits(never));
+        co_await asyncio::sleep(0s);
+        failure::begin(0, 1'000'000);
+        task.cancel(message);
+        refused = failure::stop();
+        co_await asyncio::sleep(0s);
+        co_await asyncio::sleep(0s);
+        CHECK(never.cancelled());
+        CHECK(task.cancelled());
+    };
+    asyncio::run(program());
+    CHECK(refused);
 }
 
 } // TEST_SUITE
