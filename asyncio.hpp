@@ -27834,8 +27834,8 @@ struct file_work {
         data.resize(static_cast<std::size_t>(std::max<ssize_t>(n, 0)));
     }
     void write() {
-        if (go_back()) set(write_all(fd.get(), data), "write");
-        data.clear();
+        if (go_back()) set(write_all(fd.get(), to_write), "write");
+        to_write.clear();
     }
     void seek() {
         if (!go_back()) return;
@@ -27847,7 +27847,8 @@ struct file_work {
     const std::string path;
     owned_file fd;
     const bool seekable;
-    std::string data; // to be written, or what was read
+    std::string data; // what was read
+    std::string to_write;
     std::size_t wanted = 0;
     std::size_t ahead = 0; // bytes that were read and not given out
     std::int64_t offset = 0;
@@ -27981,7 +27982,7 @@ static coro<std::size_t> write_to(ref_ptr<file_state> file, std::string data) {
     if (exception_ptr closed = file->closed_error()) co_await fail_with(std::move(closed));
     const std::size_t size = data.size();
     file->drop_ahead();
-    file->work->data = std::move(data);
+    file->work->to_write = std::move(data);
     co_await file->perform(&file_work::write);
     co_return size;
 }

@@ -132,6 +132,24 @@ ASYNC_TEST_CASE("errors say what was done to which path") {
 
 #if !defined(_WIN32)
 
+ASYNC_TEST_CASE("what could not be given to a thread to write is not what is read next") {
+    const scratch folder;
+    file f = co_await file::open(folder / "text", "w+");
+    const auto gone = std::make_shared<asyncio::thread_pool_executor>(1);
+    gone->shutdown();
+    asyncio::get_running_loop().set_default_executor(gone);
+    CHECK_AWAIT_THROWS_AS(f.write("lost"), std::runtime_error);
+    asyncio::get_running_loop().set_default_executor(
+        std::make_shared<asyncio::thread_pool_executor>(1));
+    std::string text = co_await f.read();
+    CHECK(text.empty());
+    co_await f.write("kept");
+    co_await f.seek(0);
+    text = co_await f.read();
+    CHECK(text == "kept");
+    co_await f.close();
+}
+
 ASYNC_TEST_CASE("an atomic write replaces the file in one step and leaves nothing beside it") {
     const scratch folder;
     const std::string path = folder / "data";
