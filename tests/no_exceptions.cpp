@@ -4,8 +4,8 @@
 #include "support.hpp"
 
 #include <csignal>
-#include <optional>
 #include <latch>
+#include <optional>
 #include <ranges>
 #include <stdexcept>
 #include <system_error>

@@ -666,6 +666,18 @@ ASYNC_TEST_CASE("connecting a datagram socket does not lose what has come before
 
 #if !defined(_WIN32)
 
+// Sends until the queue at `where` takes no more. Gives how many it took.
+asyncio::coro<int> fill(asyncio::socket& greedy, asyncio::address where) {
+    for (int filled = 0;; ++filled) {
+        auto sending = asyncio::create_task(greedy.sendto("greedy", where));
+        co_await support::turns(2);
+        if (sending.done()) continue;
+        sending.cancel();
+        CHECK_AWAIT_THROWS_AS(sending, asyncio::cancelled_error);
+        co_return filled;
+    }
+}
+
 ASYNC_TEST_CASE("Unix datagrams: a queue that others have filled is waited for") {
     const scratch_path path;
     const asyncio::address where = asyncio::address::local(path.text);
@@ -673,15 +685,7 @@ ASYNC_TEST_CASE("Unix datagrams: a queue that others have filled is waited for")
     receiver.bind(where);
     asyncio::socket greedy = asyncio::socket::unix_dgram();
     asyncio::socket modest = asyncio::socket::unix_dgram();
-    int filled = 0;
-    for (;; ++filled) {
-        auto sending = asyncio::create_task(greedy.sendto("greedy", where));
-        co_await support::turns(2);
-        if (sending.done()) continue;
-        sending.cancel();
-        CHECK_AWAIT_THROWS_AS(sending, asyncio::cancelled_error);
-        break;
-    }
+    const int filled = co_await fill(greedy, where);
     auto waiting = asyncio::create_task(modest.sendto("modest", where));
     co_await support::turns(5);
     CHECK_FALSE(waiting.done());
@@ -703,15 +707,7 @@ ASYNC_TEST_CASE("Unix datagrams: a full queue is waited for while the same socke
     asyncio::socket greedy = asyncio::socket::unix_dgram();
     asyncio::socket modest = asyncio::socket::unix_dgram();
     modest.bind(asyncio::address::local(own.text));
-    int filled = 0;
-    for (;; ++filled) {
-        auto sending = asyncio::create_task(greedy.sendto("greedy", where));
-        co_await support::turns(2);
-        if (sending.done()) continue;
-        sending.cancel();
-        CHECK_AWAIT_THROWS_AS(sending, asyncio::cancelled_error);
-        break;
-    }
+    const int filled = co_await fill(greedy, where);
     auto receiving = asyncio::create_task(modest.recv(100));
     auto waiting = asyncio::create_task(modest.sendto("modest", where));
     co_await support::turns(5);
