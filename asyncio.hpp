@@ -4444,8 +4444,9 @@ private:
 ///
 /// Python's asynchronous generator; the loop stands for `async for`.
 ///
-/// Lifetime: destroying one destroys its locals where it stands; aclose() lets it clean
-/// up with awaits, and the end of run() calls that for those which are still there.
+/// Lifetime: destroying one destroys its locals where it stands, which must not be while
+/// another task waits in its next(); aclose() lets it clean up with awaits, and the end of
+/// run() calls that for those which are still there.
 template <class T>
 class [[nodiscard]] async_generator {
 public:
@@ -5502,6 +5503,9 @@ private:
 ///
 /// Throws: std::invalid_argument or std::runtime_error for what is no signal or
 /// cannot be caught.
+///
+/// Cancellation: the signal has its other effect again. One that came in the same turn as
+/// the cancellation is lost; add_signal_handler() misses none.
 template <std::same_as<int>... Numbers>
 detail::signal_awaiter wait_signal(Numbers... numbers) {
     return detail::signal_awaiter({numbers...});
@@ -11543,6 +11547,24 @@ coro<> end_calls(stream_calls<R>& calls) {
     if (cancelled) co_await fail_with(std::move(cancelled));
 }
 
+// The call of a plain function that threw, where that is an outcome.
+template <class R>
+coro<R> failed_call(exception_ptr error) {
+    co_await fail_with(std::move(error));
+}
+
+template <bool Outcomes, class R, class F, class Item>
+task<R> start_call(F& fn, Item&& item) {
+    if constexpr (Outcomes) {
+        task<R> call;
+        exception_ptr error = thrown_by([&] { call = create_task(fn(std::forward<Item>(item))); });
+        if (error) call = create_task(failed_call<R>(std::move(error)));
+        return call;
+    } else {
+        return create_task(fn(std::forward<Item>(item)));
+    }
+}
+
 template <bool Outcomes, class Range, class F, class R>
 async_generator<gathered<Outcomes, R>> run_map_stream(Range range, F fn, map_options options) {
     const std::size_t limit = options.limit.value_or(16);
@@ -11553,7 +11575,7 @@ async_generator<gathered<Outcomes, R>> run_map_stream(Range range, F fn, map_opt
     while (!failure) {
         failure = thrown_by([&] {
             while (calls.tasks.size() < limit && place != end) {
-                calls.tasks.push_back(create_task(fn(*place)));
+                calls.tasks.push_back(start_call<Outcomes, R>(fn, *place));
                 ++place;
             }
         });

@@ -864,6 +864,20 @@ ASYNC_TEST_CASE("with return_exceptions a stream goes on after a failure") {
     CHECK(results[3].value() == 3);
 }
 
+ASYNC_TEST_CASE("with return_exceptions what a plain function throws is an outcome of the stream") {
+    auto doubled = [](int item) -> asyncio::coro<int> { co_return 2 * item; };
+    auto call = [&](int item) {
+        if (item == 1) throw std::out_of_range("item 1");
+        return doubled(item);
+    };
+    const auto results = co_await all_of(
+        asyncio::map_stream(asyncio::return_exceptions, std::views::iota(0, 3), call));
+    REQUIRE(results.size() == 3);
+    CHECK(results[0].value() == 0);
+    CHECK(results[1].error().holds<std::out_of_range>());
+    CHECK(results[2].value() == 4);
+}
+
 ASYNC_TEST_CASE("a cancelled next(), aclose() and the generator's end cancel a stream's calls") {
     int ended = 0;
     auto call = [&](int) -> asyncio::coro<> {
