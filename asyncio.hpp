@@ -20144,6 +20144,13 @@ public:
         mapped_ = nullptr;
         bytes_ = {};
     }
+    // Why a frame that was right is broken, if so.
+    exception_ptr lack() const {
+        if (lack_ == 0) return nullptr;
+        return call_error(lack_, lack_ == EMFILE ? "asyncio: receiving the shared memory of a "
+                                                   "large result; raise RLIMIT_NOFILE"
+                                                 : "asyncio: mapping a large result");
+    }
 
 private:
     bool map(const owned_fd& memory, std::uint64_t size) noexcept;
@@ -20153,10 +20160,12 @@ private:
     std::string_view bytes_;
     void* mapped_ = nullptr;
     std::size_t mapped_size_ = 0;
+    int lack_ = 0;
 };
 
 frame_reader::outcome frame_reader::receive(int socket, int flags) noexcept {
     drop();
+    lack_ = 0;
     iovec part = {buffer_.get(), sizeof(frame_header) + frame_room};
     descriptor_message control;
     msghdr message = {};
@@ -20175,6 +20184,8 @@ frame_reader::outcome frame_reader::receive(int socket, int flags) noexcept {
     const owned_fd memory = attached_descriptor(message);
     const std::size_t got = static_cast<std::size_t>(size);
     frame_header header;
+    // The system drops the descriptor of a message that it cannot give a number here.
+    if ((message.msg_flags & MSG_CTRUNC) != 0) lack_ = EMFILE;
     if (got < sizeof header || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)
         return outcome::broken;
     std::memcpy(&header, buffer_.get(), sizeof header);
@@ -20198,7 +20209,10 @@ bool frame_reader::map(const owned_fd& memory, std::uint64_t told) noexcept {
         return false;
     void* const at =
         ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, memory.get(), 0);
-    if (at == MAP_FAILED) return false;
+    if (at == MAP_FAILED) {
+        lack_ = errno;
+        return false;
+    }
     mapped_ = at;
     mapped_size_ = size;
     bytes_ = std::string_view(static_cast<const char*>(at), size);
@@ -22043,11 +22057,14 @@ bool process_core::take(worker& from, frame_reader::outcome got, const frame_rea
     from.kill_with = SIGKILL;
     forget_idle(from);
     const bool noise = got == frame_reader::outcome::frame || got == frame_reader::outcome::broken;
-    if (noise && from.now == phase::busy)
-        ends.push_back({std::exchange(from.job, {}),
-                        make_error(codec_error(
-                            how_.who + ": what the worker sent is no message; a job must not "
-                                       "write to descriptors it did not open"))});
+    if (noise && from.now == phase::busy) {
+        exception_ptr why = reader.lack();
+        if (!why)
+            why = make_error(codec_error(how_.who + ": what the worker sent is no message; a job "
+                                                    "must not write to descriptors it did not "
+                                                    "open"));
+        ends.push_back({std::exchange(from.job, {}), std::move(why)});
+    }
     if (from.now == phase::idle) from.now = phase::leaving;
     return false;
 }
@@ -22437,6 +22454,7 @@ private:
         if (got == frame_reader::outcome::nothing) return;
         if (got == frame_reader::outcome::frame) finish_remote(*state_, job_, reader);
         else kill_group(); // usually it is dead; else it has closed its socket, or writes noise
+        if (exception_ptr why = reader.lack()) state_->fail(std::move(why));
         const auto alive = self();
         loop_.remove_reader(socket_.get());
         socket_.reset();

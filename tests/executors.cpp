@@ -28,6 +28,7 @@
 #include <unordered_map>
 #if !defined(_WIN32)
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -1948,6 +1949,64 @@ ASYNC_TEST_CASE("a large result leaves nothing behind, whoever has heard it") {
     const std::string heard = co_await asyncio::run_in_executor(pool, make, 1'000'000);
     CHECK(heard.size() == 1'000'000);
     CHECK(goes());
+}
+
+// Each in a process of its own, which takes all descriptors that it may have.
+TEST_CASE("out of descriptors, a large result names the limit and costs only its own job") {
+    static constexpr std::size_t size = 1'000'000;
+    struct no_descriptors {
+        no_descriptors() {
+            ::getrlimit(RLIMIT_NOFILE, &before);
+            rlimit few = before;
+            few.rlim_cur = 64;
+            ::setrlimit(RLIMIT_NOFILE, &few);
+            for (int fd = ::dup(0); fd >= 0; fd = ::dup(0)) taken.push_back(fd);
+        }
+        ~no_descriptors() {
+            for (const int fd : taken) ::close(fd);
+            ::setrlimit(RLIMIT_NOFILE, &before);
+        }
+        std::vector<int> taken;
+        rlimit before{};
+    };
+    const auto says_why = [](const asyncio::outcome<std::string>& o) {
+        return !o && o.error().code().value() == EMFILE &&
+               std::string_view(o.error().what()).find("RLIMIT_NOFILE") != std::string::npos;
+    };
+    const auto in_a_pool = [&]() -> asyncio::coro<int> {
+        const auto make = [](std::size_t n) { return std::string(n, 'r'); };
+        asyncio::isolated_executor pool(1);
+        const std::string first = co_await asyncio::run_in_executor(pool, make, 1);
+        std::optional<no_descriptors> full(std::in_place);
+        auto job = asyncio::run_in_executor(pool, make, size);
+        const auto result = co_await asyncio::as_outcome(std::move(job));
+        full.reset();
+        if (!says_why(result)) co_return 1;
+        const std::string next = co_await asyncio::run_in_executor(pool, make, size);
+        co_return next.size() == size ? 0 : 2;
+    };
+    const auto in_a_fork = [&]() -> asyncio::coro<int> {
+        int gate[2];
+        if (::pipe(gate) != 0) co_return 1;
+        auto make = [&] {
+            char go = 0;
+            return std::string(::read(gate[0], &go, 1) == 1 ? size : 0, 'r');
+        };
+        auto job = asyncio::fork_job(make);
+        const no_descriptors full;
+        if (::write(gate[1], "g", 1) != 1) co_return 2;
+        const auto result = co_await asyncio::as_outcome(std::move(job));
+        co_return says_why(result) ? 0 : 3;
+    };
+    for (const bool forks : {false, true}) {
+        CAPTURE(forks);
+        const auto result = support::in_child([&] {
+            if (forks) return asyncio::run(in_a_fork());
+            return asyncio::run(in_a_pool());
+        });
+        CHECK(result.err == "");
+        CHECK(result.exit_code == 0);
+    }
 }
 #endif
 
