@@ -3610,7 +3610,9 @@ struct task_base : state_base, ready_node {
     // What the running step does when what it resumed has returned.
     enum class then : std::uint8_t { waits, goes_on, stops, fails };
     then next_thing = then::waits;
-    // What the next step has to see to before it resumes anything; mostly nothing.
+    // All that is rare, in one byte, so that a step looks at it once: what the next step has
+    // to see to before it resumes anything (must_cancel, must_confirm, gone with counted),
+    // and how the task stands in the call that is under way (asking, beneath, stopping).
     enum : std::uint8_t {
         must_cancel = 1,  // it delivers a cancellation
         must_confirm = 2, // it asks `waiting` whether to go on
@@ -3655,7 +3657,17 @@ std::optional<stored<T>>& value_of(state_base& state) noexcept {
 }
 
 // A place where a task waits: the base of every awaiter that suspends a task. It
-// lives in the suspended frame.
+// lives in the suspended frame. The life of a wait:
+//   - await_suspend() calls suspend(), then joins the list of those who wait.
+//   - What is waited for comes: wake() puts the task into the queue. Or, when that may have
+//     gone to somebody else before the step: wake_and_confirm(), and confirm() is asked then.
+//   - Or the task is cancelled: on_cancel() leaves the list and calls cancel_here(). If it
+//     has been woken already, that is too late for the list, and it answers false: the step
+//     comes with interrupted() being true although something was granted.
+//   - The step resumes it: await_resume() throws if it was interrupted, and gives back first
+//     what had been granted. Without exceptions failure() is asked in its place.
+// Whoever has something to give back, or can fail otherwise than by a cancellation,
+// overrides failure(); the others need not.
 class suspension {
 public:
     suspension& operator=(const suspension&) = delete;
@@ -7584,6 +7596,11 @@ protected:
         bool ended_ = false;
     };
 
+    // Those who sleep, and those who are woken and whose step is still to come. A woken one
+    // has no item, or slot, yet: it is promised one, and takes it at its step. As long as
+    // nobody else takes one before, there are as many as are promised. If somebody does, the
+    // woken ones are in doubt: each of them looks at its step (confirm()), and who finds
+    // nothing goes back to its place.
     class line {
     public:
         line() noexcept = default;
@@ -21067,6 +21084,11 @@ private:
         bool started = false;
     };
     enum class phase { starting, idle, busy, leaving };
+    // It is `starting` until it says that it is ready, then by turns idle and busy, and
+    // `leaving` once it gets no more jobs: because it has had its last one, its job was
+    // stopped, or it is to be killed. The supervisor buries it when it hears of its death.
+    // `silent` and `untaken` say what is known before that: its socket has ended, without or
+    // with the job unread in it, which is sent to another one then.
     struct worker {
         std::uint32_t id = 0;
         owned_fd socket;
@@ -23127,6 +23149,12 @@ static owned_fd open_socket(address::family_type family, int type) {
     return owned_fd(new_socket(number, type));
 }
 
+// The way of an operation: begin() tries it at once, unless others wait for the same
+// direction already. If it has to wait, wait() puts it in line, and go_on() gives the first
+// of the line to the backend: start() prepares it, and whatever the system has done, then or
+// later in done_here(), took() moves into the wait. The wait stays the first until its task
+// has gone on and calls leave(), which is the next one's turn. If the task was cancelled
+// meanwhile, keep() takes back what had come, and the next one gets it by take_kept().
 class socket_state final : public frame_allocated {
 public:
     socket_state(owned_fd fd, bool datagrams) noexcept;
@@ -24414,6 +24442,11 @@ static void leave_server(stream_link& link) noexcept;
 
 class file_awaiter;
 
+// Reading: the reader's wait says what it wants, and pump() receives until it has that, or
+// has to wait. What is received goes to in_, with one exception: a read_into() that finds
+// in_ empty has it put straight into its target. Then `direct_` is that wait for as long as
+// the system has the operation, and its `received_` says afterwards how much there is. Should
+// it be cancelled before it has seen that, forget() moves the bytes to in_.
 class stream_link final : public frame_allocated, public wait_source {
 public:
     // Takes a connected socket, or one that is about to be. Null: `error` says why.
