@@ -11567,7 +11567,9 @@ coro<> end_calls(stream_calls<R>& calls) {
 // The call of a plain function that threw, where that is an outcome.
 template <class R>
 coro<R> failed_call(exception_ptr error) {
+    [[maybe_unused]] caught<R> nothing;
     co_await fail_with(std::move(error));
+    if constexpr (!std::is_void_v<R>) co_return std::move(*nothing.value);
 }
 
 template <bool Outcomes, class R, class F, class Item>
@@ -16429,7 +16431,8 @@ void event_loop::collect(bool may_sleep) {
         else if (turns_between_ > 1)
             turns_between_ /= 2;
         asked_at_ = now;
-        turns_left_ = turns_between_ - 1;
+        // What has ended a sleep often takes two more turns: a callback, its future, the task.
+        turns_left_ = timeout != 0 ? 2 : turns_between_ - 1;
     }
     if (!core.timers.empty()) {
         const std::int64_t now = core.now_ns();
