@@ -3,8 +3,8 @@
 //     g++ -std=c++20 -O2 -pthread -I. examples/1_foundations/common_mistakes.cpp -o oops && ./oops
 //
 // What it teaches: calling a coroutine does not run it; run() belongs into main() and never into a
-// coroutine; and a coroutine that blocks its thread stops all others. Debug mode, which is on here,
-// reports the first and the last with their names.
+// coroutine; what a task refers to must live as long as the task; and a coroutine that blocks its
+// thread stops all others. Debug mode, which is on here, reports all but the second by name.
 // Look at: the messages, and how long the heart stands still. --quick blocks for a shorter time.
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
@@ -16,7 +16,7 @@
 #include <vector>
 using namespace std::chrono_literals;
 
-double seconds() { return std::chrono::duration<double>(asyncio::elapsed()).count(); }
+double seconds() { return asyncio::elapsed().total_seconds(); }
 void say(const std::string& text) { std::printf("%5.2f s  %s\n", seconds(), text.c_str()); }
 std::string figure(double value) { // with two decimals
     char text[32];
@@ -63,6 +63,35 @@ asyncio::coro<> run_inside_run() {
     say("  " + error);
     claim(!error.empty(), "run() throws; inside a coroutine it is co_await");
     co_return;
+}
+
+// A coroutine keeps what it takes by value. Of a reference it keeps only the reference.
+asyncio::coro<std::size_t> length_of(const std::string& text) {
+    co_await asyncio::sleep(10ms);
+    co_return text.size(); // Mistake in a task: where is the text by now?
+}
+asyncio::coro<std::size_t> length_of_copy(std::string text) {
+    co_await asyncio::sleep(10ms);
+    co_return text.size(); // this is how
+}
+
+asyncio::coro<> short_lived_references() {
+    say("a task that keeps a reference only, and one whose lambda is gone:");
+    warnings.clear();
+    const std::string text = "a text that lives long enough, this time";
+    const auto captured = [text]() -> asyncio::coro<std::size_t> {
+        co_await asyncio::sleep(10ms);
+        co_return text.size(); // the text is in the lambda, not in the coroutine
+    };
+    // `co_await length_of(text)` is right: we wait, and so the text waits. A task goes on alone.
+    const std::size_t first = co_await asyncio::create_task(length_of(text)); // Mistake
+    const std::size_t second = co_await asyncio::create_task(captured());     // Mistake
+    claim(first == second && warnings.size() == 2, "both went well, and debug mode warns of both");
+
+    const std::size_t copied = co_await asyncio::create_task(length_of_copy(text)); // this is how,
+    const std::size_t kept = co_await asyncio::create_task(captured); // and not `captured()`
+    claim(copied == first && kept == first && warnings.size() == 2,
+          "a copy, and the lambda itself, live as long as the task");
 }
 
 double longest_pause = 0;
@@ -115,6 +144,7 @@ asyncio::coro<int> async_main(asyncio::duration pause) {
         });
     co_await forgotten_await();
     co_await run_inside_run();
+    co_await short_lived_references();
     co_await blocked_loop(pause);
     co_return broken == 0 ? 0 : 1;
 }
@@ -141,9 +171,14 @@ int main(int argc, char** argv) {
 //  0.01 s  run() inside a coroutine:
 //  0.01 s    asyncio::run: a loop is running on this thread already; co_await the work instead
 // holds:  run() throws; inside a coroutine it is co_await
-//  0.01 s  a blocking sleep inside a coroutine:
-//  1.06 s    a step of task 'blocking' took 1.000104 s and blocked the loop; give such work to to_thread() or an executor
-//  1.11 s  an awaited one:
+//  0.01 s  a task that keeps a reference only, and one whose lambda is gone:
+//  0.01 s    the coroutine of a task takes a reference, and what that refers to may end before the task; take the parameter by value, or pass the function and its arguments to create_task(), which keeps them: asyncio::v0_1_0::coro<long unsigned int> length_of(const std::string&), examples/1_foundations/common_mistakes.cpp:72
+//  0.02 s    the coroutine of a task is a closure with captures that nobody keeps while the task runs; pass the closure itself, not its call, to create_task(), which keeps it: short_lived_references()::<lambda()>, examples/1_foundations/common_mistakes.cpp:85
+// holds:  both went well, and debug mode warns of both
+// holds:  a copy, and the lambda itself, live as long as the task
+//  0.05 s  a blocking sleep inside a coroutine:
+//  1.10 s    a step of task 'blocking' took 1.001485 s and blocked the loop; give such work to to_thread() or an executor
+//  1.15 s  an awaited one:
 // holds:  the heart stood still for 1.01 s
 // holds:  debug mode reports the task that blocked
 // holds:  beside the awaited one, for 0.01 s at most
