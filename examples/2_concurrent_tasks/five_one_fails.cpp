@@ -17,7 +17,7 @@
 #include <vector>
 using namespace std::chrono_literals;
 
-double seconds() { return std::chrono::duration<double>(asyncio::elapsed()).count(); }
+double seconds() { return asyncio::elapsed().total_seconds(); }
 void say(const std::string& text) { std::printf("%5.2f s  %s\n", seconds(), text.c_str()); }
 std::string in_seconds(double t) { return std::to_string(t).substr(0, 4) + " s"; }
 

@@ -104,7 +104,7 @@ asyncio::coro<std::vector<string>> get_all(client& c, std::vector<string> urls) 
             const response r = co_await asyncio::wait_for(c.get(url), 5s);
             result = std::to_string(r.status) + ", " + std::to_string(r.body.size()) + " bytes";
         } catch (const std::exception& e) { result = e.what(); }
-        const double seconds = std::chrono::duration<double>(asyncio::elapsed()).count();
+        const double seconds = asyncio::elapsed().total_seconds();
         std::printf("%5.2f s  %s: %s\n", seconds, url.c_str(), result.c_str());
         co_return result;
     };

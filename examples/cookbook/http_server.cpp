@@ -349,7 +349,7 @@ asyncio::coro<int> serve(site& s, string host, int port) {
 // ---- 5. The program ----------------------------------------------------------------------------
 int broken = 0; // claims that did not hold; with one, the program ends with 1
 void claim(bool holds, const string& text) {
-    const double seconds = std::chrono::duration<double>(asyncio::elapsed()).count();
+    const double seconds = asyncio::elapsed().total_seconds();
     std::printf("%5.2f s  %s %s\n", seconds, holds ? "holds: " : "BROKEN:", text.c_str());
     broken += holds ? 0 : 1;
 }

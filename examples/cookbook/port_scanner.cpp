@@ -16,7 +16,7 @@
 #include <vector>
 using namespace std::chrono_literals;
 
-double seconds() { return std::chrono::duration<double>(asyncio::elapsed()).count(); }
+double seconds() { return asyncio::elapsed().total_seconds(); }
 void say(const std::string& text) { std::printf("%5.2f s  %s\n", seconds(), text.c_str()); }
 
 int broken = 0; // claims that did not hold; with one, the program ends with 1

@@ -256,7 +256,7 @@ asyncio::coro<int> serve(store& s, int port) {
 
 // ---- 4. The program ----------------------------------------------------------------------------
 int broken = 0; // claims that did not hold; with one, the program ends with 1
-double seconds() { return std::chrono::duration<double>(asyncio::elapsed()).count(); }
+double seconds() { return asyncio::elapsed().total_seconds(); }
 void claim(bool holds, const string& text) {
     std::printf("%5.2f s  %s %s\n", seconds(), holds ? "holds: " : "BROKEN:", text.c_str());
     broken += holds ? 0 : 1;

@@ -141,7 +141,7 @@ certificate make_certificate(EVP_PKEY& key, const std::string& host) {
 // ---- An echo server and its clients, as over any streams ---------------------------------------
 int broken = 0; // claims that did not hold; with one, the program ends with 1
 void claim(bool holds, const std::string& text) {
-    const double seconds = std::chrono::duration<double>(asyncio::elapsed()).count();
+    const double seconds = asyncio::elapsed().total_seconds();
     std::printf("%5.2f s  %s %s\n", seconds, holds ? "holds: " : "BROKEN:", text.c_str());
     broken += holds ? 0 : 1;
 }
