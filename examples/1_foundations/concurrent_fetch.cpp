@@ -16,6 +16,7 @@
 #include <vector>
 using namespace std::chrono_literals;
 
+// These helpers are in nearly every example. Under --virtual, elapsed() jumps as the clock does.
 double seconds() { return asyncio::elapsed().total_seconds(); }
 void say(const std::string& text) { std::printf("%5.2f s  %s\n", seconds(), text.c_str()); }
 
@@ -28,7 +29,7 @@ void claim(bool holds, const std::string& text) {
 std::vector<std::string> events;
 
 asyncio::coro<std::string> fetch(std::string name, asyncio::duration latency) {
-    asyncio::current_task().set_name(name); // for the timeline
+    asyncio::current_task().set_name(name); // gather() made a task of it; for the timeline
     say(name + " starts");
     events.push_back(name + " starts");
     co_await asyncio::sleep(latency); // stands for a request over the network
@@ -37,8 +38,9 @@ asyncio::coro<std::string> fetch(std::string name, asyncio::duration latency) {
     co_return "data from " + name;
 }
 
+// The program itself: what it returns is the exit code. In the timeline it is Task-1.
 asyncio::coro<int> async_main(std::string trace_file) {
-    asyncio::tracer trace(asyncio::get_running_loop());
+    asyncio::tracer trace(asyncio::get_running_loop()); // notes which task exists when
 
     const auto results = co_await asyncio::gather(fetch("A", 1s), fetch("B", 2s), fetch("C", 1.5s));
 
@@ -75,7 +77,7 @@ int main(int argc, char** argv) {
             return word == "--help" ? 0 : 2;
         }
     }
-    return asyncio::run_main(async_main(trace_file), options);
+    return asyncio::run_main(async_main(trace_file), options); // 1 for an error that nobody caught
 }
 // Output:
 //  0.00 s  A starts

@@ -46,6 +46,7 @@ asyncio::coro<int> async_main(std::string trace_file) {
 
     std::vector<asyncio::coro<std::string>> fetches;
     for (int id = 1; id <= 5; ++id) fetches.push_back(fetch_user(id));
+    // A coroutine runs once and is not copied: it is moved to whoever awaits it.
     const auto outcomes = co_await asyncio::gather(asyncio::return_exceptions, std::move(fetches));
 
     const double took = seconds();

@@ -12,14 +12,16 @@
 #include <string_view>
 using namespace std::chrono_literals;
 
-// A coroutine is a function that can pause. Calling it only creates it;
-// nothing runs until somebody awaits it.
+// A coroutine is a function that can pause: one with co_await, co_return or co_yield in it.
+// Calling it only creates it; nothing runs until somebody awaits it. It takes `name` by value,
+// and so has a string of its own, whatever becomes of the caller's while it pauses.
 asyncio::coro<std::string> greet(std::string name) {
     co_await asyncio::sleep(10ms); // other tasks may run during this pause
     co_return "Hello, " + name + "!";
 }
 
 int main(int argc, char** argv) {
+    // As in all examples: --help; and --virtual, a clock that jumps to where the waiting ends.
     asyncio::run_options options;
     for (int i = 1; i < argc; ++i) {
         const std::string_view word = argv[i];
@@ -31,7 +33,7 @@ int main(int argc, char** argv) {
         }
     }
 
-    // Longer programs do everything in a coroutine: return asyncio::run_main(async_main());
+    // Longer programs do everything in a coroutine, and begin it by run_main(): see the next one.
     const std::string greeting = asyncio::run(greet("Alice"), options);
     std::puts(greeting.c_str());
 

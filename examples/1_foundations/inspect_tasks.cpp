@@ -24,7 +24,7 @@ void claim(bool holds, const std::string& text) {
     broken += holds ? 0 : 1;
 }
 
-std::vector<asyncio::task<int>> tasks;
+std::vector<asyncio::task<int>> tasks; // handles: the copies of one mean the same task
 std::string seen_by_c, seen_by_watcher, unfinished;
 
 std::string state(const asyncio::task<int>& task) {

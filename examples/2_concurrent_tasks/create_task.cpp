@@ -56,6 +56,7 @@ asyncio::coro<int> async_main(std::string trace_file) {
     asyncio::task<std::string> b = asyncio::create_task(call("B", 1.5s), {.name = "B"});
     asyncio::task<std::string> c = asyncio::create_task(call("C", 1s), {.name = "C"});
     say("three tasks are scheduled, and we are still here");
+    // Who needs no result may drop the handle: the task runs on, and its error would be reported.
     const bool none_started = starts.empty();
 
     std::vector<std::string> as_tasks;

@@ -38,6 +38,7 @@ asyncio::coro<int> async_main(std::string trace_file) {
 
     asyncio::task<int> north, east, south, west; // empty handles, for now
     bool done_at_once = true;
+    // The lambda only makes tasks. It may use our variables, as we wait until the group has ended.
     co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& group) {
         north = group.create_task(ask("north", 1s, 4));
         east = group.create_task(ask("east", 1.2s, 9));
