@@ -4,6 +4,7 @@
 //
 // What it teaches: cancel() throws a cancelled_error into the task, at the co_await where it waits.
 // The task may catch it to clean up and must throw it on; whoever awaits the task gets it, too.
+// It is no std::exception, so that a handler for errors does not swallow it; `catch (...)` would.
 // Look at: two of ten steps are done, the third is cut off, and the cleanup runs.
 // --virtual skips the waiting.
 #define ASYNCIO_IMPLEMENTATION

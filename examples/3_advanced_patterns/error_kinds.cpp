@@ -32,6 +32,7 @@ asyncio::coro<int> temperature(std::string answer, asyncio::duration latency) {
     co_return std::stoi(answer);      // throws std::invalid_argument for what is no number
 }
 
+// The same over a real connection; 6_agent/one_service explains how these work.
 asyncio::coro<int> temperature_from(int port) {
     auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
     const std::string answer = co_await reader.readline();

@@ -65,6 +65,7 @@ asyncio::coro<int> async_main() {
     const asyncio::task<int> task = asyncio::create_task(slow_answer());
     const auto second = co_await watch("task", task);
 
+    // On one of the loop's own threads, which is what nullptr stands for; lesson 4 has others.
     const auto job = asyncio::run_in_executor(nullptr, primes_below, 20000);
     const auto third = co_await watch("executor", job);
 

@@ -36,11 +36,13 @@ class connection {
 public:
     asyncio::coro<> aenter() {
         note("enter");
+        // Calls connect() again, a second later, when it fails: see retry_backoff.
         co_await asyncio::retry([this] { return connect(); }, {.initial_delay = 1s, .jitter = 0});
         opened_ = seconds();
     }
 
-    // What it returns says whether the body's error ends here; it nearly never should.
+    // `failure` is null after success. What is returned says whether the error ends here; it
+    // nearly never should.
     asyncio::coro<bool> aexit(std::exception_ptr failure) {
         const asyncio::error error(failure);
         if (!failure) note("exit after success");

@@ -37,7 +37,7 @@ asyncio::coro<std::string> profile_within_3s(asyncio::duration latency,
     } catch (const asyncio::timeout_error&) {
         if (!fallback) throw;
         say("too late: the fallback stands in");
-    }
+    } // in a catch C++ has no co_await; whoever wants to ask another source does it from here on
     co_return *fallback;
 }
 

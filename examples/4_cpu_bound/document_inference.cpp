@@ -107,6 +107,7 @@ asyncio::coro<int> async_main(bool quick) {
 
     const std::string name = "topic." + std::to_string(std::random_device()()) + '.';
     const std::string file = (std::filesystem::temp_directory_path() / name).string();
+    // Its captures are in the lambda, not in the coroutines: it stays here until they have ended.
     const auto handle = [&](unsigned id) -> asyncio::coro<> {
         asyncio::current_task().set_name("document " + std::to_string(id)); // for the timeline
         std::string json = co_await pass(stages[0], fetch(id, quick ? 20ms : 100ms));
