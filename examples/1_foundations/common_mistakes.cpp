@@ -18,11 +18,7 @@ using namespace std::chrono_literals;
 
 double seconds() { return asyncio::elapsed().total_seconds(); }
 void say(const std::string& text) { std::printf("%5.2f s  %s\n", seconds(), text.c_str()); }
-std::string figure(double value) { // with two decimals
-    char text[32];
-    std::snprintf(text, sizeof text, "%.2f", value);
-    return text;
-}
+std::string num(double v) { return std::to_string(v).substr(0, std::to_string(v).size() - 4); }
 
 int broken = 0; // claims that did not hold; with one, the program ends with 1
 void claim(bool holds, const std::string& text) {
@@ -131,9 +127,9 @@ asyncio::coro<> blocked_loop(asyncio::duration pause) {
     const double waited = co_await pause_beside(waiting(pause), "waiting");
 
     beating.cancel();
-    claim(blocked >= pause.total_seconds(), "the heart stood still for " + figure(blocked) + " s");
+    claim(blocked >= pause.total_seconds(), "the heart stood still for " + num(blocked) + " s");
     claim(reported >= 1, "debug mode reports the task that blocked");
-    claim(waited < blocked / 2, "beside the awaited one, for " + figure(waited) + " s at most");
+    claim(waited < blocked / 2, "beside the awaited one, for " + num(waited) + " s at most");
 }
 
 asyncio::coro<int> async_main(asyncio::duration pause) {
@@ -165,15 +161,15 @@ int main(int argc, char** argv) {
 }
 // Output:
 //  0.00 s  a coroutine that nobody awaits:
-//  0.00 s    a coroutine was never awaited; co_await it, or give it to create_task(): asyncio::v0_1_0::coro<int> answer(), examples/1_foundations/common_mistakes.cpp:41
+//  0.00 s    a coroutine was never awaited; co_await it, or give it to create_task(): asyncio::v0_1_0::coro<int> answer(), examples/1_foundations/common_mistakes.cpp:37
 // holds:  it never ran, and debug mode says where it is written
 // holds:  with co_await it runs
 //  0.01 s  run() inside a coroutine:
 //  0.01 s    asyncio::run: a loop is running on this thread already; co_await the work instead
 // holds:  run() throws; inside a coroutine it is co_await
 //  0.01 s  a task that keeps a reference only, and one whose lambda is gone:
-//  0.01 s    the coroutine of a task takes a reference, and what that refers to may end before the task; take the parameter by value, or pass the function and its arguments to create_task(), which keeps them: asyncio::v0_1_0::coro<long unsigned int> length_of(const std::string&), examples/1_foundations/common_mistakes.cpp:72
-//  0.02 s    the coroutine of a task is a closure with captures that nobody keeps while the task runs; pass the closure itself, not its call, to create_task(), which keeps it: short_lived_references()::<lambda()>, examples/1_foundations/common_mistakes.cpp:85
+//  0.01 s    the coroutine of a task takes a reference, and what that refers to may end before the task; take the parameter by value, or pass the function and its arguments to create_task(), which keeps them: asyncio::v0_1_0::coro<long unsigned int> length_of(const std::string&), examples/1_foundations/common_mistakes.cpp:68
+//  0.02 s    the coroutine of a task is a closure with captures that nobody keeps while the task runs; pass the closure itself, not its call, to create_task(), which keeps it: short_lived_references()::<lambda()>, examples/1_foundations/common_mistakes.cpp:81
 // holds:  both went well, and debug mode warns of both
 // holds:  a copy, and the lambda itself, live as long as the task
 //  0.05 s  a blocking sleep inside a coroutine:

@@ -17,11 +17,7 @@
 
 double seconds() { return asyncio::elapsed().total_seconds(); }
 void say(const std::string& text) { std::printf("%5.2f s  %s\n", seconds(), text.c_str()); }
-std::string figure(double value) { // with two decimals
-    char text[32];
-    std::snprintf(text, sizeof text, "%.2f", value);
-    return text;
-}
+std::string num(double v) { return std::to_string(v).substr(0, std::to_string(v).size() - 4); }
 
 int broken = 0; // claims that did not hold; with one, the program ends with 1
 void claim(bool holds, const std::string& text) {
@@ -66,15 +62,15 @@ asyncio::coro<int> async_main(int below) {
         same = same && both[0] == first && both[1] == second && first == second;
         say("round " + std::to_string(round) + ": 4 x " + std::to_string(first) + " primes");
     }
-    say("in turn: " + figure(in_turn.wall) + " s, CPU " + figure(in_turn.cpu) + " s");
-    say("gather:  " + figure(gathered.wall) + " s, CPU " + figure(gathered.cpu) + " s");
+    say("in turn: " + num(in_turn.wall) + " s, CPU " + num(in_turn.cpu) + " s");
+    say("gather:  " + num(gathered.wall) + " s, CPU " + num(gathered.cpu) + " s");
 
     // Two cores would halve the wall time, and keep two CPUs busy meanwhile.
     const double cpu_ratio = gathered.cpu / in_turn.cpu, wall_ratio = gathered.wall / in_turn.wall;
     const bool busy = in_turn.wall > 1.2 * in_turn.cpu; // by others; then wall times say little
     claim(same, "all four computations agree");
-    claim(cpu_ratio > 0.75 && cpu_ratio < 1.33, "the CPU time is the same: x " + figure(cpu_ratio));
-    claim(wall_ratio > 0.75 || busy, "the wall time is no shorter: x " + figure(wall_ratio));
+    claim(cpu_ratio > 0.75 && cpu_ratio < 1.33, "the CPU time is the same: x " + num(cpu_ratio));
+    claim(wall_ratio > 0.75 || busy, "the wall time is no shorter: x " + num(wall_ratio));
     claim(gathered.cpu < 1.5 * gathered.wall, "never more than one core at work");
     co_return broken == 0 ? 0 : 1;
 }

@@ -20,11 +20,7 @@ using namespace std::chrono_literals;
 
 double seconds() { return asyncio::elapsed().total_seconds(); }
 void say(const std::string& text) { std::printf("%5.2f s  %s\n", seconds(), text.c_str()); }
-std::string figure(double value) { // with two decimals
-    char text[32];
-    std::snprintf(text, sizeof text, "%.2f", value);
-    return text;
-}
+std::string num(double v) { return std::to_string(v).substr(0, std::to_string(v).size() - 4); }
 
 int broken = 0; // claims that did not hold; with one, the program ends with 1
 void claim(bool holds, const std::string& text) {
@@ -33,9 +29,9 @@ void claim(bool holds, const std::string& text) {
 }
 
 asyncio::coro<double> answer(double latency) {
-    asyncio::current_task().set_name(figure(latency) + " s"); // for the timeline
+    asyncio::current_task().set_name(num(latency) + " s"); // for the timeline
     co_await asyncio::sleep(asyncio::duration::seconds(latency)); // stands for a request
-    say("the answer after " + figure(latency) + " s is here");
+    say("the answer after " + num(latency) + " s is here");
     co_return latency;
 }
 
@@ -49,7 +45,7 @@ asyncio::coro<int> async_main(std::string trace_file) {
     const double took = seconds();
     const double longest = *std::max_element(latencies.begin(), latencies.end());
     const double sum = std::accumulate(latencies.begin(), latencies.end(), 0.0);
-    say("longest " + figure(longest) + " s, sum " + figure(sum) + " s");
+    say("longest " + num(longest) + " s, sum " + num(sum) + " s");
     trace.print_timeline(std::cout);
     if (!trace_file.empty()) {
         std::ofstream file(trace_file);
@@ -58,7 +54,7 @@ asyncio::coro<int> async_main(std::string trace_file) {
     }
 
     claim(took >= longest && took < (longest + sum) / 2,
-          figure(took) + " s in all: about 2.5 s, not 7.5 s");
+          num(took) + " s in all: about 2.5 s, not 7.5 s");
     co_return broken == 0 ? 0 : 1;
 }
 

@@ -13,7 +13,7 @@
 using namespace std::chrono_literals;
 
 // A coroutine is a function that can pause: one with co_await, co_return or co_yield in it.
-// Calling it only creates it; nothing runs until somebody awaits it. It takes `name` by value,
+// Calling it only creates it; nothing runs until somebody awaits it. This one takes `name` by value
 // and so has a string of its own, whatever becomes of the caller's while it pauses.
 asyncio::coro<std::string> greet(std::string name) {
     co_await asyncio::sleep(10ms); // other tasks may run during this pause

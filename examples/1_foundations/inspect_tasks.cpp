@@ -53,6 +53,7 @@ asyncio::coro<> watch() {
     say("two and a half seconds later:");
     seen_by_watcher = states();
 
+    // any_task: a handle like task<int>, of a task that returns whatever it likes.
     for (const asyncio::any_task& task : asyncio::all_tasks()) unfinished += " " + task.get_name();
     say("unfinished:" + unfinished);
     say("where E waits, and who waits for E:");
@@ -114,7 +115,7 @@ int main(int argc, char** argv) {
 //   awaited by
 //     * task 'Task-1'
 //       awaits in
-//       | async_main, examples/1_foundations/inspect_tasks.cpp:72
+//       | async_main, examples/1_foundations/inspect_tasks.cpp:73
 //  5.00 s  at the end:
 //  5.00 s  A done, B done, C done, D done, E done
 // holds:  what is scheduled is pending

@@ -16,16 +16,13 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 namespace fs = std::filesystem;
 
 double seconds() { return asyncio::elapsed().total_seconds(); }
 void say(const std::string& text) { std::printf("%5.2f s  %s\n", seconds(), text.c_str()); }
-std::string figure(double value) { // with two decimals
-    char text[32];
-    std::snprintf(text, sizeof text, "%.2f", value);
-    return text;
-}
+std::string num(double v) { return std::to_string(v).substr(0, std::to_string(v).size() - 4); }
 
 int broken = 0; // claims that did not hold; with one, the program ends with 1
 void claim(bool holds, const std::string& text) {
@@ -64,14 +61,14 @@ asyncio::coro<int> async_main() {
     std::vector<std::string> one_by_one;
     for (const std::string& file : notes.files) one_by_one.push_back(co_await read(file));
     const int most_in_turn = std::exchange(most, 0);
-    say("one by one: " + figure(1000 * (seconds() - began)) + " ms, " +
+    say("one by one: " + num(1000 * (seconds() - began)) + " ms, " +
         std::to_string(most_in_turn) + " read at a time");
 
     began = seconds();
     std::vector<asyncio::coro<std::string>> reads;
     for (const std::string& file : notes.files) reads.push_back(read(file));
     const std::vector<std::string> at_once = co_await asyncio::gather(std::move(reads));
-    say("at once: " + figure(1000 * (seconds() - began)) + " ms, up to " + std::to_string(most) +
+    say("at once: " + num(1000 * (seconds() - began)) + " ms, up to " + std::to_string(most) +
         " reads at a time");
     say("the last note: " + at_once.back());
 
