@@ -122,7 +122,7 @@ asyncio::coro<answer> ask(vector<service*> sources, string question, std::size_t
     for (const service* s : sources)
         fetches.push_back(asyncio::create_task(fetch(*s, question), {.name = s->name}));
     answer out;
-    auto finished = asyncio::as_completed(fetches);
+    auto finished = asyncio::as_completed(fetches); // next() gives them in the order of their ends
     while (out.parts.size() < enough) {
         const auto next = co_await finished.next();
         if (!next) break; // there are no more

@@ -148,7 +148,7 @@ struct part { // what becomes of one source; in the end an empty error means tha
 struct agent {
     const bool quick;
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-    asyncio::isolated_executor one{1}, all{cores};
+    asyncio::process_pool_executor one{1}, all{cores}; // workers
     vector<service> services = {
         {"weather", "Rain until noon. Then it is sunny and warm. Wind from the west at night.", 2s},
         {"news", "The marathon starts at ten. Museum entry is free today. Trains are late.", 1.5s},
@@ -181,7 +181,7 @@ struct answer {
     }
 };
 
-asyncio::coro<> fetch(agent& a, part& p) {
+asyncio::coro<> fetch(agent& a, part& p) { // both live longer than all who work on them
     p.asked = now();
     try {
         auto exchange = post(p.source.port, p.question);
@@ -192,14 +192,14 @@ asyncio::coro<> fetch(agent& a, part& p) {
 }
 
 // Hands all pieces over at once; whichever worker is idle takes the next.
-asyncio::coro<> infer(agent& a, asyncio::isolated_executor& pool, part& p, int pieces) {
+asyncio::coro<> infer(agent& a, asyncio::executor& pool, part& p, int pieces) {
     if (p.text.empty()) co_return; // the fetch failed
     const double letters = static_cast<double>(p.question.size() + p.text.size());
     const int rounds = static_cast<int>(a.piece_letters / letters) + 1;
     vector<asyncio::future<ranking>> running;
     for (int i = 0; i < pieces; ++i) {
         const piece job{p.question, p.text, i * rounds, rounds};
-        running.push_back(asyncio::run_in_executor(&pool, &infer_piece, job));
+        running.push_back(asyncio::run_in_executor(pool, infer_piece, job));
     }
     try {
         for (const ranking& r : co_await asyncio::gather(std::move(running))) p.work += r;
@@ -261,7 +261,7 @@ asyncio::coro<> answer_client(agent& a, asyncio::semaphore& slots, asyncio::stre
         const string target = request.first_line.substr(0, request.first_line.rfind(' '));
         const bool asks = target.starts_with("GET /ask?q=") && target.size() > 11;
         string status = "404 Not Found", body = "{\"error\": \"use GET /ask?q=QUESTION\"}\n";
-        if (asks && slots.locked() && !a.quick) {
+        if (asks && slots.locked() && !a.quick) { // no slot is free
             status = "503 Service Unavailable\r\nRetry-After: 5";
             body = "{\"error\": \"too many questions at once\"}\n";
         } else if (asks) {
@@ -279,9 +279,9 @@ asyncio::coro<int> serve(agent& a, int port) {
     const auto on_client = std::bind_front(answer_client, std::ref(a), std::ref(slots));
     auto server = co_await asyncio::start_server(on_client, "127.0.0.1", port);
     std::cout << "listening on http://127.0.0.1:" << server.port() << "/ask?q=..." << std::endl;
-    co_await asyncio::wait_signal(SIGTERM, SIGINT);
-    server.close();
-    co_await server.wait_closed();
+    co_await asyncio::wait_signal(SIGTERM, SIGINT); // the second one is Ctrl-C
+    server.close(); // no new questions
+    co_await server.wait_closed(); // and those that are here get their answers
     co_return 0;
 }
 

@@ -84,7 +84,7 @@ const string tool_list = R"([{"type":"function","function":{"name":"primes","des
 {"type":"function","function":{"name":"repeat","description":"Repeats a text","parameters":{"type":
 "object","properties":{"text":{"type":"string"},"times":{"type":"number"}}}}}])";
 struct tool_call { string name, arguments, result = ""; };
-asyncio::coro<> run_tool(asyncio::isolated_executor& pool, tool_call& call) {
+asyncio::coro<> run_tool(asyncio::executor& pool, tool_call& call) {
     try { // at() throws for a tool that is not there
         call.result = co_await asyncio::run_in_executor(pool, tools.at(call.name), call.arguments);
     } catch (const asyncio::timeout_error&) { call.result = "error: it took too long";
@@ -151,7 +151,7 @@ asyncio::coro<reply> chat(model& m, string messages) {
         }
     }
 }
-asyncio::coro<reply> converse(model& m, asyncio::isolated_executor& pool, string question) {
+asyncio::coro<reply> converse(model& m, asyncio::executor& pool, string question) {
     string messages = "{\"role\":\"user\",\"content\":" + quoted(question) + "}";
     reply all; // calls, and the last text
     for (int round = 0; round < 5; ++round) {
@@ -208,7 +208,8 @@ asyncio::coro<> play(model& m, std::chrono::milliseconds gap, asyncio::stream_re
     } catch (const std::exception&) {} // the client is gone
 }
 asyncio::coro<int> async_main(model& m, string question, bool quick) {
-    asyncio::isolated_executor pool(2, {.memory_limit = 64U << 20, .job_timeout = quick ? 1s : 2s});
+    asyncio::process_pool_executor pool(
+        2, {.memory_limit = 64U << 20, .job_timeout = quick ? 1s : 2s});
     const auto on_client = std::bind_front(play, std::ref(m), quick ? 5ms : 100ms);
     asyncio::server server = co_await asyncio::start_server(on_client, "127.0.0.1", 0);
     const bool real = m.port != 0;
