@@ -11653,7 +11653,7 @@ auto map_stream_of(Range&& range, F&& fn, map_options options) {
 /// Lifetime: the range outlives the generator, unless it is moved in.
 ///
 /// Cancellation, of a next(): as a failure. Leaving early, too, cancels the calls;
-/// aclose() waits for them.
+/// aclose() waits for them, but not without exceptions, where it just ends the generator.
 template <class Range, class F>
     requires(!std::same_as<std::remove_cvref_t<Range>, return_exceptions_t>)
 auto map_stream(Range&& range, F&& fn, map_options options = {}) {
