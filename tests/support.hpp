@@ -85,6 +85,22 @@ using asyncio::detail::catching;
 using asyncio::detail::exception_cast;
 using asyncio::detail::fail_with;
 
+/// What run() throws; null when it returns. Without exceptions it is what ends the program there.
+template <class A>
+asyncio::exception_ptr thrown_by_run(A main, asyncio::run_options options = {}) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    asyncio::runner owner(options);
+    return owner.run_catching(std::move(main)).error;
+#else
+    try {
+        static_cast<void>(asyncio::run(std::move(main), options));
+    } catch (...) {
+        return std::current_exception();
+    }
+    return nullptr;
+#endif
+}
+
 /// Takes what is written to descriptor 2 until taken() or the destructor, and keeps it away
 /// from the terminal.
 ///
