@@ -1951,8 +1951,10 @@ ASYNC_TEST_CASE("a large result leaves nothing behind, whoever has heard it") {
     CHECK(goes());
 }
 
-// Each in a process of its own, which takes all descriptors that it may have.
-TEST_CASE("out of descriptors, a large result names the limit and costs only its own job") {
+// Each in a process of its own, which takes all descriptors that it may have; sanitizers need some
+// to look at types.
+TEST_CASE("out of descriptors, a large result names the limit and costs only its own job" *
+          doctest::skip(support::sanitized)) {
     static constexpr std::size_t size = 1'000'000;
     struct no_descriptors {
         no_descriptors() {
