@@ -5399,7 +5399,12 @@ template <class A>
 await_result_t<A> runner::run(A&& main) {
     using T = await_result_t<A>;
     detail::caught<T> got = run_catching(std::forward<A>(main));
-    if (got.error) detail::rethrow(std::move(got.error));
+    if (got.error) {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        close(); // nobody closes it after the error has ended the program
+#endif
+        detail::rethrow(std::move(got.error));
+    }
     if constexpr (std::is_reference_v<T>) return static_cast<T>(**got.value);
     else if constexpr (!std::is_void_v<T>) return std::move(*got.value);
 }

@@ -1656,6 +1656,21 @@ TEST_CASE("run() without anybody who wants the outcome is fatal, too, with the e
     CHECK(r.err.starts_with("fatal: std::system_error: nobody asked: "));
 }
 
+TEST_CASE("run() that fails ends the tasks that main left, and then the program") {
+    const support::child_result r = ends_fatally([]() -> asyncio::coro<> {
+        auto left = []() -> asyncio::coro<> {
+            const struct says {
+                ~says() { std::fputs("ended\n", stderr); }
+            } at_end;
+            co_await asyncio::sleep(1h);
+        };
+        asyncio::create_task(left());
+        co_await fails_after(1ms, "main");
+    });
+    CHECK(r.signal_number == SIGABRT);
+    CHECK(r.err.starts_with("ended\nfatal: std::system_error: main: "));
+}
+
 TEST_CASE("run_per_core() whose member fails ends the others, and then the program") {
     const support::child_result r = support::in_child([] {
         static std::latch all_run(3);
