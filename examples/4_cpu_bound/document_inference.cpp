@@ -107,7 +107,7 @@ asyncio::coro<int> async_main(bool quick) {
 
     const std::string name = "topic." + std::to_string(std::random_device()()) + '.';
     const std::string file = (std::filesystem::temp_directory_path() / name).string();
-    // Its captures are in the lambda, not in the coroutines: it stays here until they have ended.
+    // The captures are in the lambda, not in its coroutines: it stays until the group has ended.
     const auto handle = [&](unsigned id) -> asyncio::coro<> {
         asyncio::current_task().set_name("document " + std::to_string(id)); // for the timeline
         std::string json = co_await pass(stages[0], fetch(id, quick ? 20ms : 100ms));
@@ -117,9 +117,10 @@ asyncio::coro<int> async_main(bool quick) {
     };
     asyncio::tracer trace(asyncio::get_running_loop());
     const double began = seconds();
-    std::vector<asyncio::coro<>> documents;
-    for (unsigned id = 0; id < 10; ++id) documents.push_back(handle(id));
-    co_await asyncio::gather(std::move(documents));
+    const auto all_documents = [&](asyncio::task_group& group) {
+        for (unsigned id = 0; id < 10; ++id) group.create_task(handle(id));
+    };
+    co_await asyncio::with(asyncio::task_group(), all_documents);
     const double took = seconds() - began;
     trace.print_timeline(std::cout);
 

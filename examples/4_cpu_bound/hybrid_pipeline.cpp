@@ -108,10 +108,11 @@ asyncio::coro<int> async_main(bool quick) {
 
         asyncio::tracer trace(asyncio::get_running_loop());
         began = seconds();
-        std::vector<asyncio::coro<>> running;
-        for (const source& s : sources)
-            running.push_back(handle(pool, s, samples, reports[s.name]));
-        co_await asyncio::gather(std::move(running));
+        const auto all_sources = [&](asyncio::task_group& group) {
+            for (const source& s : sources)
+                group.create_task(handle(pool, s, samples, reports[s.name]));
+        };
+        co_await asyncio::with(asyncio::task_group(), all_sources); // they use what is ours
         total = std::min(total, seconds() - began);
         if (round == 1) trace.print_timeline(std::cout);
         good = 1.1 * total <= fetching + processing;

@@ -83,10 +83,13 @@ asyncio::coro<int> async_main(bool quick, std::string trace_file) {
 
     asyncio::tracer trace(asyncio::get_running_loop());
     std::vector<asyncio::task<std::uint64_t>> tasks;
-    for (int item = 0; item < items; ++item)
-        tasks.push_back(asyncio::create_task(fetch_and_process(b, item),
-                                             {.name = "item " + std::to_string(item)}));
-    const std::vector<std::uint64_t> results = co_await asyncio::gather(std::move(tasks));
+    const auto all_items = [&](asyncio::task_group& group) {
+        for (int item = 0; item < items; ++item)
+            tasks.push_back(group.create_task(fetch_and_process(b, item),
+                                              {.name = "item " + std::to_string(item)}));
+    };
+    // They use the semaphores in `b`; if one fails, the group ends the others before `b` goes.
+    co_await asyncio::with(asyncio::task_group(), all_items);
     trace.print_timeline(std::cout);
     if (!trace_file.empty()) {
         std::ofstream file(trace_file);
@@ -94,7 +97,7 @@ asyncio::coro<int> async_main(bool quick, std::string trace_file) {
         if (!file.flush()) throw std::runtime_error("cannot write the trace to " + trace_file);
     }
 
-    claim(b.done == items && results[7] == process(7, b.rounds),
+    claim(b.done == items && tasks[7].result() == process(7, b.rounds),
           std::to_string(b.done) + " results (20), and the one of item 7 is right");
     claim(b.fetching.most == 5, std::to_string(b.fetching.most) + " fetches at once (5)");
     claim(b.processing.most == 3, std::to_string(b.processing.most) + " processed at once (3)");

@@ -123,7 +123,6 @@ struct step { // of one source; seconds since the question
     const step* before = nullptr; // whose inference freed the worker, if this one waited for it
 };
 double cpu = 0, wall = 0; // of all inferences, in seconds
-
 class agent {
 public:
     agent(asyncio::executor& pool, int workers) : pool_(pool), free_(workers) {}
@@ -197,10 +196,11 @@ asyncio::coro<int> async_main(bool quick, string trace_file) {
             asyncio::tracer trace(asyncio::get_running_loop());
             const double began = seconds();
             vector<step> steps(static_cast<std::size_t>(sources));
-            vector<asyncio::coro<>> asking;
-            for (std::size_t i = 0; i < steps.size(); ++i)
-                asking.push_back(a.ask(services[i], inference * unit, steps[i], began));
-            co_await asyncio::gather(std::move(asking));
+            const auto all_sources = [&](asyncio::task_group& group) {
+                for (std::size_t i = 0; i < steps.size(); ++i)
+                    group.create_task(a.ask(services[i], inference * unit, steps[i], began));
+            };
+            co_await asyncio::with(asyncio::task_group(), all_sources); // they write into `steps`
             const path critical = critical_path(a.last());
             const double total = totals[sources][inference] = seconds() - began;
             explained = std::min(explained, (critical.fetching + critical.computing) / total);

@@ -52,9 +52,12 @@ asyncio::coro<std::vector<state>> scan(std::string host, std::vector<int> ports,
     const std::vector<asyncio::address> found = co_await asyncio::getaddrinfo(host);
     asyncio::semaphore slots(at_once);
     std::vector<asyncio::task<state>> probes;
-    for (const int port : ports)
-        probes.push_back(asyncio::create_task(probe(slots, found.front().host(), port, limit)));
-    std::vector<state> states = co_await asyncio::gather(probes);
+    co_await asyncio::with(asyncio::task_group(), [&](asyncio::task_group& group) {
+        for (const int port : ports)
+            probes.push_back(group.create_task(probe(slots, found.front().host(), port, limit)));
+    }); // whatever happens, they have ended before the slots go, which they use
+    std::vector<state> states;
+    for (const asyncio::task<state>& probed : probes) states.push_back(probed.result());
     say(std::to_string(ports.size()) + " ports of " + host + ": " +
         std::to_string(std::count(states.begin(), states.end(), state::open)) + " are open, " +
         std::to_string(std::count(states.begin(), states.end(), state::refused)) + " closed");
