@@ -30,6 +30,7 @@ struct message { // a request or a response; one exchange per connection
     string first_line, body;
 };
 
+// readuntil() and readexactly() throw incomplete_read_error when the connection ends too early.
 // Who is awaited at once may take references, as here: the caller keeps the reader meanwhile.
 asyncio::coro<message> receive(asyncio::stream_reader& reader) {
     const string head = co_await reader.readuntil("\r\n\r\n"), name = "\r\nContent-Length: ";
