@@ -11569,16 +11569,6 @@ coro<> end_calls(stream_calls<R>& calls) {
     if (cancelled) co_await fail_with(std::move(cancelled));
 }
 
-#if defined(ASYNCIO_NO_EXCEPTIONS)
-
-// A plain function throws nothing.
-template <bool, class R, class F, class Item>
-task<R> start_call(F& fn, Item&& item) {
-    return create_task(fn(std::forward<Item>(item)));
-}
-
-#else
-
 // The call of a plain function that threw, where that is an outcome.
 template <class R>
 coro<R> failed_call(exception_ptr error) {
@@ -11598,8 +11588,6 @@ task<R> start_call(F& fn, Item&& item) {
         return create_task(fn(std::forward<Item>(item)));
     }
 }
-
-#endif
 
 template <bool Outcomes, class Range, class F, class R>
 async_generator<gathered<Outcomes, R>> run_map_stream(Range range, F fn, map_options options) {
