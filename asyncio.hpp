@@ -11589,17 +11589,27 @@ task<R> start_call(F& fn, Item&& item) {
     }
 }
 
+// What the calls refer to. Each holds it, since they may end after the stream.
+template <class Range, class F>
+struct stream_source {
+    Range range;
+    F fn;
+};
+
 template <bool Outcomes, class Range, class F, class R>
 async_generator<gathered<Outcomes, R>> run_map_stream(Range range, F fn, map_options options) {
     const std::size_t limit = options.limit.value_or(16);
+    const std::shared_ptr<stream_source<Range, F>> source(
+        new stream_source<Range, F>{std::forward<Range>(range), std::move(fn)});
     stream_calls<R> calls;
-    auto place = std::begin(range);
-    const auto end = std::end(range);
+    auto place = std::begin(source->range);
+    const auto end = std::end(source->range);
     exception_ptr failure;
     while (!failure) {
         failure = thrown_by([&] {
             while (calls.tasks.size() < limit && place != end) {
-                calls.tasks.push_back(start_call<Outcomes, R>(fn, *place));
+                calls.tasks.push_back(start_call<Outcomes, R>(source->fn, *place));
+                calls.tasks.back().add_done_callback([source](const task<R>&) {});
                 ++place;
             }
         });

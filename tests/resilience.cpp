@@ -879,6 +879,34 @@ ASYNC_TEST_CASE("with return_exceptions what a plain function throws is an outco
 }
 #endif
 
+ASYNC_TEST_CASE("a stream's function and its range live until the calls have ended") {
+    struct {
+        std::weak_ptr<int> function, item;
+        bool ended = false, lived = false;
+    } seen;
+    {
+        auto call = [kept = std::make_shared<int>(0),
+                     &seen](const std::shared_ptr<int>& item) -> asyncio::coro<> {
+            if (*item == 1) co_return;
+            seen.function = kept;
+            seen.item = item;
+            co_await support::catching(asyncio::sleep(1h));
+            co_await asyncio::sleep(1s); // cleans up
+            seen.lived = !seen.function.expired() && !seen.item.expired();
+            seen.ended = true;
+        };
+        std::vector<std::shared_ptr<int>> items{std::make_shared<int>(1), std::make_shared<int>(2)};
+        auto stream = asyncio::map_stream(std::move(items), std::move(call));
+        const auto first = co_await stream.next();
+        CHECK(first.has_value());
+    }
+    co_await asyncio::sleep(2s);
+    CHECK(seen.ended);
+    CHECK(seen.lived);
+    CHECK(seen.function.expired());
+    CHECK(seen.item.expired());
+}
+
 ASYNC_TEST_CASE("a cancelled next(), aclose() and the generator's end cancel a stream's calls") {
     int ended = 0;
     auto call = [&](int) -> asyncio::coro<> {
