@@ -976,6 +976,7 @@ asyncio::coro<int> throws_at_depth(int depth, log_of_words& log) {
     if (depth == 0) {
         co_await asyncio::sleep(0s);
         THROW(std::out_of_range("from the bottom"));
+        co_return 0;
     }
     const int value = co_await throws_at_depth(depth - 1, log);
     co_return value;
