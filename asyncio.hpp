@@ -2484,7 +2484,7 @@ struct loop_core {
     static constexpr std::int64_t no_frame = INT64_MIN;
     std::int64_t frame_began = no_frame;
 #if defined(ASYNCIO_NO_EXCEPTIONS)
-    exception_ptr interrupt; // that ends the run
+    exception_ptr* interrupt = nullptr; // where the run wants one; null: it ends the program
 #endif
     bool ask_soon = false;         // the next turn looks at timers and the system
 
@@ -16817,7 +16817,8 @@ namespace detail {
 // Ends the run with an interrupt: what run_forever() throws.
 static void leave_loop_with(loop_core& core, exception_ptr interrupt) {
 #if defined(ASYNCIO_NO_EXCEPTIONS)
-    core.interrupt = std::move(interrupt);
+    if (!core.interrupt) rethrow(std::move(interrupt));
+    *core.interrupt = std::move(interrupt);
     core.loop->stop();
 #else
     static_cast<void>(core);
@@ -17562,9 +17563,13 @@ exception_ptr event_loop::run_until_done(detail::state_base& main) {
     const std::uint64_t id = watched.add_done_callback([this, run = ++runs_] {
         if (run == runs_) stop();
     });
-    exception_ptr error = detail::thrown_by([this] { run_forever(); });
 #if defined(ASYNCIO_NO_EXCEPTIONS)
-    error = std::exchange(core_->interrupt, nullptr);
+    exception_ptr error;
+    core_->interrupt = &error;
+    run_forever();
+    core_->interrupt = nullptr;
+#else
+    exception_ptr error = detail::thrown_by([this] { run_forever(); });
 #endif
     if (error) ++runs_;
     watched.remove_done_callback(id);

@@ -3,6 +3,7 @@
 // stage `no_exceptions` of .ci/run builds in this mode as well.
 #include "support.hpp"
 
+#include <cmath>
 #include <csignal>
 #include <latch>
 #include <optional>
@@ -1646,6 +1647,147 @@ TEST_CASE("ASYNCIO_FATAL gets the sentence of what nobody can report") {
     });
     CHECK(pending.signal_number == SIGABRT);
     CHECK(pending.err.starts_with("fatal: asyncio::future: the result is not there yet"));
+}
+
+TEST_CASE("so does what a future, a task or a coroutine refuses at once elsewhere") {
+    struct refused {
+        asyncio::coro<> (*body)();
+        const char* sentence;
+    };
+    const refused all[] = {
+        {[]() -> asyncio::coro<> {
+             const auto f = asyncio::create_future<int>();
+             f.set_exception(std::runtime_error("the future's own"));
+             static_cast<void>(f.result());
+             co_return;
+         },
+         "std::runtime_error: the future's own"},
+        {[]() -> asyncio::coro<> {
+             const auto f = asyncio::create_future<int>();
+             f.cancel();
+             static_cast<void>(f.exception());
+             co_return;
+         },
+         "asyncio::cancelled_error"},
+        {[]() -> asyncio::coro<> {
+             const auto f = asyncio::create_future<int>();
+             f.set_result(1);
+             f.set_result(2);
+             co_return;
+         },
+         "asyncio::future: it is done already"},
+        {[]() -> asyncio::coro<> {
+             asyncio::create_future<int>().set_exception(asyncio::exception_ptr());
+             co_return;
+         },
+         "asyncio::future::set_exception: there is no exception"},
+        {[]() -> asyncio::coro<> {
+             const asyncio::future<int> made = asyncio::create_task(gives(1));
+             made.set_result(2);
+             co_return;
+         },
+         "asyncio::future: the result of a task"},
+        {[]() -> asyncio::coro<> {
+             auto f = asyncio::create_future<std::unique_ptr<int>>();
+             f.set_result(std::make_unique<int>(1));
+             const auto other = f;
+             static_cast<void>(std::move(f).result());
+             co_return;
+         },
+         "asyncio::future: the value cannot be copied"},
+        {[]() -> asyncio::coro<> {
+             static_cast<void>(asyncio::future<int>().done());
+             co_return;
+         },
+         "asyncio::future: the handle is empty"},
+        {[]() -> asyncio::coro<> {
+             const asyncio::task<> none;
+             co_await none;
+         },
+         "asyncio::future: an empty handle cannot be awaited"},
+        {[]() -> asyncio::coro<> {
+             static asyncio::task<> self;
+             self = asyncio::create_task([]() -> asyncio::coro<> { co_await self; });
+             co_await self;
+         },
+         "asyncio::task: it awaits itself"},
+        {[]() -> asyncio::coro<> {
+             asyncio::event_loop other;
+             co_await other.create_future<int>();
+         },
+         "asyncio::future: it belongs to another loop"},
+        {[]() -> asyncio::coro<> {
+             asyncio::future<int> late;
+             {
+                 asyncio::event_loop other;
+                 late = other.create_future<int>();
+             }
+             co_await late;
+         },
+         "asyncio::future: its loop is closed"},
+        {[]() -> asyncio::coro<> {
+             auto once = gives(1);
+             static_cast<void>(co_await std::move(once));
+             static_cast<void>(co_await std::move(once));
+         },
+         "asyncio::coro: awaited twice"},
+        {[]() -> asyncio::coro<> {
+             co_await asyncio::sleep(asyncio::duration::seconds(std::nan("")));
+         },
+         "asyncio::duration: the span is not a number"},
+        {[]() -> asyncio::coro<> {
+             const asyncio::context_var<int> var("var");
+             static_cast<void>(var.get());
+             co_return;
+         },
+         "asyncio::context_var: 'var' has no value here"},
+    };
+    for (const refused& what : all) {
+        const support::child_result r = ends_fatally(what.body);
+        CAPTURE(what.sentence);
+        CAPTURE(r.err);
+        CHECK(r.signal_number == SIGABRT);
+        CHECK(r.err.starts_with("fatal: " + std::string(what.sentence)));
+    }
+    const support::child_result outside = support::in_child([] {
+        static_cast<void>(asyncio::create_future<int>());
+        return 0;
+    });
+    CHECK(outside.signal_number == SIGABRT);
+    CHECK(outside.err.starts_with("fatal: asyncio::get_running_loop: no running event loop"));
+}
+
+TEST_CASE("an interrupt ends the run of who cannot be told otherwise, and the program") {
+    const support::child_result r = support::in_child([] {
+        asyncio::event_loop loop;
+        const auto interrupting = []() -> asyncio::coro<> {
+            static_cast<void>(co_await support::catching(asyncio::sleep(1h)));
+            THROW(asyncio::keyboard_interrupt("instead"));
+        };
+        const auto t = loop.create_task(interrupting);
+        const auto other = loop.create_task(waits("other"));
+        loop.call_soon([&] { t.cancel(); });
+        loop.run_until_complete(other);
+        return 0;
+    });
+    CHECK(r.signal_number == SIGABRT);
+    CHECK(r.err == "fatal: asyncio::keyboard_interrupt: instead\n");
+}
+
+TEST_CASE("an interrupt of run_forever() ends the program, not a later run of the loop") {
+    const support::child_result r = support::in_child([] {
+        asyncio::event_loop loop;
+        const auto f = loop.create_future<void>();
+        const auto waits = [](asyncio::future<void> awaited) -> asyncio::coro<> {
+            co_await awaited;
+        };
+        const auto t = loop.create_task(waits(f));
+        loop.call_soon([&] { f.set_exception(asyncio::keyboard_interrupt("stop")); });
+        loop.run_forever();
+        return 0;
+    });
+    CHECK(r.signal_number == SIGABRT);
+    CHECK(r.err == "fatal: asyncio::keyboard_interrupt: stop\n");
 }
 
 TEST_CASE("run() without anybody who wants the outcome is fatal, too, with the error's text") {
