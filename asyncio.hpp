@@ -20224,14 +20224,15 @@ frame_reader::outcome frame_reader::receive(int socket, int flags) noexcept {
     const owned_fd memory = attached_descriptor(message);
     const std::size_t got = static_cast<std::size_t>(size);
     frame_header header;
-    // The system drops the descriptor of a message that it cannot give a number here.
-    if ((message.msg_flags & MSG_CTRUNC) != 0) lack_ = EMFILE;
-    if (got < sizeof header || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)
-        return outcome::broken;
+    if (got < sizeof header || (message.msg_flags & MSG_TRUNC) != 0) return outcome::broken;
     std::memcpy(&header, buffer_.get(), sizeof header);
     if (header.magic != frame_header::right_magic ||
         header.version != frame_header::right_version)
         return outcome::broken;
+    if ((message.msg_flags & MSG_CTRUNC) != 0) {
+        lack_ = EMFILE; // the system drops a descriptor that it cannot give a number here
+        return outcome::broken;
+    }
     kind_ = header.kind;
     if (memory) return map(memory, header.size) ? outcome::frame : outcome::broken;
     if (header.size != got - sizeof header) return outcome::broken;
