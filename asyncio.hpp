@@ -2485,6 +2485,7 @@ struct loop_core {
     std::int64_t frame_began = no_frame;
 #if defined(ASYNCIO_NO_EXCEPTIONS)
     exception_ptr* interrupt = nullptr; // where the run wants one; null: it ends the program
+    task_base* refused = nullptr; // stands for those tasks whose state gets no memory
 #endif
     bool ask_soon = false;         // the next turn looks at timers and the system
 
@@ -3648,6 +3649,9 @@ template <class T>
 struct task_state final : value_state<T, task_base> {
     explicit task_state(loop_core& owner) noexcept : value_state<T, task_base>(owner) {}
     void finish() override;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    static void* operator new(std::size_t size) noexcept { return frame_alloc_if_possible(size); }
+#endif
 };
 
 template <class T>
@@ -4477,7 +4481,7 @@ public:
         return *this;
     }
     ~async_generator() {
-        if (handle_) handle_.destroy();
+        if (has_frame()) handle_.destroy();
     }
 
     /// Runs it up to its next value; gives nothing once it has ended.
@@ -4507,9 +4511,15 @@ private:
     promise_type& promise() const noexcept {
         return std::coroutine_handle<promise_type>::from_address(handle_.address()).promise();
     }
+    bool has_frame() const noexcept {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        if (detail::is_no_frame(handle_)) return false;
+#endif
+        return static_cast<bool>(handle_);
+    }
     // Tells the frame who holds it.
     void settle() noexcept {
-        if (handle_) promise().holder = this;
+        if (has_frame()) promise().holder = this;
     }
 
     std::coroutine_handle<> handle_;
@@ -4533,6 +4543,15 @@ public:
         const auto handle = std::coroutine_handle<promise_type>::from_promise(*this);
         return async_generator(handle);
     }
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    static async_generator get_return_object_on_allocation_failure() noexcept {
+        return async_generator(
+            std::coroutine_handle<promise_type>::from_address(detail::no_frame()));
+    }
+    static void* operator new(std::size_t size) noexcept {
+        return detail::frame_alloc_if_possible(size);
+    }
+#endif
     std::suspend_always initial_suspend() const noexcept { return {}; }
     auto final_suspend() noexcept { return stopped(*this); }
     auto yield_value(T item) {
@@ -4594,7 +4613,7 @@ public:
         : generator_(&generator), close_(close) {}
 
     bool await_ready() const {
-        if (!generator_->handle_ || generator_->handle_.done()) return true;
+        if (!generator_->has_frame() || generator_->handle_.done()) return true;
         if (generator_->promise().running)
             detail::throw_runtime_error("asyncio::async_generator: a next() is waiting already; "
                                         "await one after the other");
@@ -4620,6 +4639,14 @@ public:
         return detail::start_child(waiter.promise(), child, generator_->handle_,
                                    [&child] { return !child.running; });
     }
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    exception_ptr failure() noexcept {
+        // There was no memory for it: the first next() says so, and the others give nothing.
+        if (!detail::is_no_frame(generator_->handle_)) return nullptr;
+        detail::take(generator_->handle_);
+        return close_ ? nullptr : detail::no_memory_error();
+    }
+#endif
     std::optional<T> await_resume() {
         if (!generator_->handle_) return std::nullopt;
         promise_type& child = generator_->promise();
@@ -5096,11 +5123,21 @@ inline constexpr bool is_future<future<T>> = true;
 
 ASYNCIO_API void require_open_for_tasks(loop_core& core);
 
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+// A task that has failed with std::bad_alloc and takes no memory: the same one each time,
+// made with the loop.
+ASYNCIO_API ref_ptr<state_base> refuse_task(loop_core& core) noexcept;
+void prepare_refusal(loop_core& core);
+#endif
+
 template <class T>
 task<T> spawn(loop_core& core, coro<T> work, const task_options& options,
               scope_state* scope = nullptr) {
     require_open_for_tasks(core);
     ref_ptr<state_base> state(new task_state<T>(core));
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (!state) [[unlikely]] return task<T>(refuse_task(core));
+#endif
     auto& created = static_cast<task_state<T>&>(*state);
 #if defined(ASYNCIO_NO_EXCEPTIONS)
     if (work.lacks_memory()) [[unlikely]] {
@@ -5957,6 +5994,10 @@ public:
     template <awaitable A>
     auto create_task(A&& work, const task_options& options = {}) {
         place here(*this); // first: a task that gets none shall not run
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+        using made = decltype(detail::spawn_any(*core_, std::forward<A>(work), options));
+        if (!here) [[unlikely]] return made(refuse_child());
+#endif
         auto created = detail::spawn_any(*core_, std::forward<A>(work), options);
         here.take(created.state());
         return created;
@@ -5988,17 +6029,24 @@ private:
         place(const place&) = delete;
         place& operator=(const place&) = delete;
         ~place();
+        // False: there was no memory for it, where nothing throws.
+        explicit operator bool() const noexcept { return child_ != nullptr; }
         void take(detail::state_base& task) noexcept;
 
     private:
-        child* child_;
+        child* child_ = nullptr;
     };
 
     void require_open() const;
     coro<bool> aexit();
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    // Ends the group for want of memory.
+    detail::ref_ptr<detail::state_base> refuse_child() noexcept;
+#endif
     void abort() noexcept;
     void cancel_parent();
     void on_child_done(child& c) noexcept;
+    void end_after_failure() noexcept;
 
     detail::ref_ptr<detail::loop_core> core_;
     any_task parent_;
@@ -6009,6 +6057,9 @@ private:
     std::optional<coro<bool>> ending_;
     exception_ptr body_error_;
     exception_ptr interrupt_;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    bool child_refused_ = false;
+#endif
     bool entered_ = false;
     bool exiting_ = false;
     bool finished_ = false;
@@ -15382,7 +15433,8 @@ void* frame_alloc_slow(std::size_t size) {
     void* const memory = new_frame(size);
 #if defined(ASYNCIO_NO_EXCEPTIONS)
     if (!memory)
-        fatal("asyncio: no memory for a task; give ASYNCIO_ALLOC more, or start fewer at a time");
+        fatal("asyncio: no memory for a timer, a callback or a future; give ASYNCIO_ALLOC more, or "
+              "start fewer tasks at a time");
 #else
     if (!memory) throw std::bad_alloc();
 #endif
@@ -16124,6 +16176,9 @@ event_loop::event_loop(detail::implementation_present, const run_options& option
     shuffle_state_ = options.shuffle_seed;
     attentive_ = core_->debug || shuffle_state_;
     backend_ = new detail::backend_state(*core_);
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    detail::prepare_refusal(*core_);
+#endif
 }
 
 event_loop::~event_loop() {
@@ -16155,6 +16210,9 @@ void event_loop::close() {
     }
     drop_queues();
     core_->closed = core_->apart = true;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    detail::take(core_->refused)->release();
+#endif
 #if !defined(ASYNCIO_NO_THREADS)
     // Waits for its jobs. One that waits for the loop has been told by now.
     default_executor.reset();
@@ -16984,6 +17042,29 @@ void fresh_tasks::take_back() noexcept {
 void require_open_for_tasks(loop_core& core) {
     core.require_open("asyncio::create_task: the loop is closed; make another one");
 }
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+namespace {
+
+struct refused_task final : task_base {
+    using task_base::task_base;
+    void finish() override {}
+};
+
+} // namespace
+
+void prepare_refusal(loop_core& core) {
+    core.refused = new refused_task(core);
+    core.refused->add_ref();
+    core.refused->reported = true; // until it is given to somebody
+    core.refused->fail(no_memory_error());
+}
+
+ref_ptr<state_base> refuse_task(loop_core& core) noexcept {
+    core.refused->reported = false;
+    return ref_ptr<state_base>(core.refused);
+}
+#endif
 
 void require_awaitable(const task_base& waiter, const state_base& awaited) {
     if (&waiter == &awaited)
@@ -18083,6 +18164,12 @@ struct task_group::child : detail::frame_allocated, detail::completion_node, det
     }
 
     task_group* group;
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    static void* operator new(std::size_t size) noexcept {
+        return detail::frame_alloc_if_possible(size);
+    }
+#endif
+
     detail::ref_ptr<detail::state_base> task;
     child* previous_child = nullptr;
     child* next_child = nullptr;
@@ -18148,6 +18235,9 @@ void task_group::require_open() const {
                                     "begun; give the group to with() and use it in the body");
     if (finished_ || (exiting_ && !children_))
         detail::throw_runtime_error("asyncio::task_group::create_task: the group is finished");
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (child_refused_) return; // nobody could tell: the others are refused, too
+#endif
     if (aborting_)
         detail::throw_runtime_error("asyncio::task_group::create_task: the group is shutting down "
                                     "after an error or a cancellation");
@@ -18155,6 +18245,9 @@ void task_group::require_open() const {
 
 task_group::place::place(task_group& group) {
     group.require_open();
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (group.child_refused_) return;
+#endif
     child_ = new child(group);
 }
 
@@ -18207,11 +18300,25 @@ void task_group::on_child_done(child& c) noexcept {
     task->reported = true;
     if (detail::kind_of(task->exception) == detail::error_kind::interrupt && !interrupt_)
         interrupt_ = task->exception;
+    end_after_failure();
+}
+
+void task_group::end_after_failure() noexcept {
     if (!aborting_ && !parent_cancel_requested_) {
         abort();
         cancel_parent();
     }
 }
+
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+detail::ref_ptr<detail::state_base> task_group::refuse_child() noexcept {
+    child_refused_ = true;
+    end_after_failure();
+    auto refused = detail::refuse_task(*core_);
+    refused->reported = true; // the group tells of it
+    return refused;
+}
+#endif
 
 detail::ready_awaiter<void> task_group::aenter() {
     if (entered_)
@@ -18223,6 +18330,10 @@ detail::ready_awaiter<void> task_group::aenter() {
             "asyncio::task_group: no task is running; use it in a coroutine");
     core_ = parent_.state().core;
     ending_.emplace(aexit());
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (ending_->lacks_memory())
+        return detail::ready_awaiter<void>({}, detail::no_memory_error());
+#endif
     entered_ = true;
     return detail::ready_awaiter<void>();
 }
@@ -18261,6 +18372,9 @@ coro<bool> task_group::aexit() {
     std::vector<exception_ptr> errors;
     for (const child* c = failed_; c; c = c->next_child) errors.push_back(c->task->exception);
     std::reverse(errors.begin(), errors.end());
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    if (child_refused_) errors.push_back(detail::no_memory_error());
+#endif
     if (error && kind != error_kind::cancelled) errors.push_back(error);
     if (cancellation && errors.empty()) co_await detail::fail_with(std::move(cancellation));
     if (!errors.empty()) {

@@ -895,6 +895,79 @@ ASYNC_TEST("a coroutine that got no memory and is not awaited leaves nothing") {
     CHECK(!r.has_value());
 }
 
+// How many tasks could be made. What each held goes with it, made or not.
+int fill_with_tasks(std::vector<asyncio::task<int>>& tasks, asyncio::event& go) {
+    auto work = [](asyncio::event& event, counts_its_end) -> asyncio::coro<int> {
+        co_await event.wait();
+        co_return 1;
+    };
+    for (;;) {
+        auto task = asyncio::create_task(work(go, {}));
+        if (task.done()) {
+            CHECK(asyncio::error(task.exception()).holds<std::bad_alloc>());
+            return static_cast<int>(tasks.size());
+        }
+        tasks.push_back(std::move(task));
+    }
+}
+
+ASYNC_TEST("wherever memory ends, one task is refused and the others run on") {
+    asyncio::event go;
+    for (std::size_t more = 0; more < 600; more += 20) { // for a frame, but not for its task
+        std::vector<asyncio::task<int>> tasks;
+        frames_left = 10'000 + more;
+        int made = fill_with_tasks(tasks, go);
+        CHECK(fill_with_tasks(tasks, go) == made);
+        frames_left = SIZE_MAX;
+        CHECK(made > 10);
+        ends = 0;
+        go.set();
+        for (const auto& task : tasks) made -= co_await task;
+        CHECK(made == 0);
+        CHECK(ends >= static_cast<int>(tasks.size()));
+        go.clear();
+    }
+    co_await large();
+}
+
+asyncio::coro<> group_that_fills_the_memory(int& made) {
+    auto body = [&made](asyncio::task_group& group) -> asyncio::coro<> {
+        auto work = [](counts_its_end) -> asyncio::coro<> { co_await asyncio::sleep(1h); };
+        while (!group.create_task(work({})).done()) ++made;
+        group.create_task(work({})); // by who does not look
+        frames_left = SIZE_MAX;
+        group.create_task(work({}));
+        co_await asyncio::sleep(2h);
+    };
+    co_await asyncio::with(asyncio::task_group(), body);
+}
+
+asyncio::async_generator<int> large_numbers() {
+    volatile char room[1'500];
+    room[0] = 1;
+    co_yield 1;
+    co_yield room[0];
+}
+
+ASYNC_TEST("a generator that gets no memory fails at its first value, then gives nothing") {
+    frames_left = 1'200;
+    auto refused = large_numbers();
+    auto closed = large_numbers();
+    { const auto never = large_numbers(); }
+    frames_left = SIZE_MAX;
+    auto taken = std::move(refused);
+    const auto r = co_await asyncio::as_outcome(taken.next());
+    CHECK(!r.has_value());
+    CHECK(r.error().holds<std::bad_alloc>());
+    const auto next = co_await taken.next();
+    CHECK(!next);
+    co_await taken.aclose();
+    co_await closed.aclose();
+    auto numbers = large_numbers();
+    const auto first = co_await numbers.next();
+    CHECK(first == 1);
+}
+
 asyncio::coro<> group_with_a_large_one() {
     auto body = [](asyncio::task_group& group) -> asyncio::coro<> {
         group.create_task(after(1h, 1));
@@ -914,6 +987,23 @@ ASYNC_TEST("no memory for a member of a group ends the others") {
     CHECK(group && group->contains<std::bad_alloc>());
     CHECK(now_ms() == 0);
 }
+
+ASYNC_TEST("wherever memory ends in a group, its children are ended, and it fails with that") {
+    for (std::size_t more = 0; more < 600; more += 20) {
+        int made = 0;
+        ends = 0;
+        frames_left = 10'000 + more;
+        const auto r = co_await asyncio::as_outcome(group_that_fills_the_memory(made));
+        CHECK(!r.has_value());
+        CHECK(made > 10);
+        CHECK(ends >= made);
+        const auto* const group =
+            asyncio::detail::exception_cast<asyncio::exception_group>(r.error().exception());
+        CHECK(group && group->contains<std::bad_alloc>());
+    }
+    CHECK(now_ms() == 0);
+}
+
 
 #endif
 
@@ -946,7 +1036,7 @@ int run_all(const char* word) {
         expected_end = "the wire broke";
         asyncio::run_main(failing(1ms));
     } else if (std::strcmp(word, "memory") == 0) {
-        expected_end = "asyncio: no memory for a task";
+        expected_end = "asyncio: no memory for a timer, a callback or a future";
         asyncio::run(hungry());
     } else if (*word != '\0') {
         return 2;
