@@ -6119,6 +6119,8 @@ public:
 
     ASYNCIO_API bool cancel_children(std::string_view message);
     ASYNCIO_API void show_children(awaited_visitor& visitor);
+    // Counts those that are done already; the last thing in making it.
+    ASYNCIO_API void count_finished();
 
     // In the order of the arguments; the same one may stand in several places.
     state_list positions;
@@ -6258,6 +6260,7 @@ auto gather_all(As&&... works) {
     ref_ptr<state_base> made(new state(core, std::move(states), Outcomes));
     fresh.keep();
     if constexpr (sizeof...(As) == 0) static_cast<state&>(*made).set({});
+    else static_cast<state&>(*made).count_finished();
     return future<typename state::result>(std::move(made));
 }
 
@@ -6275,6 +6278,7 @@ auto gather_each(R&& range) {
     ref_ptr<state_base> made(new state(core, std::move(states), Outcomes));
     fresh.keep();
     if (none) static_cast<state&>(*made).assemble();
+    else static_cast<state&>(*made).count_finished();
     return future<range_result<Outcomes, T>>(std::move(made));
 }
 
@@ -18538,8 +18542,15 @@ void gather_children::begin(state_base& future) {
             auto& self = *static_cast<child*>(node);
             self.owner->child_done(self);
         };
-        if (c.state->done()) c.completed(&c, *c.state);
-        else c.state->link(c);
+        if (!c.state->done()) c.state->link(c);
+    }
+}
+
+void gather_children::count_finished() {
+    for (std::size_t i = 0; i < count_; ++i) {
+        if (children_[i].is_linked()) continue;
+        future_->add_ref();
+        child_done(children_[i]);
     }
 }
 

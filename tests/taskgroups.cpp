@@ -1623,6 +1623,32 @@ ASYNC_TEST_CASE("GA-12: cancel() is refused once all children are done, and the 
     CHECK(values == std::array<int, 2>{1, 2});
 }
 
+ASYNC_TEST_CASE("a gather() of what is done already is done at once") {
+    asyncio::future<int> value = asyncio::create_future<int>();
+    value.set_result(1);
+    asyncio::future<int> failed = asyncio::create_future<int>();
+    failed.set_exception(std::runtime_error("foo"));
+    asyncio::future<int> pending = asyncio::create_future<int>();
+
+    auto all = asyncio::gather(value, value);
+    REQUIRE(all.done());
+    CHECK(all.result() == std::array<int, 2>{1, 1});
+    auto outcomes = asyncio::gather(
+        asyncio::return_exceptions, std::vector<asyncio::future<int>>{value, failed});
+    REQUIRE(outcomes.done());
+    CHECK(outcomes.result().at(0).value() == 1);
+    CHECK(shape(outcomes.result().at(1).error().exception()) == "foo");
+    // One that has failed is enough.
+    auto not_all = asyncio::gather(pending, failed);
+    REQUIRE(not_all.done());
+    CHECK(shape(not_all.exception()) == "foo");
+    auto waiting = asyncio::gather(value, pending);
+    CHECK_FALSE(waiting.done());
+    pending.set_result(2);
+    const std::array<int, 2> values = co_await waiting;
+    CHECK(values == std::array<int, 2>{1, 2});
+}
+
 ASYNC_TEST_CASE("GA-13: cancel() of a gather that has failed is refused, and the siblings run on") {
     record sibling;
     asyncio::task<int> running = asyncio::create_task(stoppable(sibling));
