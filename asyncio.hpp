@@ -6461,7 +6461,10 @@ template <class Handle>
 coro<wait_result<Handle>> wait_on(std::vector<Handle> handles, wait_options options) {
     state_list states;
     for (const Handle& h : handles) states.add(h.state());
-    co_await some_done(std::move(states), options.return_when, options.timeout);
+    some_done enough(std::move(states), options.return_when, options.timeout);
+    const bool already = enough.await_ready();
+    if (already) co_await sleep(duration()); // whoever asks again and again lets others run
+    else co_await std::move(enough);
     wait_result<Handle> result;
     for (Handle& h : handles) {
         if (h.done()) result.done.push_back(std::move(h));

@@ -2050,6 +2050,26 @@ concept can_wait_for = requires(T&& t) {
     asyncio::wait(std::forward<T>(t));
 };
 
+ASYNC_TEST_CASE_ORDERED("wait() for what is done already lets the others run, too") {
+    const asyncio::task<int> done = asyncio::create_task(after(0s, 1));
+    co_await done;
+    bool over = false;
+    asyncio::get_running_loop().call_soon([&over] { over = true; });
+    int asked = 0;
+    while (!over && asked < 10) {
+        const auto result = co_await asyncio::wait(
+            these(done), {.return_when = asyncio::return_when::first_completed});
+        CHECK(result.done.size() == 1);
+        ++asked;
+    }
+    CHECK(asked == 1);
+    asyncio::any_task self = asyncio::current_task();
+    self.cancel();
+    const asyncio::exception_ptr error = co_await error_of(asyncio::wait(done));
+    CHECK(shape(error) == "cancelled");
+    self.uncancel();
+}
+
 ASYNC_TEST_CASE("WT-07: wait() needs something to wait for, and takes tasks and futures only") {
     asyncio::task<int> t = asyncio::create_task(after(1s, 1));
 #if !defined(ASYNCIO_NO_EXCEPTIONS)
