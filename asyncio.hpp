@@ -6586,6 +6586,7 @@ public:
         if (timeout) {
             creator_ = detail::ref_ptr<detail::task_base>(core.current);
             deadline_ns_ = detail::deadline_after(now_ns(core), *timeout);
+            at_once_ = timeout->count() <= 0;
         }
         links_.reserve(handles_.size());
         for (std::size_t i = 0; i < handles_.size(); ++i) links_.push_back({*this, i});
@@ -6619,6 +6620,11 @@ public:
             if (deadline_ns_ != no_deadline) {
                 left = std::chrono::nanoseconds(deadline_ns_ - now_ns(get_running_loop().core()));
                 if (left->count() <= 0) {
+                    if (at_once_) {
+                        co_await sleep(duration()); // as any wait, it lets the others run
+                        at_once_ = false;
+                        continue;
+                    }
                     ++given_;
                     co_await detail::fail_with(detail::make_error(
                         timeout_error("asyncio::as_completed: the time limit passed")));
@@ -6712,6 +6718,7 @@ private:
     std::size_t given_ = 0;
     static constexpr std::int64_t no_deadline = (std::numeric_limits<std::int64_t>::max)();
     std::int64_t deadline_ns_ = no_deadline;
+    bool at_once_ = false; // nobody has waited for a timeout of zero yet
     detail::ref_ptr<detail::task_base> creator_; // if there is a deadline
 };
 

@@ -2241,6 +2241,28 @@ ASYNC_TEST_CASE("AC-03: a timeout gives what was done, then timeout_error, and c
     CHECK(value == 2);
 }
 
+ASYNC_TEST_CASE_ORDERED("a timeout of zero gives what was done, then lets the others run") {
+    asyncio::task<int> done = asyncio::create_task(after(0s, 1));
+    co_await done;
+    const asyncio::task<int> slow = asyncio::create_task(after(1s, 2));
+    bool ran = false;
+    asyncio::get_running_loop().call_soon([&ran] { ran = true; });
+    auto ends = asyncio::as_completed(these(slow, done), {.timeout = 0s});
+    const auto first = co_await ends.next();
+    REQUIRE(first);
+    CHECK(*first == done);
+    CHECK_FALSE(ran);
+    asyncio::any_task self = asyncio::current_task();
+    self.cancel();
+    const asyncio::exception_ptr cancelled = co_await error_of(ends.next());
+    CHECK(shape(cancelled) == "cancelled");
+    self.uncancel();
+    const asyncio::exception_ptr late = co_await error_of(ends.next());
+    CHECK(shape(late) == "timeout");
+    CHECK(ran);
+    co_await slow;
+}
+
 ASYNC_TEST_CASE("AC-04: after the timeout each task that is missing is one timeout_error") {
     auto ends = asyncio::as_completed(these(asyncio::create_task(after(2s, 1)),
                                             asyncio::create_task(after(3s, 2)),
