@@ -24938,8 +24938,9 @@ bool stream_link::satisfied(read_wait& w) const {
     return true;
 }
 
-// Looks for the separator that ends first. Bytes that can begin none are not
-// looked at again when more has come.
+// Looks for the separator that ends first, and for the shortest of those that end
+// together, in whatever order they are given. Bytes that can begin none are not looked
+// at again when more has come.
 bool stream_link::search(read_wait& w) const {
     const std::string_view data = in_.view();
     std::size_t shortest = static_cast<std::size_t>(-1);
@@ -24952,7 +24953,8 @@ bool stream_link::search(read_wait& w) const {
     std::size_t end = static_cast<std::size_t>(-1);
     for (const std::string& separator : std::span(w.separators_, w.separator_count_)) {
         const std::size_t at = data.find(separator, w.searched_);
-        if (at == std::string_view::npos || at + separator.size() >= end) continue;
+        if (at == std::string_view::npos || at + separator.size() > end) continue;
+        if (at + separator.size() == end && at <= w.found_) continue;
         end = at + separator.size();
         w.found_ = at;
         w.found_size_ = separator.size();

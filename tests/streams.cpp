@@ -345,6 +345,22 @@ ASYNC_TEST_CASE("SR-08: of several separators the one that ends first counts") {
     CHECK(part == "ABCDE");
 }
 
+// Which one it is decides how many bytes come before it, and so whether the limit is passed.
+ASYNC_TEST_CASE("SR-08: of several separators that end together the shortest counts") {
+    const std::vector<std::string> one{"\r\n", "\n"};
+    const std::vector<std::string> other{"\n", "\r\n"};
+    link_ends ends = co_await connected(4);
+    ends.peer().write("abcd\r\n");
+    for (const auto* separators : {&one, &other}) {
+        auto reading = asyncio::create_task(ends.reader().readuntil(*separators));
+        const asyncio::outcome<std::string> got = co_await asyncio::as_outcome(std::move(reading));
+        REQUIRE_FALSE(got);
+        CHECK(got.error().holds<asyncio::limit_overrun_error>());
+    }
+    const std::string rest = co_await ends.reader().readexactly(6);
+    CHECK(rest == "abcd\r\n");
+}
+
 ASYNC_TEST_CASE("SR-08: a separator that comes in pieces is found") {
     const std::vector<std::string> separators{"--end--", "\r\n"};
     link_ends ends = co_await connected();
