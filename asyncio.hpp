@@ -23431,7 +23431,11 @@ int socket_state::attach() {
     core_ = ref_ptr<loop_core>(&core);
     backend_ = &core.loop->backend();
     descriptor_.stops_short = family_of(fd()) == AF_UNIX;
-    return backend_->attach(descriptor_);
+    const int error = backend_->attach(descriptor_);
+    // The system is asked before the first wait: of a socket that listens it reports no
+    // more than connections, and a recv() of it would wait for ever.
+    descriptor_.readable = true;
+    return error;
 }
 
 bool socket_state::begin(socket_wait& w) {

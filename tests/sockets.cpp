@@ -494,6 +494,17 @@ ASYNC_TEST_CASE("what the system refuses is named after the call") {
     CHECK_AWAIT_THROWS_WITH_AS(s.accept(), "accept", std::system_error);
 }
 
+// The system tells only of connections then, never that there is something to read.
+ASYNC_TEST_CASE("a socket that listens, or is not connected, does not wait for bytes") {
+    asyncio::socket listening = asyncio::socket::tcp();
+    listening.bind(asyncio::address("127.0.0.1", 0));
+    listening.listen();
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::wait_for(listening.recv(1), 1h), "recv",
+                               std::system_error);
+    asyncio::socket lone = asyncio::socket::tcp();
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::wait_for(lone.recv(1), 1h), "recv", std::system_error);
+}
+
 TEST_CASE("options go both ways, also those that are no numbers") {
     asyncio::socket s = asyncio::socket::tcp();
     CHECK(s.getsockopt(SOL_SOCKET, SO_KEEPALIVE) == 0);
