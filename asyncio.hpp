@@ -9927,6 +9927,7 @@ ASYNCIO_API const std::error_category& getaddrinfo_category() noexcept;
 /// byte in it.
 /// Cancellation: at once; the look-up ends unheard.
 ASYNCIO_API coro<std::vector<address>> getaddrinfo(std::string host, std::string service = {});
+ASYNCIO_API coro<std::vector<address>> getaddrinfo(std::string host, int port);
 
 /// A datagram, where it came from, and whether it was longer than the room for it:
 /// what did not fit is lost.
@@ -23250,6 +23251,10 @@ coro<std::vector<address>> getaddrinfo(std::string host, std::string service) {
 #else
     co_return co_await detail::lookup_awaiter(std::move(host), std::move(service));
 #endif
+}
+
+coro<std::vector<address>> getaddrinfo(std::string host, int port) {
+    return getaddrinfo(std::move(host), std::to_string(detail::checked_port(port)));
 }
 
 namespace detail {

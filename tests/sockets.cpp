@@ -911,6 +911,15 @@ ASYNC_TEST_CASE("numeric addresses are answered without a look-up") {
     CHECK(lookups == before);
 }
 
+ASYNC_TEST_CASE("a service may be a port's number, 0 too") {
+    std::vector<asyncio::address> found = co_await asyncio::getaddrinfo("127.0.0.1", 0);
+    CHECK(found == std::vector{asyncio::address("127.0.0.1", 0)});
+    found = co_await asyncio::getaddrinfo("127.0.0.1", 65535);
+    CHECK(found == std::vector{asyncio::address("127.0.0.1", 65535)});
+    CHECK_AWAIT_THROWS_AS(asyncio::getaddrinfo("127.0.0.1", 65536), std::invalid_argument);
+    CHECK_AWAIT_THROWS_AS(asyncio::getaddrinfo("127.0.0.1", -1), std::invalid_argument);
+}
+
 ASYNC_TEST_CASE("names are looked up on a helper thread") {
     std::vector<asyncio::address> found = co_await asyncio::getaddrinfo("localhost", "80");
     REQUIRE_FALSE(found.empty());
