@@ -10670,7 +10670,7 @@ struct connect_options {
 /// them in turn. Python's asyncio.open_connection().
 ///
 /// Throws: std::system_error naming the address, or all of them when each failed
-/// in its own way.
+/// in its own way; std::invalid_argument when there is no host.
 /// Cancellation: the attempt is given up, the socket is closed.
 ASYNCIO_API coro<stream_pair> open_connection(std::string host, int port,
                                               connect_options options = {});
@@ -25884,6 +25884,9 @@ static address local_address(const host_port& from) {
 } // namespace detail
 
 coro<stream_pair> open_connection(std::string host, int port, connect_options options) {
+    if (host.empty())
+        detail::throw_invalid_argument("asyncio::open_connection: the host is empty; \"localhost\" "
+                                       "is this machine");
     detail::checked_port(port);
     return detail::connect_to_host(std::move(host), port,
                                    detail::local_address(options.local_addr),

@@ -1455,6 +1455,11 @@ ASYNC_TEST_CASE("CN-01: a port nobody listens on is a refusal that names the add
 
 #if !defined(_WIN32) // whose only failure that comes at once is a refusal
 
+ASYNC_TEST_CASE("a connection needs a host: none is not this machine") {
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::open_connection("", 80), "host is empty",
+                               std::invalid_argument);
+}
+
 ASYNC_TEST_CASE("CN-01: several addresses that fail in different ways are all named") {
     const int port = co_await refused_port();
     std::vector<asyncio::address> where;
