@@ -24849,9 +24849,14 @@ address stream_link::local() {
 // -- reading ------------------------------------------------------------------------
 
 bool stream_link::begin_read(read_wait& w) {
-    if (reader_ != nullptr)
-        throw_runtime_error("asyncio::stream_reader: another task is waiting to read already; "
-                            "one task at a time reads from a connection");
+    if (reader_ != nullptr) [[unlikely]] {
+        static constexpr const char* calls[] = {"read",     "read",      "readexactly",
+                                                "readline", "readuntil", "read_into"};
+        throw_error(std::runtime_error(
+            "asyncio::stream_reader::" + std::string(calls[static_cast<int>(w.goal_)]) +
+            ": another task is waiting to read already; one task at a time reads from a "
+            "connection"));
+    }
     return pump(w);
 }
 

@@ -425,7 +425,12 @@ ASYNC_TEST_CASE("SR-11: a second reader is refused, the first is not disturbed")
     link_ends ends = co_await connected();
     auto first = asyncio::create_task(ends.reader().readline());
     co_await support::turns(2);
-    CHECK_AWAIT_THROWS_AS(ends.reader().read(1), std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(ends.reader().read(1), "stream_reader::read:", std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(ends.reader().readexactly(1), "readexactly:", std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(ends.reader().readline(), "readline:", std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(ends.reader().readuntil(";"), "readuntil:", std::runtime_error);
+    char memory[4];
+    CHECK_AWAIT_THROWS_WITH_AS(ends.reader().read_into(memory), "read_into:", std::runtime_error);
     ends.peer().write("line\n");
     const std::string line = co_await std::move(first);
     CHECK(line == "line\n");
