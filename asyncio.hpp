@@ -27470,8 +27470,9 @@ static exception_ptr not_a_pipe(int fd, const char* who) {
 #if defined(_WIN32)
 
 // Takes over a descriptor of the caller's: the C library's, or a socket.
-static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit,
+static ref_ptr<stream_link> connect_pipe(int fd, bool writes, std::size_t limit,
                                          exception_ptr& error) {
+    const char* const who = writes ? "connect_write_pipe" : "connect_read_pipe";
     const auto fail_as = [&](int code) {
         error = call_error(code, std::string(who) + ' ' + std::to_string(fd));
         return nullptr;
@@ -27501,12 +27502,23 @@ static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t li
 
 #else
 
+// The other end of a pipe would never be ready.
+static void require_access(int fd, bool writes, const char* who, exception_ptr& error) {
+    const int access = ::fcntl(fd, F_GETFL) & O_ACCMODE;
+    if (access != (writes ? O_RDONLY : O_WRONLY)) return;
+    error = call_error(EBADF, std::string("asyncio::") + who + ": descriptor " +
+                                  std::to_string(fd) + " is not open for " +
+                                  (writes ? "writing" : "reading"));
+}
+
 // Takes over a descriptor of the caller's.
-static ref_ptr<stream_link> connect_pipe(int fd, const char* who, std::size_t limit,
+static ref_ptr<stream_link> connect_pipe(int fd, bool writes, std::size_t limit,
                                          exception_ptr& error) {
+    const char* const who = writes ? "connect_write_pipe" : "connect_read_pipe";
     owned_fd owned(fd);
     const std::optional<io_form> form = form_of(fd, error);
-    if (form) set_non_blocking(fd, error);
+    if (form) require_access(fd, writes, who, error);
+    if (form && !error) set_non_blocking(fd, error);
     if (error) return nullptr;
     int code = EPERM;
     ref_ptr<stream_link> link;
@@ -27752,14 +27764,14 @@ coro<stream_pair> create_pipe(std::size_t limit) {
 
 coro<stream_reader> connect_read_pipe(int fd, std::size_t limit) {
     exception_ptr error;
-    auto link = detail::connect_pipe(fd, "connect_read_pipe", limit, error);
+    auto link = detail::connect_pipe(fd, false, limit, error);
     if (error) co_await detail::fail_with(std::move(error));
     co_return stream_reader(std::move(link));
 }
 
 coro<stream_writer> connect_write_pipe(int fd) {
     exception_ptr error;
-    auto link = detail::connect_pipe(fd, "connect_write_pipe", 0, error);
+    auto link = detail::connect_pipe(fd, true, 0, error);
     if (error) co_await detail::fail_with(std::move(error));
     co_return stream_writer(std::move(link));
 }

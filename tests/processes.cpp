@@ -1167,6 +1167,17 @@ ASYNC_TEST_CASE("files are no pipes") {
     here.check();
 }
 
+// Nothing would ever come out of the end that is written to.
+ASYNC_TEST_CASE("the wrong end of a pipe is refused") {
+    const nothing_left here;
+    raw_pipe pipe;
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::connect_read_pipe(pipe.take_in()),
+                               "connect_read_pipe", std::system_error);
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::connect_write_pipe(pipe.take_out()),
+                               "connect_write_pipe", std::system_error);
+    here.check();
+}
+
 // -- standard input ----------------------------------------------------------------
 
 // Runs `body` in a process whose standard input is `fd`.
