@@ -24769,6 +24769,13 @@ public:
     stream_link* previous = nullptr;
 };
 
+static std::size_t checked_limit(std::size_t limit, const char* who) {
+    if (limit == 0)
+        throw_error(std::invalid_argument(std::string("asyncio::") + who +
+                                          ": a limit of 0 lets no line through; give at least 1"));
+    return limit;
+}
+
 stream_link::stream_link(loop_core& core, box<transport> over, std::size_t limit)
     : stream_link(core, owned_fd(), over->peername(), limit) {
     over_ = std::move(over);
@@ -25497,6 +25504,7 @@ static stream_pair make_pair_of(const ref_ptr<stream_link>& link) {
 
 stream_pair make_streams(box<transport> over, std::size_t limit) {
     loop_core& core = require_running("make_streams");
+    checked_limit(limit, "make_streams");
     return make_pair_of(ref_ptr<stream_link>(new stream_link(core, std::move(over), limit)));
 }
 
@@ -25880,6 +25888,10 @@ static coro<stream_pair> connect_to_host(std::string host, int port, address fro
     co_return co_await connect_to_best(std::move(found), std::move(from), plan, delay);
 }
 
+static link_plan plan_of(const connect_options& options) {
+    return {checked_limit(options.limit, "open_connection"), options.keep_alive};
+}
+
 // The options' strings are looked at before the coroutine begins.
 static address local_address(const host_port& from) {
     if (from.host.empty() && from.port == 0) return address();
@@ -25895,22 +25907,23 @@ coro<stream_pair> open_connection(std::string host, int port, connect_options op
     detail::checked_port(port);
     return detail::connect_to_host(std::move(host), port,
                                    detail::local_address(options.local_addr),
-                                   {options.limit, options.keep_alive},
+                                   detail::plan_of(options),
                                    options.happy_eyeballs_delay);
 }
 
 coro<stream_pair> open_connection(std::vector<address> where, connect_options options) {
     return detail::connect_to_best(std::move(where), detail::local_address(options.local_addr),
-                                   {options.limit, options.keep_alive},
-                                   options.happy_eyeballs_delay);
+                                   detail::plan_of(options), options.happy_eyeballs_delay);
 }
 
 coro<stream_pair> open_unix_connection(std::string path, connect_options options) {
     std::vector<address> to(1, address::local(path));
-    return detail::connect_to_any(std::move(to), address(), {options.limit, false});
+    const std::size_t limit = detail::checked_limit(options.limit, "open_unix_connection");
+    return detail::connect_to_any(std::move(to), address(), {limit, false});
 }
 
 stream_pair make_streams(socket connected, stream_options options) {
+    detail::checked_limit(options.limit, "make_streams");
     exception_ptr error;
     const detail::ref_ptr<detail::stream_link> link =
         detail::stream_link::adopt(std::move(connected), options.limit, error);
@@ -25932,7 +25945,7 @@ static coro<stream_pair> connect_over(socket connected, link_plan plan) {
 } // namespace detail
 
 coro<stream_pair> open_connection(socket connected, connect_options options) {
-    return detail::connect_over(std::move(connected), {options.limit, options.keep_alive});
+    return detail::connect_over(std::move(connected), detail::plan_of(options));
 }
 
 namespace detail {
@@ -26403,6 +26416,7 @@ static bool bind_all(server_state& state, const std::vector<address>& where,
 coro<server> start_server(client_handler on_client, std::string host, int port,
                           server_options options) {
     checked_port(port);
+    checked_limit(options.limit, "start_server");
     const std::vector<address> where =
         co_await getaddrinfo(std::move(host), std::to_string(port));
     const ref_ptr<server_state> state(
@@ -26419,6 +26433,7 @@ coro<server> start_server(client_handler on_client, std::string host, int port,
 }
 
 coro<server> start_server(client_handler on_client, socket listener, server_options options) {
+    checked_limit(options.limit, "start_server");
     int type = SOCK_STREAM;
     address local;
     exception_ptr error = get_socket_type(listener.fileno(), type);
@@ -26460,6 +26475,7 @@ static owned_fd bind_unix_socket(const address& where, exception_ptr& error) {
 
 coro<server> start_unix_server(client_handler on_client, std::string path,
                                unix_server_options options) {
+    checked_limit(options.limit, "start_unix_server");
     const address where = address::local(path);
     const ref_ptr<server_state> state(
         new server_state(require_running("start_unix_server"), std::move(on_client),
@@ -26545,7 +26561,7 @@ static launch make_launch(std::vector<std::string> arguments, const subprocess_o
     job.arguments = std::move(arguments);
     job.cwd = options.cwd;
     job.streams = {options.stdin_, options.stdout_, options.stderr_};
-    job.limit = options.limit;
+    job.limit = checked_limit(options.limit, "create_subprocess_exec");
     job.new_group = options.new_group;
     job.kill_on_cancel = options.kill_on_cancel;
     if (job.arguments.empty())
@@ -27492,6 +27508,7 @@ static ref_ptr<stream_link> connect_pipe(int fd, bool writes, std::size_t limit,
         error = not_a_pipe(fd, who);
         return nullptr;
     }
+    if (!writes) checked_limit(limit, who);
     const io_form form = form_of(handle_of(owned.get()));
     if (form == io_form::socket) unblock(owned.get());
     int code = 0;
@@ -27520,6 +27537,7 @@ static ref_ptr<stream_link> connect_pipe(int fd, bool writes, std::size_t limit,
     if (form) require_access(fd, writes, who, error);
     if (form && !error) set_non_blocking(fd, error);
     if (error) return nullptr;
+    if (!writes) checked_limit(limit, who);
     int code = EPERM;
     ref_ptr<stream_link> link;
     if (form) link = make_link(std::move(owned), *form, limit, code);
@@ -27748,6 +27766,7 @@ coro<process> create_subprocess_shell(std::string_view command, subprocess_optio
 }
 
 coro<stream_pair> create_pipe(std::size_t limit) {
+    detail::checked_limit(limit, "create_pipe");
     exception_ptr error;
 #if defined(_WIN32)
     auto ends = detail::make_pipe(detail::blocking_end::none);
@@ -27777,6 +27796,7 @@ coro<stream_writer> connect_write_pipe(int fd) {
 }
 
 coro<stream_reader> stdin_reader(std::size_t limit) {
+    detail::checked_limit(limit, "stdin_reader");
     exception_ptr error;
     auto link = detail::stdin_link(limit, error);
     if (error) co_await detail::fail_with(std::move(error));

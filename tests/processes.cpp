@@ -1167,6 +1167,17 @@ ASYNC_TEST_CASE("files are no pipes") {
     here.check();
 }
 
+ASYNC_TEST_CASE("a reader's limit of 0 is refused, and the descriptor closed") {
+    const nothing_left here;
+    raw_pipe pipe;
+    CHECK_AWAIT_THROWS_AS(asyncio::create_pipe(0), std::invalid_argument);
+    CHECK_AWAIT_THROWS_AS(asyncio::connect_read_pipe(pipe.take_out(), 0), std::invalid_argument);
+    CHECK_AWAIT_THROWS_AS(asyncio::create_subprocess_shell("true", {.limit = 0}),
+                          std::invalid_argument);
+    ::close(pipe.take_in());
+    here.check();
+}
+
 // Nothing would ever come out of the end that is written to.
 ASYNC_TEST_CASE("the wrong end of a pipe is refused") {
     const nothing_left here;

@@ -287,6 +287,17 @@ ASYNC_TEST_CASE("SR-05: the limit counts the bytes before the separator") {
     CHECK_AWAIT_THROWS_AS(ends.reader().readline(), std::invalid_argument);
 }
 
+ASYNC_TEST_CASE("a limit of 0 is refused by whatever makes a reader") {
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::open_connection("127.0.0.1", 1, {.limit = 0}),
+                               "open_connection: a limit of 0", std::invalid_argument);
+    const auto nobody = [](stream_reader, stream_writer) {};
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::start_server(nobody, "127.0.0.1", 0, {.limit = 0}),
+                               "start_server: a limit of 0", std::invalid_argument);
+    CHECK_THROWS_WITH_AS(
+        static_cast<void>(asyncio::make_streams(asyncio::socket::tcp(), {.limit = 0})),
+        doctest::Contains("make_streams: a limit of 0"), std::invalid_argument);
+}
+
 ASYNC_TEST_CASE("SR-06: readuntil includes the separator, and an end before it throws the rest") {
     link_ends ends = co_await connected();
     ends.peer().write("head\r\n\r\nbody\r\n\r");
