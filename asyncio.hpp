@@ -6964,7 +6964,7 @@ public:
 
 private:
     void give_back() noexcept {
-        if (tie_.holds()) owner_->release();
+        if (tie_.holds()) owner_->take_back();
     }
 
     Owner* owner_;
@@ -7365,6 +7365,9 @@ private:
         return true;
     }
 
+    // What a guard gives back.
+    void take_back() noexcept { release(); }
+
     template <class>
     friend class detail::scoped_guard;
 
@@ -7430,6 +7433,7 @@ public:
     /// Throws: std::invalid_argument when `value` is negative.
     explicit bounded_semaphore(std::ptrdiff_t value = 1) : semaphore(value), bound_(value) {}
 
+    /// As a semaphore's; its guard does nothing when every slot is free already.
     detail::scoped_awaiter<bounded_semaphore, acquire_awaiter> scoped() noexcept {
         return detail::scoped_awaiter<bounded_semaphore, acquire_awaiter>(*this);
     }
@@ -7445,6 +7449,14 @@ public:
     ASYNCIO_API detail::ready_awaiter<bool> aexit(const exception_ptr&);
 
 private:
+    // A guard cannot throw.
+    void take_back() noexcept {
+        if (value_ < bound_) semaphore::release();
+    }
+
+    template <class>
+    friend class detail::scoped_guard;
+
     std::ptrdiff_t bound_;
 };
 

@@ -1232,6 +1232,24 @@ ASYNC_TEST_CASE("guards and with() give slots back") {
 #endif
 }
 
+ASYNC_TEST_CASE("the guard of a bounded semaphore gives nothing back that has been given back") {
+    asyncio::bounded_semaphore slots(2);
+    {
+        auto slot = co_await slots.scoped();
+        slots.release();
+    }
+    CHECK_THROWS_AS(slots.release(), std::invalid_argument);
+    co_await slots.acquire();
+    CHECK_FALSE(slots.locked());
+    co_await slots.acquire();
+    CHECK(slots.locked());
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+    slots.release();
+    slots.release();
+    CHECK_AWAIT_THROWS_AS(asyncio::with(slots, [&] { slots.release(); }), std::invalid_argument);
+#endif
+}
+
 ASYNC_TEST_CASE("a semaphore that goes leaves its waiters suspended, and they can be cancelled") {
     for (const bool woken : {false, true}) {
         CAPTURE(woken);
