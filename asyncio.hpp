@@ -11147,10 +11147,11 @@ ASYNCIO_API coro<process> create_subprocess_shell(std::string_view command,
 /// A pipe inside this process: what is written to the one is read from the other.
 ASYNCIO_API coro<stream_pair> create_pipe(std::size_t limit = 64 * 1024);
 
-/// Makes a stream of one end of a pipe, of a terminal or of a socket. `fd` no longer
-/// blocks, and belongs to the stream; when this fails it is closed. On Windows it is one
-/// of the C library's, or a socket; what can only block there is read and written by
-/// threads. Python's loop.connect_read_pipe() and loop.connect_write_pipe().
+/// Makes a stream of one end of a pipe, of a terminal or of a socket; /dev/null and the
+/// like can be written to. `fd` no longer blocks, and belongs to the stream; when this
+/// fails it is closed. On Windows it is one of the C library's, or a socket; what can only
+/// block there is read and written by threads. Python's loop.connect_read_pipe() and
+/// loop.connect_write_pipe().
 ///
 /// Throws: std::invalid_argument for a file, which file is for; std::system_error.
 ASYNCIO_API coro<stream_reader> connect_read_pipe(int fd, std::size_t limit = 64 * 1024);
@@ -27540,6 +27541,31 @@ static void require_access(int fd, bool writes, const char* who, exception_ptr& 
                                   (writes ? "writing" : "reading"));
 }
 
+// A device that nobody can wait for, such as /dev/null, as what a stream writes to.
+class device_sink {
+public:
+    explicit device_sink(owned_fd device) : device_(std::move(device)) {}
+
+    coro<std::size_t> recv(std::span<std::byte>) { co_return 0; } // there is no reader
+    coro<std::size_t> send(std::span<const std::byte> data) {
+        ssize_t n = 0;
+        do n = ::write(device_.get(), data.data(), data.size());
+        while (n < 0 && errno == EINTR);
+        if (n < 0) co_await fail_with(call_error(errno, "write"));
+        co_return static_cast<std::size_t>(n);
+    }
+    coro<> shutdown() { co_return; }
+
+private:
+    owned_fd device_;
+};
+
+static ref_ptr<stream_link> link_of_device(owned_fd device) {
+    box<transport> sink(new transport_of<device_sink>(device_sink(std::move(device))));
+    return ref_ptr<stream_link>(
+        new stream_link(require_running("connect_write_pipe"), std::move(sink), 1));
+}
+
 // Takes over a descriptor of the caller's.
 static ref_ptr<stream_link> connect_pipe(int fd, bool writes, std::size_t limit,
                                          exception_ptr& error) {
@@ -27552,8 +27578,11 @@ static ref_ptr<stream_link> connect_pipe(int fd, bool writes, std::size_t limit,
     if (!writes) checked_limit(limit, who);
     int code = EPERM;
     ref_ptr<stream_link> link;
+    owned_fd device; // for a second attempt, as the first one closes what fails
+    if (writes && form == io_form::shared) device.reset(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
     if (form) link = make_link(std::move(owned), *form, limit, code);
     if (link) return link;
+    if (device && code == EPERM) return link_of_device(std::move(device));
     error = code != EPERM ? call_error(code, std::string("asyncio::") + who) : not_a_pipe(fd, who);
     return nullptr;
 }

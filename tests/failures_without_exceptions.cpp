@@ -541,9 +541,6 @@ FAILURE_CASE("a pipe whose reader has gone, and descriptors that are no pipes") 
 
     const auto closed = co_await asyncio::as_outcome(asyncio::connect_read_pipe(-1));
     CHECK(failed_with(closed, std::errc::bad_file_descriptor));
-    const int device = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-    const auto null = co_await asyncio::as_outcome(asyncio::connect_write_pipe(device));
-    CHECK(failed_as<std::invalid_argument>(null));
     const int folder = ::open("/", O_RDONLY | O_CLOEXEC);
     const auto directory = co_await asyncio::as_outcome(asyncio::connect_read_pipe(folder));
     CHECK(failed_as<std::invalid_argument>(directory));

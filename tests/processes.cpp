@@ -1160,10 +1160,38 @@ ASYNC_TEST_CASE("files are no pipes") {
     const auto opened = [] { return ::open("/proc/self/exe", O_RDONLY | O_CLOEXEC); };
     CHECK_AWAIT_THROWS_WITH_AS(asyncio::connect_read_pipe(opened()), "asyncio::file",
                                std::invalid_argument);
-    const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-    CHECK_AWAIT_THROWS_WITH_AS(asyncio::connect_write_pipe(null), "asyncio::file",
-                               std::invalid_argument);
+    std::FILE* const scratch = std::tmpfile();
+    REQUIRE(scratch != nullptr);
+    CHECK_AWAIT_THROWS_WITH_AS(asyncio::connect_write_pipe(::dup(::fileno(scratch))),
+                               "asyncio::file", std::invalid_argument);
+    std::fclose(scratch);
     CHECK_AWAIT_THROWS_AS(asyncio::connect_read_pipe(12345), std::system_error);
+    here.check();
+}
+
+// Where a program's output goes that nobody wants. Nobody can wait for such a device.
+ASYNC_TEST_CASE("what is written to the null device is gone, and to the full one an error") {
+    const nothing_left here;
+    const int null = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+    asyncio::stream_writer nowhere = co_await asyncio::connect_write_pipe(null);
+    nowhere.write(std::string(100'000, 'x'));
+    co_await nowhere.drain();
+    nowhere.close();
+    co_await nowhere.wait_closed();
+    CHECK(nowhere.get_write_buffer_size() == 0);
+#if defined(__linux__)
+    const int full = ::open("/dev/full", O_WRONLY | O_CLOEXEC);
+    asyncio::stream_writer refused = co_await asyncio::connect_write_pipe(full);
+    refused.write("x");
+    refused.close();
+    std::error_code code;
+    try {
+        co_await refused.wait_closed();
+    } catch (const std::system_error& e) {
+        code = e.code();
+    }
+    CHECK(code == std::errc::no_space_on_device);
+#endif
     here.check();
 }
 
