@@ -26019,9 +26019,10 @@ public:
     void close_clients(bool at_once) noexcept;
     void leave(stream_link& link) noexcept;
 
-    bool closed() const noexcept { return closed_; }
-    bool serving() const noexcept { return serving_ && !closed_; }
-    bool ended() const noexcept { return closed_ && clients_ == nullptr; }
+    // A server may outlive its loop, which ends it and what its connections wait for.
+    bool closed() const noexcept { return closed_ || core_->closed; }
+    bool serving() const noexcept { return serving_ && !closed(); }
+    bool ended() const noexcept { return core_->closed || (closed_ && clients_ == nullptr); }
     std::vector<server_socket> sockets() const;
     loop_core& core() const noexcept { return *core_; }
 
@@ -26084,9 +26085,10 @@ void server_state::remove_file_at_end(std::string path) {
 #endif
 
 exception_ptr server_state::start_serving() {
-    if (closed_)
-        return make_error(
-            std::runtime_error("asyncio::server: the server is closed; start a new one"));
+    if (closed())
+        return make_error(std::runtime_error(
+            closed_ ? "asyncio::server: the server is closed; start a new one"
+                    : "asyncio::server: its event loop is closed; start a new one"));
     if (serving_) return nullptr;
     for (const auto& l : listeners_) {
         int error = ::listen(socket_of(l->fd.get()), backlog_) != 0 ? last_error() : 0;
@@ -26317,6 +26319,7 @@ static coro<> serve_forever(ref_ptr<server_state> state) {
 
 static coro<> drain(ref_ptr<server_state> state, duration grace) {
     state->close();
+    if (state->ended()) co_return;
     const timer_guard guard(state->core().loop->call_later(
         grace, [state] { state->close_clients(true); }));
     co_await condition_awaiter(state, wait_goal::closed);

@@ -1013,6 +1013,33 @@ ASYNC_TEST_CASE("SV-04: a cancelled serve_forever closes, waits for connections,
     CHECK_AWAIT_THROWS_AS(serving, asyncio::cancelled_error);
 }
 
+TEST_CASE("a server that outlives its loop has ended, and says so") {
+    std::optional<asyncio::server> server;
+    const asyncio::run_options options{.clock = asyncio::clock_kind::virtual_time};
+    asyncio::run(
+        [&]() -> asyncio::coro<> {
+            const auto on_client = [](stream_reader reader, stream_writer) -> asyncio::coro<> {
+                static_cast<void>(co_await reader.read());
+            };
+            asyncio::server made = co_await asyncio::start_server(on_client, "127.0.0.1", 0);
+            const stream_pair client = co_await asyncio::open_connection("127.0.0.1", made.port());
+            server.emplace(std::move(made));
+        },
+        options);
+    asyncio::run(
+        [&]() -> asyncio::coro<> {
+            CHECK_FALSE(server->is_serving());
+            CHECK_AWAIT_THROWS_WITH_AS(server->serve_forever(), "its event loop is closed",
+                                       std::runtime_error);
+            CHECK_AWAIT_THROWS_WITH_AS(server->start_serving(), "its event loop is closed",
+                                       std::runtime_error);
+            co_await asyncio::wait_for(server->wait_closed(), 1h);
+            co_await asyncio::wait_for(server->drain(2h), 1h);
+            server->close_clients();
+        },
+        options);
+}
+
 ASYNC_TEST_CASE("SV-05: close ends serve_forever with cancelled_error") {
     asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
     int cancelling = -1;
