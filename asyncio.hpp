@@ -25274,8 +25274,12 @@ coro<> stream_link::receive_over(ref_ptr<stream_link> link) {
     const std::span<std::byte> target(room.get(), size);
     const std::size_t n = co_await link->over_->recv(target);
     if (link->closing_) co_return;
+    if (n > size)
+        co_await fail_with(
+            make_error(std::runtime_error("asyncio::make_streams: the transport's recv() gave a "
+                                          "size that it cannot have received")));
     if (n == 0) link->eof_ = true;
-    else link->in_.append(target.first(std::min(n, size)));
+    else link->in_.append(target.first(n));
     link->receiving_ = any_task(); // there may be another one now
     link->go_on();
 }

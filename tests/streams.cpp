@@ -1867,6 +1867,7 @@ struct puppet_strings {
     std::optional<asyncio::error> send_fails;
     std::optional<asyncio::error> shutdown_fails;
     std::optional<std::size_t> send_gives;
+    std::optional<std::size_t> recv_gives;
     asyncio::queue<std::string> incoming; // "" ends the stream
     asyncio::event sends;                 // lets a send() go on
     history happened;
@@ -1889,7 +1890,7 @@ public:
         try {
             const std::string text = co_await s.incoming.get();
             std::copy(text.begin(), text.end(), reinterpret_cast<char*>(target.data()));
-            co_return text.size();
+            co_return s.recv_gives.value_or(text.size());
         } catch (const asyncio::cancelled_error&) {
             s.happened.push_back("recv cancelled");
             throw;
@@ -2028,6 +2029,15 @@ ASYNC_TEST_CASE("what a transport's recv throws is what every read throws") {
     CHECK_AWAIT_THROWS_WITH_AS(writer.wait_closed(), "certificate expired", std::runtime_error);
     co_await support::turns(2);
     CHECK(strings->happened == history{"destroyed"}); // no goodbye to a broken connection
+}
+
+ASYNC_TEST_CASE("a transport cannot receive more than it was given room for") {
+    auto strings = std::make_shared<puppet_strings>();
+    auto [reader, writer] = asyncio::make_streams(puppet(strings));
+    strings->recv_gives = std::size_t(1) << 20;
+    strings->incoming.put_nowait("line\n");
+    CHECK_AWAIT_THROWS_WITH_AS(reader.readline(), "transport's recv()", std::runtime_error);
+    CHECK_AWAIT_THROWS_WITH_AS(writer.drain(), "transport's recv()", std::runtime_error);
 }
 
 ASYNC_TEST_CASE("what a transport's send throws comes out of drain and of reads") {
