@@ -24665,7 +24665,7 @@ public:
     bool at_eof() const noexcept { return eof_ && in_.empty(); }
 
     // Writing.
-    void require_writable() const;
+    void require_writable(const char* call) const;
     void write(std::span<const io_buffer> data);
     void write_eof();
     bool can_write_eof() const noexcept { return !over_; }
@@ -25057,12 +25057,12 @@ std::size_t stream_link::take_into(read_wait& w) {
 
 // -- writing ------------------------------------------------------------------------
 
-void stream_link::require_writable() const {
-    if (eof_wanted_)
-        throw_runtime_error("asyncio::stream_writer::write: write_eof() has been called");
-    if (file_)
-        throw_runtime_error("asyncio::stream_writer::write: a sendfile() is in progress; await "
-                            "it first");
+void stream_link::require_writable(const char* call) const {
+    if (!eof_wanted_ && !file_) [[likely]] return;
+    throw_error(std::runtime_error(
+        std::string("asyncio::stream_writer::") + call +
+        (eof_wanted_ ? ": write_eof() has been called"
+                     : ": a sendfile() is in progress; await it first")));
 }
 
 void stream_link::write(std::span<const io_buffer> data) {
@@ -25138,7 +25138,7 @@ void stream_link::write_eof() {
 
 // False: there is nobody to send a file to.
 bool stream_link::begin_file() {
-    require_writable();
+    require_writable("sendfile");
     if (closing_ || !open()) return false;
     file_ = true;
     return true;
@@ -25468,7 +25468,7 @@ const detail::ref_ptr<detail::stream_link>& stream_writer::link() const {
 
 void stream_writer::write(std::string_view data) {
     const detail::io_buffer piece{data.data(), data.size()};
-    link()->require_writable();
+    link()->require_writable("write");
     link()->write({&piece, data.empty() ? std::size_t(0) : std::size_t(1)});
 }
 
@@ -25483,7 +25483,7 @@ void stream_writer::write_pieces(const detail::text_list& pieces) {
     };
     for (const std::string& text : pieces.list.texts) add(text);
     for (std::string_view view : pieces.list.views) add(view);
-    link()->require_writable();
+    link()->require_writable("writelines");
     link()->write(list);
 }
 

@@ -847,10 +847,15 @@ ASYNC_TEST_CASE("while a file is sent nothing else is, and closing waits for it"
         auto sending = asyncio::create_task(ends.writer().sendfile(file));
         co_await support::turns(5);
         CHECK_FALSE(sending.done());
-        CHECK_THROWS_AS(ends.writer().write("no"), std::runtime_error);
+        CHECK_THROWS_WITH_AS(ends.writer().write("no"),
+                             doctest::Contains("::write: a sendfile() is in progress"),
+                             std::runtime_error);
         const std::vector<std::string> pieces{"no"};
-        CHECK_THROWS_AS(ends.writer().writelines(pieces), std::runtime_error);
-        CHECK_AWAIT_THROWS_AS(ends.writer().sendfile(file), std::runtime_error);
+        CHECK_THROWS_WITH_AS(ends.writer().writelines(pieces),
+                             doctest::Contains("::writelines: a sendfile() is in progress"),
+                             std::runtime_error);
+        CHECK_AWAIT_THROWS_WITH_AS(ends.writer().sendfile(file),
+                                   "::sendfile: a sendfile() is in progress", std::runtime_error);
         if (half) ends.writer().write_eof();
         else ends.writer().close();
         const std::string received = co_await ends.peer_reader().read();
@@ -858,7 +863,9 @@ ASYNC_TEST_CASE("while a file is sent nothing else is, and closing waits for it"
         const std::size_t sent = co_await sending;
         CHECK(sent == contents.size());
         if (half) {
-            CHECK_AWAIT_THROWS_AS(ends.writer().sendfile(file), std::runtime_error);
+            CHECK_AWAIT_THROWS_WITH_AS(ends.writer().sendfile(file),
+                                       "::sendfile: write_eof() has been called",
+                                       std::runtime_error);
             ends.peer().write("answer");
             const std::string answer = co_await ends.reader().read(6);
             CHECK(answer == "answer");
