@@ -2877,8 +2877,8 @@ public:
     /// One turn, without sleeping. Returns and throws as poll().
     std::size_t run_once();
 
-    /// Turns until nothing is ready or `budget`, which is real time, is used up; at least
-    /// one. Throws as poll().
+    /// Turns until nothing is ready or `budget`, which is real time, is used up, if need be
+    /// in the middle of a turn; at least one step. Throws as poll().
     run_result run_for(duration budget);
 
     /// How long a foreign loop may sleep: zero when something is ready, nothing
@@ -2964,7 +2964,8 @@ private:
     // Gives what ended the run before `main` was done.
     exception_ptr run_until_done(detail::state_base& main);
 
-    std::size_t turn(bool may_sleep);
+    static constexpr std::int64_t no_end = (std::numeric_limits<std::int64_t>::max)();
+    std::size_t turn(bool may_sleep, std::int64_t until = no_end);
     void collect(bool may_sleep);
     void take_inbox() noexcept;
     void take_due_timers(std::int64_t now) noexcept;
@@ -2977,7 +2978,7 @@ private:
 #endif
     void shuffle_ready();
     std::size_t run_ready();
-    std::size_t run_ready_watched();
+    std::size_t run_ready_watched(std::int64_t until);
     void run_watched(detail::ready_node* node);
     void move_clock() noexcept;
     bool clock_can_move() noexcept;
@@ -16487,7 +16488,7 @@ void event_loop::run_forever() {
 
 void event_loop::stop() noexcept { stopping_ = true; }
 
-[[gnu::always_inline]] inline std::size_t event_loop::turn(bool may_sleep) {
+[[gnu::always_inline]] inline std::size_t event_loop::turn(bool may_sleep, std::int64_t until) {
     const detail::loop_core& core = *core_;
     if (turns_left_ > 0 && !core.ready.empty() && !core.ask_soon &&
         !core.inbox.load(std::memory_order_relaxed) &&
@@ -16496,7 +16497,7 @@ void event_loop::stop() noexcept { stopping_ = true; }
     else
         collect(may_sleep);
     ++metrics_.turns;
-    return attentive_ ? run_ready_watched() : run_ready();
+    return attentive_ || until != no_end ? run_ready_watched(until) : run_ready();
 }
 
 // Takes in what others posted, what the system finished, and due timers. Under
@@ -16636,7 +16637,8 @@ void event_loop::shuffle_ready() {
     return ran;
 }
 
-std::size_t event_loop::run_ready_watched() {
+// The same at a slower pace. What is left at the time `until` stays first in the queue.
+std::size_t event_loop::run_ready_watched(std::int64_t until) {
     if (shuffle_state_) shuffle_ready();
     detail::ready_queue& ready = core_->ready;
     if (ready.empty()) return 0;
@@ -16647,6 +16649,7 @@ std::size_t event_loop::run_ready_watched() {
         more = &node->next != end; // before it runs: it may be gone afterwards
         ++ran;
         run_watched(node);
+        if (until != no_end && detail::system_now_ns() >= until) break;
     }
     metrics_.callbacks += ran;
     return ran;
@@ -16697,7 +16700,7 @@ run_result event_loop::run_for(duration budget) {
     std::size_t ran = 0;
     do {
         core_->ask_soon = true;
-        const std::size_t now = turn(false);
+        const std::size_t now = turn(false, end);
         ran += now;
         if (now == 0 && core_->ready.empty() && !clock_can_move()) break;
     } while (detail::system_now_ns() < end);

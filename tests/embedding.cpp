@@ -101,6 +101,24 @@ TEST_CASE("run_for() and run_once() are frames as well") {
     CHECK(seen == durations{1s, 2s, 3s});
 }
 
+TEST_CASE("run_for() ends when its budget does, in the middle of a turn, and loses nothing") {
+    asyncio::event_loop loop;
+    std::vector<int> steps;
+    for (const int i : {1, 2, 3}) {
+        loop.call_soon([&steps, i] {
+            const auto end = std::chrono::steady_clock::now() + 2ms;
+            while (std::chrono::steady_clock::now() < end) {}
+            steps.push_back(i);
+        });
+    }
+    for (const int i : {1, 2, 3}) {
+        const asyncio::run_result done = loop.run_for(1ms);
+        CHECK(done.ran == 1);
+        CHECK(done.more == (i < 3));
+    }
+    CHECK(steps == std::vector<int>{1, 2, 3});
+}
+
 TEST_CASE("on the real clock the frames' times add up to all that passed") {
     asyncio::event_loop loop;
     durations seen;
