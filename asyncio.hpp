@@ -28857,7 +28857,7 @@ static std::size_t utf8_length(std::string_view text) noexcept {
 }
 
 // A string as JSON. Bytes that are no UTF-8 become the replacement character.
-static std::string quoted(std::string_view text) {
+static std::string json(std::string_view text) {
     std::string out = "\"";
     for (std::size_t i = 0; i < text.size(); ++i) {
         const char c = text[i];
@@ -28891,7 +28891,7 @@ static std::string microseconds(std::int64_t nanoseconds) {
 
 void tracer::write_chrome_trace(std::ostream& out) const {
     using detail::microseconds;
-    using detail::quoted;
+    using detail::json;
     refresh_names();
     const std::int64_t last = now();
     out << "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"
@@ -28904,11 +28904,11 @@ void tracer::write_chrome_trace(std::ostream& out) const {
                                                                                 : "finished";
         out << ",\n"
             << R"({"name":"thread_name","ph":"M","pid":1,"tid":)" << s.id << R"(,"args":{"name":)"
-            << quoted(s.name) << "}},\n"
+            << json(s.name) << "}},\n"
             // Viewers sort by name else; in the order of their creation tasks tell a story.
             << R"({"name":"thread_sort_index","ph":"M","pid":1,"tid":)" << s.id
             << R"(,"args":{"sort_index":)" << s.id << "}},\n"
-            << R"({"name":)" << quoted(s.name) << R"(,"cat":"task","ph":"X","pid":1,"tid":)" << s.id
+            << R"({"name":)" << json(s.name) << R"(,"cat":"task","ph":"X","pid":1,"tid":)" << s.id
             << R"(,"ts":)" << microseconds(s.begin) << R"(,"dur":)" << microseconds(end - s.begin)
             << R"(,"args":{"state":")" << state << "\"}}";
         // Jobs of one task overlap: asynchronous events, each with an id of its own.
@@ -28921,7 +28921,7 @@ void tracer::write_chrome_trace(std::ostream& out) const {
     }
     for (const record::moment& m : record_->moments)
         out << ",\n"
-            << R"({"name":)" << quoted(m.text)
+            << R"({"name":)" << json(m.text)
             << R"(,"cat":"mark","ph":"i","s":"p","pid":1,"tid":0,"ts":)" << microseconds(m.at)
             << '}';
     out << "\n]}\n";

@@ -1,5 +1,16 @@
-// The system's headers and their macros, and what careless ones define, before ours.
+// The system's headers and their macros, and what careless ones define, before ours; and the
+// standard headers that ours does without, whose functions argument-dependent lookup finds.
 #include <sys/types.h>
+
+#include <charconv>
+#include <filesystem>
+#include <iomanip>
+#include <iostream>
+#include <iterator>
+#include <numeric>
+#include <random>
+#include <regex>
+#include <valarray>
 
 #include <arpa/inet.h>
 #include <fcntl.h>
