@@ -11900,6 +11900,7 @@ static void refuse_in_worker() noexcept {}
 #else
 
 #if defined(_WIN32)
+#include <any>
 #include <cerrno>
 #include <condition_variable>
 #include <csignal>
@@ -11907,7 +11908,9 @@ static void refuse_in_worker() noexcept {}
 #include <cstdlib>
 #include <deque>
 #include <fcntl.h>
+#include <filesystem>
 #include <functional>
+#include <future>
 #include <io.h>
 #include <ios>
 #include <mutex>
@@ -11944,6 +11947,7 @@ static void refuse_in_worker() noexcept {}
 #pragma comment(lib, "ws2_32.lib")
 #endif
 #else
+#include <any>
 #include <arpa/inet.h>
 #include <cerrno>
 #include <condition_variable>
@@ -11954,7 +11958,9 @@ static void refuse_in_worker() noexcept {}
 #include <deque>
 #include <dirent.h>
 #include <fcntl.h>
+#include <filesystem>
 #include <functional>
+#include <future>
 #include <ios>
 #include <mutex>
 #include <net/if.h>
@@ -19702,6 +19708,45 @@ struct carried<std::system_error> {
     }
 };
 
+// Made of the text as std::system_error has it: its own what() adds to that.
+template <>
+struct carried<std::filesystem::filesystem_error> {
+    using error = std::filesystem::filesystem_error;
+    using base = carried<std::system_error>;
+    static error sample() { return error("", std::error_code()); }
+    static void put(const std::exception& thrown, encoder& out) {
+        const auto& e = static_cast<const error&>(thrown);
+        base::put(std::system_error(e.code(), text_given(e)), out);
+        out.put(e.path1().native());
+        out.put(e.path2().native());
+    }
+    static error make(decoder& in) {
+        using text = std::filesystem::path::string_type;
+        const std::system_error same = base::make(in);
+        const std::filesystem::path first(in.get<text>());
+        return error(text_given(same), first, std::filesystem::path(in.get<text>()), same.code());
+    }
+
+private:
+    static std::string text_given(const std::system_error& e) {
+        std::string what = e.std::system_error::what();
+        const std::string tail = ": " + e.code().message();
+        if (what.ends_with(tail)) what.resize(what.size() - tail.size());
+        return what;
+    }
+};
+
+template <>
+struct carried<std::future_error> {
+    static std::future_error sample() { return std::future_error(std::future_errc::no_state); }
+    static void put(const std::exception& error, encoder& out) {
+        out.put(static_cast<const std::future_error&>(error).code().value());
+    }
+    static std::future_error make(decoder& in) {
+        return std::future_error(static_cast<std::future_errc>(in.get<int>()));
+    }
+};
+
 template <class E>
 error_type type_of() {
 #if defined(ASYNCIO_NO_EXCEPTIONS)
@@ -19740,10 +19785,11 @@ static const auto& error_types() {
                  std::bad_optional_access, std::bad_variant_access, std::logic_error,
                  std::invalid_argument, std::domain_error, std::length_error, std::out_of_range,
                  std::runtime_error, std::range_error, std::overflow_error, std::underflow_error,
-                 std::system_error, std::ios_base::failure, timeout_error, invalid_state_error,
+                 std::system_error, std::ios_base::failure, std::filesystem::filesystem_error,
+                 std::future_error, std::bad_any_cast, timeout_error, invalid_state_error,
                  queue_empty, queue_full, queue_shut_down, broken_barrier_error,
                  incomplete_read_error, limit_overrun_error, broken_executor, worker_crashed,
-                 remote_error, codec_error>();
+                 remote_error, codec_error, circuit_open_error>();
     return types;
 }
 

@@ -2,6 +2,7 @@
 // workers, and what happens when workers die.
 #include "support.hpp"
 
+#include <any>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -315,12 +316,34 @@ TEST_CASE("what is encoded is decoded: numbers, texts, containers, times, struct
     CHECK(round_trip(list{1, std::make_unique<list>(list{2, nullptr})}).next->value == 2);
 }
 
+TEST_CASE("errors of files, futures and any keep their types, and what they have beside a text") {
+    const auto again = [](auto error) { return round_trip(std::make_exception_ptr(error)); };
+    const std::filesystem::filesystem_error copied(
+        "copy", "from here", "there", std::make_error_code(std::errc::no_space_on_device));
+    try {
+        std::rethrow_exception(again(copied));
+    } catch (const std::filesystem::filesystem_error& error) {
+        CHECK(error.code() == copied.code());
+        CHECK(error.path1() == copied.path1());
+        CHECK(error.path2() == copied.path2());
+        CHECK(std::string(error.what()) == copied.what());
+    }
+    try {
+        std::rethrow_exception(again(std::future_error(std::future_errc::broken_promise)));
+    } catch (const std::future_error& error) {
+        CHECK(error.code() == std::future_errc::broken_promise);
+    }
+    CHECK(support::holds<std::bad_any_cast>(again(std::bad_any_cast())));
+    CHECK(support::holds<asyncio::circuit_open_error>(again(asyncio::circuit_open_error())));
+}
+
 TEST_CASE("random and damaged bytes give a codec_error or a value, and nothing else") {
     damage(tree{1, {{2, {}}, {3, {{4, {}}}}}});
     damage(document{"t", {{1, 2.5}, {}}, {{"n", 3}}, colour::green, {{1, 2}, {3, 4}}});
     damage(std::vector<std::variant<int, std::string>>{1, "x"});
     damage(std::vector<std::monostate>(3));
     damage(std::make_exception_ptr(std::runtime_error("x")));
+    damage(std::make_exception_ptr(std::filesystem::filesystem_error("x", "p", {})));
 }
 
 TEST_CASE("a length that no bytes follow is refused before memory is taken") {
