@@ -8401,6 +8401,10 @@ public:
     friend bool operator==(const concurrent_future& a, const concurrent_future& b) noexcept {
         return a.state_ == b.state_;
     }
+    friend bool operator<(const concurrent_future& a, const concurrent_future& b) noexcept {
+        return std::less<const void*>()(a.state_.get(), b.state_.get());
+    }
+    std::size_t hash() const noexcept { return std::hash<const void*>()(state_.get()); }
 
     // For the library's own functions.
     explicit concurrent_future(detail::ref_ptr<detail::concurrent_state<T>> state) noexcept
@@ -9839,6 +9843,13 @@ coro<detail::job_result_t<Fn, Args...>> to_thread(Fn&& fn, Args&&... args) {
 }
 
 } // namespace asyncio::inline ASYNCIO_ABI
+
+template <class T>
+struct std::hash<asyncio::concurrent_future<T>> {
+    std::size_t operator()(const asyncio::concurrent_future<T>& f) const noexcept {
+        return f.hash();
+    }
+};
 
 #endif // !ASYNCIO_NO_THREADS
 

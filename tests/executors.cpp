@@ -24,6 +24,7 @@
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <ranges>
 #include <set>
 #include <thread>
 #include <unordered_map>
@@ -618,6 +619,25 @@ TEST_CASE("CF-06: as_completed() gives the finished ones first, each once, and t
     std::vector<asyncio::concurrent_future<int>> never{asyncio::concurrent_future<int>::create()};
     auto late = asyncio::concurrent::as_completed(never, {.timeout = 1ms});
     CHECK_THROWS_AS(static_cast<void>(late.next()), asyncio::timeout_error);
+}
+
+TEST_CASE("futures are keys of what their jobs were given, as in Python's first example") {
+    asyncio::thread_pool_executor pool(2);
+    std::map<asyncio::concurrent_future<int>, int> ordered;
+    std::unordered_map<asyncio::concurrent_future<int>, int> hashed;
+    for (const int i : {1, 2, 3}) {
+        const auto square = pool.submit([](int x) { return x * x; }, i);
+        ordered[square] = hashed[square] = i;
+        ++hashed[asyncio::concurrent_future<int>(square)];
+    }
+    CHECK(hashed.size() == 3);
+    int seen = 0;
+    for (const auto& f : asyncio::concurrent::as_completed(ordered | std::views::keys)) {
+        CHECK(f.result() == ordered.at(f) * ordered.at(f));
+        CHECK(hashed.at(f) == ordered.at(f) + 1);
+        ++seen;
+    }
+    CHECK(seen == 3);
 }
 
 TEST_CASE("CF-07: map() gives results in order, and an error when its element is reached") {
