@@ -9223,13 +9223,42 @@ enum class start_method {
     spawn
 };
 
+/// What a worker of an isolated_executor does first: a void function, or a lambda without
+/// captures.
+class isolated_initializer {
+public:
+    constexpr isolated_initializer(std::nullptr_t = nullptr) noexcept {}
+    template <class F>
+        requires(!std::same_as<std::remove_cvref_t<F>, isolated_initializer> &&
+                 std::invocable<std::decay_t<F>&>)
+    constexpr isolated_initializer([[maybe_unused]] F&& fn) noexcept {
+        using Fn = std::decay_t<F>;
+        if constexpr (std::convertible_to<F, void (*)()>) {
+            fn_ = fn;
+        } else {
+            static_assert(std::is_empty_v<Fn> && std::default_initializable<Fn>,
+                          "asyncio::isolated_executor: an initializer runs in the worker, which "
+                          "has nothing of what is captured here; give it a void function, or a "
+                          "lambda without captures");
+            if constexpr (std::is_empty_v<Fn> && std::default_initializable<Fn>)
+                fn_ = [] { static_cast<void>(Fn()()); };
+        }
+    }
+
+    // For the library's own functions.
+    constexpr auto function() const noexcept { return fn_; }
+
+private:
+    void (*fn_)() = nullptr;
+};
+
 /// Options of isolated_executor. All but initializer and max_tasks_per_child are
 /// for processes only.
 struct isolated_options {
     asyncio::isolation isolation = asyncio::isolation::process;
     start_method start = start_method::forkserver;
-    /// Called by each worker before its first job: a function or captureless lambda.
-    void (*initializer)() = nullptr;
+    /// Called by each worker before its first job.
+    isolated_initializer initializer = {};
     /// A worker is replaced when it has run this many jobs.
     std::optional<std::size_t> max_tasks_per_child = {};
     /// Bytes that a worker may grow beyond its size at the start; best effort, and
@@ -22798,8 +22827,8 @@ static std::shared_ptr<executor_core> make_process_core(const std::string& name,
     how.job_timeout = options.job_timeout;
     how.setup.memory_limit = options.memory_limit;
     if (options.cpu_time_limit) how.setup.cpu_limit = options.cpu_time_limit->count();
-    how.setup.has_initializer = options.initializer != nullptr;
-    how.initializer = options.initializer;
+    how.initializer = options.initializer.function();
+    how.setup.has_initializer = how.initializer != nullptr;
     auto core = std::make_shared<process_core>(std::move(how));
     core->begin();
     return core;
@@ -22877,7 +22906,7 @@ isolated_executor::isolated_executor(const char* who, std::ptrdiff_t workers,
               how.prefix = "isolated";
               how.most = most;
               how.max_tasks = options.max_tasks_per_child;
-              if (options.initializer) how.initializer = options.initializer;
+              if (const auto fn = options.initializer.function()) how.initializer = fn;
               return std::make_shared<detail::thread_core>(std::move(how));
           }
           return detail::make_process_core(name, most, options);

@@ -6,6 +6,7 @@
 // WRONG=5 says: argument cannot travel
 // WRONG=6 says: result cannot come back
 // WRONG=7 says: asyncio::fork_job: the result cannot come back
+// WRONG=8 says: nothing of what is captured here
 #include "asyncio.hpp"
 
 #include <functional>
@@ -32,6 +33,7 @@ struct scale {
 };
 
 static double length(point p) { return p.x * p.x + p.y * p.y; }
+static void prepare() {}
 
 static asyncio::coro<> async_main() {
     asyncio::isolated_executor pool(1);
@@ -70,6 +72,13 @@ static asyncio::coro<> async_main() {
     co_await asyncio::fork_job([&place, factor] { return scale{factor}(place); });
 #if WRONG == 7
     asyncio::fork_job([] { return handle(); });
+#endif
+
+    // What a worker does first travels to it, too; what that returns stays there.
+    asyncio::isolated_executor simple(1, {.initializer = prepare});
+    asyncio::isolated_executor prepared(1, {.initializer = [] { return 1; }});
+#if WRONG == 8
+    asyncio::isolated_executor late(1, {.initializer = [factor] { static_cast<void>(factor); }});
 #endif
 }
 
