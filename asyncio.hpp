@@ -11340,6 +11340,11 @@ namespace detail {
 template <class F>
 concept takes_attempt = std::invocable<F&, const attempt&>;
 
+// What retry(), map() and their kin call again and again.
+template <class F, class... Args>
+concept makes_awaitable = std::invocable<F&, Args...> &&
+                          requires { typename await_result_t<std::invoke_result_t<F&, Args...>>; };
+
 template <class F>
 decltype(auto) call_attempt(F& fn, const attempt& now) {
     if constexpr (takes_attempt<F>) return fn(now);
@@ -11405,6 +11410,10 @@ auto retry(F&& fn, retry_options options = {}, Predicate&& again = {}) {
     static_assert(detail::closure_survives<F>() && detail::closure_survives<Predicate>(),
                   "asyncio::retry: g++ up to 12 destroys such a closure twice; name the lambda "
                   "first: auto call = [...]...; co_await retry(call)");
+    using Call = std::decay_t<F>;
+    static_assert(detail::makes_awaitable<Call> || detail::makes_awaitable<Call, const attempt&>,
+                  "asyncio::retry: it calls a function anew for each attempt, and awaits what that "
+                  "returns; write retry([] { return fetch(); }) instead of retry(fetch())");
     detail::check_retry(options);
     return detail::run_retry<std::decay_t<F>, std::decay_t<Predicate>>(
         std::forward<F>(fn), options, std::forward<Predicate>(again));
@@ -11443,8 +11452,11 @@ public:
 
     /// Awaits what `fn` returns, or throws circuit_open_error without calling it.
     template <class F>
-        requires detail::owned_callable<F>
     auto call(F&& fn) {
+        static_assert(detail::makes_awaitable<std::decay_t<F>>,
+                      "asyncio::circuit_breaker::call: it calls a function only when it may, and "
+                      "awaits what that returns; write call([] { return fetch(); }) instead of "
+                      "call(fetch())");
         static_assert(detail::closure_survives<F>(),
                       "asyncio::circuit_breaker::call: g++ up to 12 destroys such a closure "
                       "twice; name the lambda first: auto fn = [...]...; co_await c.call(fn)");
@@ -11629,6 +11641,9 @@ auto map_each(Range&& range, F&& fn, map_options options) {
     if (options.limit && *options.limit == 0)
         throw_invalid_argument("asyncio::map: a limit of 0 lets nothing run; give at least 1");
     using T = range_element_t<Range>;
+    static_assert(makes_awaitable<std::decay_t<F>, T>,
+                  "asyncio::map: the function takes an item by value or const reference, and "
+                  "returns something to await; to_thread(fn, item) makes that of a plain one");
     std::vector<T> items;
     for_each_given(std::forward<Range>(range),
                    [&](auto&& item) { items.push_back(std::forward<decltype(item)>(item)); });
@@ -11773,7 +11788,11 @@ auto map_stream_of(Range&& range, F&& fn, map_options options) {
     if (options.limit && *options.limit == 0)
         throw_invalid_argument(
             "asyncio::map_stream: a limit of 0 lets nothing run; give at least 1");
-    using R = await_result_t<std::invoke_result_t<std::decay_t<F>&, decltype(*std::begin(range))>>;
+    using T = decltype(*std::begin(range));
+    static_assert(makes_awaitable<std::decay_t<F>, T>,
+                  "asyncio::map_stream: the function takes an item of the range, and returns "
+                  "something to await; to_thread(fn, item) makes that of a plain one");
+    using R = await_result_t<std::invoke_result_t<std::decay_t<F>&, T>>;
     return run_map_stream<Outcomes, Range, std::decay_t<F>, R>(std::forward<Range>(range),
                                                                std::forward<F>(fn), options);
 }
