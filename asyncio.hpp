@@ -5099,9 +5099,47 @@ template <owned_callable F>
 coro<await_result_t<F>> as_coro(F fn) {
     co_return co_await fn();
 }
+
+// What a member function is called on, as std::invoke() finds it.
+template <class F>
+struct member_of;
+template <class Member, class Class>
+struct member_of<Member Class::*> {
+    using type = Class;
+};
+template <class T>
+inline constexpr bool is_reference_wrapper = false;
+template <class T>
+inline constexpr bool is_reference_wrapper<std::reference_wrapper<T>> = true;
+template <class F, class Object>
+decltype(auto) call_target(Object&& object) {
+    using given = std::remove_cvref_t<Object>;
+    if constexpr (std::is_base_of_v<typename member_of<F>::type, given>)
+        return std::forward<Object>(object);
+    else if constexpr (is_reference_wrapper<given>) return object.get();
+    else return *std::forward<Object>(object);
+}
+
+// Owns a function and its arguments. Not by std::invoke(): what an argument is converted
+// to for a reference parameter has to live as long as the await.
 template <class F, class... Args>
 coro<await_result_t<std::invoke_result_t<F&, Args...>>> call_owned(F fn, Args... args) {
-    co_return co_await std::invoke(fn, std::move(args)...);
+    co_return co_await fn(std::move(args)...);
+}
+template <class F, class Object, class... Args>
+    requires std::is_member_function_pointer_v<F>
+coro<await_result_t<std::invoke_result_t<F&, Object, Args...>>> call_owned(F fn, Object object,
+                                                                           Args... args) {
+    co_return co_await (call_target<F>(std::move(object)).*fn)(std::move(args)...);
+}
+template <class F, class... Args>
+auto own_call(F&& fn, Args&&... args) {
+    static_assert(
+        awaitable_object<std::invoke_result_t<std::decay_t<F>&, std::decay_t<Args>...>>,
+        "asyncio::create_task: the function returns a coroutine or another awaitable; plain "
+        "functions are for to_thread()");
+    return call_owned<std::decay_t<F>, std::decay_t<Args>...>(std::forward<F>(fn),
+                                                              std::forward<Args>(args)...);
 }
 
 template <class Self, class T>
@@ -5225,10 +5263,8 @@ auto event_loop::create_task(A&& work) {
 template <class F, class... Args>
     requires(sizeof...(Args) > 0 && std::invocable<std::decay_t<F>&, std::decay_t<Args>...>)
 auto event_loop::create_task(F&& fn, Args&&... args) {
-    return detail::spawn_any(*core_,
-                             detail::call_owned<std::decay_t<F>, std::decay_t<Args>...>(
-                                 std::forward<F>(fn), std::forward<Args>(args)...),
-                             {});
+    return detail::spawn_any(
+        *core_, detail::own_call(std::forward<F>(fn), std::forward<Args>(args)...), {});
 }
 
 /// Lets the running loop run `work` as a task of its own, from the next turn on.
@@ -6007,8 +6043,7 @@ public:
         requires(sizeof...(Args) > 0 && std::invocable<std::decay_t<F>&, std::decay_t<Args>...>)
     auto create_task(F&& fn, Args&&... args) {
         require_open();
-        return create_task(detail::call_owned<std::decay_t<F>, std::decay_t<Args>...>(
-            std::forward<F>(fn), std::forward<Args>(args)...));
+        return create_task(detail::own_call(std::forward<F>(fn), std::forward<Args>(args)...));
     }
 
     /// Ends the group without an error: cancels the children and the body, and the

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <coroutine>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -1045,6 +1046,36 @@ ASYNC_TEST_CASE("create_task(fn, args...) owns function and arguments") {
     }
     const std::string said = co_await member;
     CHECK(said == "a worker whose name is on the heap 7");
+}
+
+ASYNC_TEST_CASE("what an argument of create_task(fn, args...) is converted to stays, too") {
+    const char* const text = "a text that is too long for a string without memory of its own";
+    const auto by_reference = [](const std::string& s,
+                                 const asyncio::duration& d) -> asyncio::coro<std::string> {
+        co_await asyncio::sleep(d);
+        co_return s;
+    };
+    const auto of_function = asyncio::create_task(by_reference, text, 1s);
+
+    struct worker {
+        std::string name;
+        asyncio::coro<std::string> add(const std::string& s) const {
+            co_await asyncio::sleep(1s);
+            co_return name + s;
+        }
+    };
+    const worker w{"of "};
+    const auto of_copy = asyncio::create_task(&worker::add, w, text);
+    const auto of_pointer = asyncio::create_task(&worker::add, &w, text);
+    const auto of_reference = asyncio::create_task(&worker::add, std::cref(w), text);
+    const auto of_owner = asyncio::create_task(&worker::add, std::make_unique<worker>(w), text);
+
+    const std::string plain = co_await of_function;
+    CHECK(plain == text);
+    const std::vector<asyncio::task<std::string>> members{of_copy, of_pointer, of_reference,
+                                                          of_owner};
+    const std::vector<std::string> texts = co_await asyncio::gather(members);
+    for (const std::string& t : texts) CHECK(t == std::string("of ") + text);
 }
 
 ASYNC_TEST_CASE("a task owns the closure that it is made of") {
