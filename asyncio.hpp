@@ -5088,6 +5088,7 @@ void task_state<T>::finish() {
 
 // Makes a coroutine of anything awaitable, owning it.
 template <class T>
+    requires(!std::is_const_v<T>)
 coro<T> as_coro(coro<T>&& work) noexcept {
     return std::move(work);
 }

@@ -1078,6 +1078,14 @@ ASYNC_TEST_CASE("what an argument of create_task(fn, args...) is converted to st
     for (const std::string& t : texts) CHECK(t == std::string("of ") + text);
 }
 
+ASYNC_TEST_CASE("a coroutine may promise a constant") {
+    const auto name = []() -> asyncio::coro<const std::string> { co_return "constant"; };
+    const std::string directly = co_await name();
+    CHECK(directly == "constant");
+    const std::string of_task = co_await asyncio::create_task(name());
+    CHECK(of_task == "constant");
+}
+
 ASYNC_TEST_CASE("a task owns the closure that it is made of") {
     int alive = 0;
     asyncio::task<std::size_t> t;
