@@ -11614,6 +11614,11 @@ struct map_state {
     std::size_t finished = 0;
 };
 
+template <bool Outcomes, class T, class F>
+coro<map_result_t<T, F>> call_for_item(map_state<Outcomes, T, F>& work, std::size_t index) {
+    co_return co_await work.fn(std::move(work.items[index]));
+}
+
 // One of the tasks that work on the items.
 template <bool Outcomes, class T, class F>
 coro<> map_worker(map_state<Outcomes, T, F>& work) {
@@ -11622,11 +11627,8 @@ coro<> map_worker(map_state<Outcomes, T, F>& work) {
         const std::size_t index = work.next++;
         std::optional<gathered<Outcomes, R>> result;
         if constexpr (Outcomes) {
-            // Called in there, so that what a plain function throws is an outcome, too.
-            auto call = [&work, index]() -> decltype(auto) {
-                return work.fn(std::move(work.items[index]));
-            };
-            result.emplace(co_await as_outcome(call));
+            // In a coroutine, so that what a plain function throws is an outcome, too.
+            result.emplace(co_await as_outcome(call_for_item(work, index)));
         } else if constexpr (std::is_void_v<R>) {
             co_await work.fn(std::move(work.items[index]));
             result.emplace();
@@ -11745,24 +11747,21 @@ coro<> end_calls(stream_calls<R>& calls) {
     if (cancelled) co_await fail_with(std::move(cancelled));
 }
 
-// The call of a plain function that threw, where that is an outcome.
-template <class R>
-coro<R> failed_call(exception_ptr error) {
-    [[maybe_unused]] caught<R> nothing;
-    co_await fail_with(std::move(error));
-    if constexpr (!std::is_void_v<R>) co_return std::move(*nothing.value);
+// A call, with what its parameters refer to: the item, unless that stays in the range, and
+// what it is converted to.
+template <class R, class Given, class Kept, class F>
+coro<R> call_with(F* fn, stored<Kept> item) {
+    if constexpr (std::is_reference_v<Kept>) co_return co_await (*fn)(*item);
+    else co_return co_await (*fn)(std::forward<Given>(item));
 }
-
-template <bool Outcomes, class R, class F, class Item>
-task<R> start_call(F& fn, Item&& item) {
-    if constexpr (Outcomes) {
-        task<R> call;
-        exception_ptr error = thrown_by([&] { call = create_task(fn(std::forward<Item>(item))); });
-        if (error) call = create_task(failed_call<R>(std::move(error)));
-        return call;
-    } else {
-        return create_task(fn(std::forward<Item>(item)));
-    }
+template <class Iterator, class Given>
+inline constexpr bool stays = std::is_lvalue_reference_v<Given> && std::forward_iterator<Iterator>;
+template <class R, class Iterator, class F>
+task<R> start_call(F& fn, const Iterator& place) {
+    using given = decltype(*place);
+    if constexpr (stays<Iterator, given>)
+        return create_task(call_with<R, given, given>(&fn, std::addressof(*place)));
+    else return create_task(call_with<R, given, std::remove_cvref_t<given>>(&fn, *place));
 }
 
 // What the calls refer to. Each holds it, since they may end after the stream.
@@ -11784,7 +11783,7 @@ async_generator<gathered<Outcomes, R>> run_map_stream(Range range, F fn, map_opt
     while (!failure) {
         failure = thrown_by([&] {
             while (calls.tasks.size() < limit && place != end) {
-                calls.tasks.push_back(start_call<Outcomes, R>(source->fn, *place));
+                calls.tasks.push_back(start_call<R>(source->fn, place));
                 calls.tasks.back().add_done_callback([source](const task<R>&) {});
                 ++place;
             }

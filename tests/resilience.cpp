@@ -3,6 +3,7 @@
 #include <limits>
 #include <optional>
 #include <ranges>
+#include <sstream>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
@@ -42,6 +43,11 @@ public:
 private:
     int failures_;
 };
+
+asyncio::coro<std::string> copy_after_a_second(const std::string& text) {
+    co_await asyncio::sleep(1s);
+    co_return text;
+}
 
 } // namespace
 
@@ -672,6 +678,18 @@ ASYNC_TEST_CASE("what a plain function throws to map() is an outcome as well") {
 }
 #endif
 
+ASYNC_TEST_CASE("what an item of map() is converted to lives as long as its call") {
+    const std::vector<const char*> items{"text that is too long for a string without memory",
+                                         "another text that is too long for that"};
+    const auto plain = co_await asyncio::map(items, copy_after_a_second);
+    const auto outcomes =
+        co_await asyncio::map(asyncio::return_exceptions, items, copy_after_a_second);
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        CHECK(plain[i] == items[i]);
+        CHECK(outcomes[i].value() == items[i]);
+    }
+}
+
 ASYNC_TEST_CASE("a call of map() that somebody else cancels gives no result, but a cancellation") {
     auto call = [](int item) -> asyncio::coro<int> {
         co_await asyncio::sleep(1s);
@@ -781,6 +799,22 @@ ASYNC_TEST_CASE("a stream's results come in the order of the items, or as they a
     CHECK(none.empty());
     CHECK_THROWS_AS(static_cast<void>(asyncio::map_stream(items, twice_after, {.limit = 0})),
                     std::invalid_argument);
+}
+
+ASYNC_TEST_CASE("an item that a range makes, or soon replaces, lives as long as its call") {
+    const auto make = [](int i) { return std::string(40, static_cast<char>('a' + i)); };
+    const auto made = std::views::iota(0, 3) | std::views::transform(make);
+    const auto of_made = co_await all_of(asyncio::map_stream(made, copy_after_a_second));
+    CHECK(of_made == std::vector<std::string>{make(0), make(1), make(2)});
+
+    const std::vector<const char*> converted{"text that is too long for a string without memory"};
+    const auto of_converted = co_await all_of(asyncio::map_stream(converted, copy_after_a_second));
+    CHECK(of_converted.front() == converted.front());
+
+    std::istringstream words("one two three");
+    auto read = std::views::istream<std::string>(words);
+    const auto of_read = co_await all_of(asyncio::map_stream(read, copy_after_a_second));
+    CHECK(of_read == std::vector<std::string>{"one", "two", "three"});
 }
 
 ASYNC_TEST_CASE("of a range without an end as many items are taken as results, and the limit") {
