@@ -4047,6 +4047,13 @@ inline fail_awaiter fail_with(exception_ptr error) noexcept {
 template <class T>
 struct caught {
     caught() = default;
+    caught(caught&&) = default;
+    caught& operator=(caught&& other) { // T need not be assignable
+        error = std::move(other.error);
+        value.reset();
+        if (other.value) value.emplace(std::move(*other.value));
+        return *this;
+    }
 
     exception_ptr error;
     std::optional<stored<T>> value; // if there was no error
@@ -7593,7 +7600,7 @@ private:
     void grow() {
         std::vector<std::optional<T>> larger(slots_.empty() ? 8 : slots_.size() * 2);
         for (std::size_t i = 0; i < size_; ++i)
-            larger[i] = std::move(slots_[(first_ + i) & mask_]);
+            larger[i].emplace(std::move(*slots_[(first_ + i) & mask_]));
         slots_ = std::move(larger);
         mask_ = slots_.size() - 1;
         first_ = 0;
@@ -11635,7 +11642,7 @@ coro<> map_worker(map_state<Outcomes, T, F>& work) {
         } else {
             result.emplace(co_await work.fn(std::move(work.items[index])));
         }
-        work.results[work.ordered ? index : work.finished] = std::move(result);
+        work.results[work.ordered ? index : work.finished].emplace(std::move(*result));
         ++work.finished;
     }
 }

@@ -145,6 +145,19 @@ ASYNC_TEST_CASE("QU-01: a priority_queue gives the smallest one first, by its ow
     }
 }
 
+ASYNC_TEST_CASE("items need not be assignable") {
+    struct unchanging {
+        explicit unchanging(int n) : number(n) {}
+        const int number;
+    };
+    asyncio::queue<unchanging> queue;
+    for (int i = 0; i < 20; ++i) queue.put_nowait(unchanging(i));
+    for (int i = 0; i < 20; ++i) {
+        const unchanging item = co_await queue.get();
+        CHECK(item.number == i);
+    }
+}
+
 ASYNC_TEST_CASE("QU-01: many items keep their order while some are taken in between") {
     asyncio::queue<int> queue;
     int put = 0;

@@ -74,6 +74,17 @@ private:
     int* alive_;
 };
 
+// A value that can be made and copied, but not changed.
+struct unchanging {
+    explicit unchanging(int n) : number(n) {}
+    const int number;
+};
+
+asyncio::coro<unchanging> unchanging_after(asyncio::duration delay, int number) {
+    co_await asyncio::sleep(delay);
+    co_return unchanging(number);
+}
+
 } // namespace
 
 TEST_SUITE("timeout") {
@@ -544,6 +555,14 @@ ASYNC_TEST_CASE("WF-02: wait_for() returns only after the cleanup of what it can
         co_await error_of(asyncio::wait_for(slow_to_stop(100ms), 1s));
     CHECK(shape(error) == "timeout");
     CHECK(now() - begin == 1100ms);
+}
+
+ASYNC_TEST_CASE("wait_for() gives values that cannot be assigned") {
+    const unchanging in_time = co_await asyncio::wait_for(unchanging_after(1s, 3), 2s);
+    CHECK(in_time.number == 3);
+    const unchanging unlimited =
+        co_await asyncio::wait_for(unchanging_after(1s, 4), std::nullopt);
+    CHECK(unlimited.number == 4);
 }
 
 ASYNC_TEST_CASE("WF-03: work that ignores the cancellation and returns is no timeout") {
