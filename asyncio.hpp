@@ -1286,6 +1286,13 @@ private:
     bool made_ = false;
 };
 
+// Whether the elements of a range that somebody gives stay where they are. What a view shows
+// is somebody else's: out of it goes only what cannot be copied.
+template <class R, class Element>
+inline constexpr bool elements_stay =
+    std::is_lvalue_reference_v<R> || (std::ranges::enable_view<std::remove_cvref_t<R>> &&
+                                      std::copy_constructible<std::remove_cvref_t<Element>>);
+
 // A move-only callable of any type. For things that are set once and called
 // seldom; hot paths keep callables in nodes of their own.
 template <class Signature>
@@ -6284,7 +6291,12 @@ using range_element_t = std::remove_cvref_t<decltype(*std::begin(std::declval<R&
 template <class R, class F>
 void for_each_given(R&& range, F&& fn) {
     for (auto&& element : range) {
-        if constexpr (std::is_lvalue_reference_v<R>) fn(element);
+        using given = decltype(element);
+        constexpr bool kept = elements_stay<R, given>;
+        static_assert(!kept || std::constructible_from<std::remove_cvref_t<given>, given>,
+                      "asyncio: what cannot be copied is moved out of a range that is given "
+                      "away, as in gather(std::move(works))");
+        if constexpr (kept) fn(std::forward<given>(element));
         else fn(std::move(element));
     }
 }
@@ -9449,7 +9461,7 @@ auto executor::map_with(Fn fn, Range&& elements, const executor_map_options& opt
                         size = options.chunksize](typename results::job_list& jobs) mutable {
         std::vector<in> chunk;
         for (; chunk.size() < size && at != end; ++at) {
-            if constexpr (std::is_lvalue_reference_v<Range>) chunk.push_back(*at);
+            if constexpr (detail::elements_stay<Range, decltype(*at)>) chunk.push_back(*at);
             else chunk.push_back(std::move(*at));
         }
         if (chunk.empty()) return false;

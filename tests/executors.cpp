@@ -671,6 +671,15 @@ TEST_CASE("CF-07: map() gives results in order, and an error when its element is
     CHECK(read == 10);
 }
 
+TEST_CASE("map() leaves what a view shows where it is") {
+    asyncio::thread_pool_executor pool(1);
+    const std::string text = "text that is too long for a string without memory";
+    std::vector<std::string> items{text, "b"};
+    const auto size = [](std::string item) { return item.size(); };
+    for (const std::size_t n : pool.map(size, items | std::views::take(1))) CHECK(n == text.size());
+    CHECK(items.front() == text);
+}
+
 TEST_CASE("CF-07: a timeout of map() counts from the call and takes back what has not begun") {
     asyncio::thread_pool_executor pool(1);
     gate closed;

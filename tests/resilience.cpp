@@ -690,6 +690,21 @@ ASYNC_TEST_CASE("what an item of map() is converted to lives as long as its call
     }
 }
 
+ASYNC_TEST_CASE("map() leaves what a view shows where it is, and results need no assignment") {
+    const std::string text = "text that is too long for a string without memory";
+    std::vector<std::string> items{text, "b"};
+    struct unchanging {
+        explicit unchanging(std::string t) : value(std::move(t)) {}
+        const std::string value;
+    };
+    const auto keep = [](std::string t) -> asyncio::coro<unchanging> {
+        co_return unchanging(std::move(t));
+    };
+    const auto kept = co_await asyncio::map(items | std::views::take(1), keep);
+    CHECK(kept.front().value == text);
+    CHECK(items.front() == text);
+}
+
 ASYNC_TEST_CASE("a call of map() that somebody else cancels gives no result, but a cancellation") {
     auto call = [](int item) -> asyncio::coro<int> {
         co_await asyncio::sleep(1s);

@@ -8,6 +8,8 @@
 #include <limits>
 #include <list>
 #include <optional>
+#include <ranges>
+#include <span>
 #include <stdexcept>
 #include <tuple>
 #include <type_traits>
@@ -1692,6 +1694,30 @@ ASYNC_TEST_CASE("results of different types make a tuple, and void is std::monos
     CHECK_FALSE(std::get<0>(mixed).has_value());
     CHECK(std::get<1>(mixed).has_value());
     CHECK(**std::get<2>(mixed) == 3);
+}
+
+ASYNC_TEST_CASE("a view may make coroutines, and the tasks that it shows stay where they are") {
+    auto works = std::views::iota(0, 3) |
+                 std::views::transform([](int i) { return after(1s, i); });
+    const std::vector<int> made = co_await asyncio::gather(works);
+    CHECK(made == std::vector<int>{0, 1, 2});
+    auto completed = asyncio::as_completed(works);
+    int sum = 0;
+    while (const auto t = co_await completed.next()) sum += t->result();
+    CHECK(sum == 3);
+
+    std::vector<asyncio::task<int>> tasks;
+    for (int i = 0; i < 3; ++i) tasks.push_back(asyncio::create_task(after(1s, i)));
+    const std::vector<int> two = co_await asyncio::gather(tasks | std::views::take(2));
+    CHECK(two == std::vector<int>{0, 1});
+    const std::vector<int> all = co_await asyncio::gather(std::span(tasks));
+    CHECK(all == std::vector<int>{0, 1, 2});
+    for (const asyncio::task<int>& t : tasks) CHECK(t.valid());
+
+    std::vector<asyncio::coro<int>> coroutines;
+    for (int i = 0; i < 3; ++i) coroutines.push_back(after(1s, i));
+    const std::vector<int> moved = co_await asyncio::gather(coroutines | std::views::reverse);
+    CHECK(moved == std::vector<int>{2, 1, 0});
 }
 
 ASYNC_TEST_CASE("a range gives a vector, and a range of void nothing") {
