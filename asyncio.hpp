@@ -5869,7 +5869,8 @@ using enter_result_t = await_result_t<decltype(std::declval<M&>().aenter())>;
 
 // What the body's parameter refers to: what aenter() gave, or the manager.
 template <class M>
-using entered_t = std::conditional_t<std::is_void_v<enter_result_t<M>>, M, enter_result_t<M>>;
+using entered_t = std::conditional_t<std::is_void_v<enter_result_t<M>>, M,
+                                     std::remove_reference_t<enter_result_t<M>>>;
 
 template <class M>
 concept manager = requires(M& m, exception_ptr error) {
@@ -5907,13 +5908,18 @@ auto run_with(M manager, Body body)
     using called = decltype(call_body(std::declval<Body&>(), std::declval<entered&>()));
     using R = body_result_t<Body, entered>;
 
-    std::optional<stored<enter_result_t<kept>>> given;
-    if constexpr (std::is_void_v<enter_result_t<kept>>) co_await manager.aenter();
-    else given.emplace(co_await manager.aenter());
-
+    [[maybe_unused]] std::optional<stored<enter_result_t<kept>>> given;
     entered* what = nullptr;
-    if constexpr (std::is_void_v<enter_result_t<kept>>) what = std::addressof(manager);
-    else what = std::addressof(*given);
+    if constexpr (std::is_void_v<enter_result_t<kept>>) {
+        co_await manager.aenter();
+        what = std::addressof(manager);
+    } else if constexpr (std::is_reference_v<enter_result_t<kept>>) {
+        entered& value = co_await manager.aenter();
+        what = std::addressof(value);
+    } else {
+        given.emplace(co_await manager.aenter());
+        what = std::addressof(*given);
+    }
 
     caught<R> got;
     if constexpr (awaitable_object<called>) {

@@ -210,6 +210,25 @@ ASYNC_TEST_CASE("bodies are coroutines or plain callables, with or without a par
     CHECK(log.size() == 24);
 }
 
+// Shows what it holds.
+struct window {
+    int value = 1;
+    asyncio::coro<int&> aenter() { co_return value; }
+    asyncio::coro<bool> aexit(asyncio::exception_ptr) { co_return false; }
+};
+
+ASYNC_TEST_CASE("a body gets the very object that aenter() refers to") {
+    window w;
+    co_await asyncio::with(w, [](int& value) { value = 2; });
+    CHECK(w.value == 2);
+    const int seen = co_await asyncio::with(w, [&](const int& value) -> asyncio::coro<int> {
+        co_await asyncio::sleep(1s);
+        CHECK(&value == &w.value);
+        co_return value;
+    });
+    CHECK(seen == 2);
+}
+
 ASYNC_TEST_CASE("a plain callable that returns a reference gives a copy of what it refers to") {
     lines log;
     diary manager(log);
