@@ -3849,6 +3849,7 @@ constexpr bool closure_survives() noexcept {
     if constexpr (std::is_lvalue_reference_v<F> || std::is_trivially_destructible_v<F> ||
                   !std::is_class_v<F>)
         return true;
+    else if constexpr (awaitable_object<F>) return !std::is_aggregate_v<F>;
     else
         return !std::is_aggregate_v<F> && type_name<F>().find("<lambda(") == std::string_view::npos;
 #else

@@ -565,6 +565,18 @@ ASYNC_TEST_CASE("wait_for() gives values that cannot be assigned") {
     CHECK(unlimited.number == 4);
 }
 
+ASYNC_TEST_CASE("wait_for() takes no coroutine for a closure, whatever it promises") {
+    const auto give = [] {
+        struct local {
+            int number = 3;
+        };
+        const auto make = []() -> asyncio::coro<local> { co_return local(); };
+        return asyncio::wait_for(make(), 1s);
+    };
+    const auto given = co_await give();
+    CHECK(given.number == 3);
+}
+
 ASYNC_TEST_CASE("WF-03: work that ignores the cancellation and returns is no timeout") {
     const int direct = co_await asyncio::wait_for(stubborn(1s, 42), 1s);
     CHECK(direct == 42);
