@@ -4733,7 +4733,11 @@ public:
     class token {
     private:
         friend context_var;
-        explicit token(std::shared_ptr<const void> before) : before_(std::move(before)) {}
+        token(std::uint64_t variable, detail::context_slot where,
+              std::shared_ptr<const void> before)
+            : variable_(variable), where_(std::move(where)), before_(std::move(before)) {}
+        std::uint64_t variable_;
+        mutable detail::context_slot where_; // null once it was used
         std::shared_ptr<const void> before_;
     };
 
@@ -4750,13 +4754,28 @@ public:
     token set(T value) {
         detail::context_slot& slot = detail::current_context();
         if (!slot) slot = detail::context_slot(new detail::context_cell);
-        return token(slot->put(id_, std::make_shared<const T>(std::move(value))));
+        auto before = slot->put(id_, std::make_shared<const T>(std::move(value)));
+        return token(id_, slot, std::move(before));
     }
 
     /// Gives the variable the value that it had before the set() that gave `to`.
+    ///
+    /// Throws: std::runtime_error when `to` was used before; std::invalid_argument when it
+    /// was given by another variable, or in another context.
     void reset(const token& to) {
+        if (!to.where_)
+            detail::throw_runtime_error("asyncio::context_var::reset: the token was used before; "
+                                        "each set() gives another one");
+        if (to.variable_ != id_)
+            detail::throw_invalid_argument("asyncio::context_var::reset: the token was given by "
+                                           "another variable");
         detail::context_slot& slot = detail::current_context();
-        if (slot) slot->put(id_, to.before_);
+        if (slot.get() != to.where_.get())
+            detail::throw_invalid_argument("asyncio::context_var::reset: the token was given in "
+                                           "another context; reset the variable in the task that "
+                                           "has set it");
+        slot->put(id_, to.before_);
+        to.where_ = {};
     }
 
     // For context::get().

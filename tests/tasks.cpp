@@ -881,6 +881,24 @@ ASYNC_TEST_CASE("a context can be copied, run in and asked; reset() goes back") 
     co_return;
 }
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+ASYNC_TEST_CASE("a token of a context_var is good once, for its variable and where it was given") {
+    asyncio::context_var<int> var("var", 0);
+    asyncio::context_var<int> other("other", 0);
+    const auto token = var.set(1);
+    CHECK_THROWS_AS(other.reset(token), std::invalid_argument);
+    CHECK_THROWS_AS(asyncio::context::current().run([&] { var.reset(token); }),
+                    std::invalid_argument);
+    CHECK(var.get() == 1); // nothing has changed
+    var.reset(token);
+    CHECK(var.get() == 0);
+    var.set(2);
+    CHECK_THROWS_AS(var.reset(token), std::runtime_error);
+    CHECK(var.get() == 2);
+    co_return;
+}
+#endif
+
 } // TEST_SUITE
 
 TEST_SUITE("coro") {
