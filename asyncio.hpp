@@ -7633,6 +7633,11 @@ public:
         --size_;
         return item;
     }
+    fifo_store take_all() noexcept {
+        fifo_store all;
+        std::swap(all, *this);
+        return all;
+    }
 
 private:
     void grow() {
@@ -7660,6 +7665,11 @@ public:
         items_.pop_back();
         return item;
     }
+    lifo_store take_all() noexcept {
+        lifo_store all;
+        std::swap(all, *this);
+        return all;
+    }
 
 private:
     std::vector<T> items_;
@@ -7669,21 +7679,31 @@ private:
 template <class T, class Compare>
 class priority_store {
 public:
+    explicit priority_store(Compare compare = Compare()) : compare_(std::move(compare)) {}
+
     std::size_t size() const noexcept { return items_.size(); }
     void push(T&& item) {
         items_.push_back(std::move(item));
-        std::push_heap(items_.begin(), items_.end(), after);
+        std::push_heap(items_.begin(), items_.end(), after());
     }
     T pop() {
-        std::pop_heap(items_.begin(), items_.end(), after);
+        std::pop_heap(items_.begin(), items_.end(), after());
         T item = std::move(items_.back());
         items_.pop_back();
         return item;
     }
+    priority_store take_all() {
+        priority_store all(compare_);
+        std::swap(all.items_, items_);
+        return all;
+    }
 
 private:
-    static bool after(const T& a, const T& b) { return Compare()(b, a); }
+    auto after() {
+        return [this](const T& a, const T& b) { return compare_(b, a); };
+    }
     std::vector<T> items_;
+    [[no_unique_address]] Compare compare_;
 };
 
 // Everything about a queue but its items: who waits for one, and what is still to
@@ -7951,13 +7971,15 @@ public:
     /// No item can be put any more. Those inside can still be taken, unless
     /// `immediate`, which drops them. Then get() throws queue_shut_down.
     void shutdown(bool immediate = false) noexcept {
-        Store dropped; // they go last: their destructors find the queue shut down
-        if (immediate) std::swap(dropped, items_);
+        std::optional<Store> dropped; // goes last: items' destructors find the queue shut down
+        if (immediate) dropped.emplace(items_.take_all());
         shut_down(immediate ? count_ : 0);
     }
 
 protected:
-    explicit basic_queue(std::ptrdiff_t maxsize) noexcept : queue_base(maxsize) {}
+    explicit basic_queue(std::ptrdiff_t maxsize) : queue_base(maxsize) {}
+    basic_queue(std::ptrdiff_t maxsize, Store items)
+        : queue_base(maxsize), items_(std::move(items)) {}
 
 private:
     void store(T&& item) {
@@ -8083,8 +8105,15 @@ public:
 template <class T, class Compare = std::less<T>>
 class priority_queue : public detail::basic_queue<T, detail::priority_store<T, Compare>> {
 public:
-    explicit priority_queue(std::ptrdiff_t maxsize = 0) noexcept
-        : detail::basic_queue<T, detail::priority_store<T, Compare>>(maxsize) {}
+    explicit priority_queue(std::ptrdiff_t maxsize = 0)
+        : detail::basic_queue<T, detail::priority_store<T, Compare>>(maxsize) {
+        static_assert(!std::is_pointer_v<Compare>,
+                      "asyncio::priority_queue: give the function that compares as the second "
+                      "argument");
+    }
+    priority_queue(std::ptrdiff_t maxsize, Compare compare)
+        : detail::basic_queue<T, detail::priority_store<T, Compare>>(
+              maxsize, detail::priority_store<T, Compare>(std::move(compare))) {}
 };
 
 /// Gives the item put last first. Python's asyncio.LifoQueue.

@@ -145,6 +145,24 @@ ASYNC_TEST_CASE("QU-01: a priority_queue gives the smallest one first, by its ow
     }
 }
 
+bool larger(int a, int b) { return a > b; }
+
+ASYNC_TEST_CASE("a priority_queue compares by what it is given, which may have a state") {
+    const std::vector<int> weights{30, 10, 20};
+    const auto lighter = [&](std::size_t a, std::size_t b) { return weights[a] < weights[b]; };
+    asyncio::priority_queue<std::size_t, decltype(lighter)> by_weight(0, lighter);
+    for (std::size_t i = 0; i < 3; ++i) by_weight.put_nowait(i);
+    CHECK(by_weight.get_nowait() == 1);
+    by_weight.shutdown(true);
+    CHECK(by_weight.empty());
+
+    asyncio::priority_queue<int, bool (*)(int, int)> by_function(3, larger);
+    for (int i = 0; i < 3; ++i) by_function.put_nowait(i);
+    CHECK(by_function.full());
+    const int first = co_await by_function.get();
+    CHECK(first == 2);
+}
+
 ASYNC_TEST_CASE("items need not be assignable") {
     struct unchanging {
         explicit unchanging(int n) : number(n) {}
