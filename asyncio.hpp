@@ -3270,8 +3270,11 @@ public:
     friend bool operator==(const future_handle& a, const future_handle& b) noexcept {
         return a.state_.get() == b.state_.get();
     }
-    friend bool operator<(const future_handle& a, const future_handle& b) noexcept {
-        return std::less<const void*>()(a.state_.get(), b.state_.get());
+    friend std::strong_ordering operator<=>(const future_handle& a,
+                                            const future_handle& b) noexcept {
+        const void* const one = a.state_.get();
+        const void* const other = b.state_.get();
+        return std::compare_three_way()(one, other);
     }
     std::size_t hash() const noexcept { return std::hash<const void*>()(state_.get()); }
 

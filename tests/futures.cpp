@@ -2,6 +2,7 @@
 #include "support.hpp"
 
 #include <atomic>
+#include <concepts>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -467,6 +468,8 @@ ASYNC_TEST_CASE("handles compare by what they stand for, order and hash") {
     CHECK(hashed.size() == 2);
     const std::set<asyncio::future<int>> ordered{a, b, copy};
     CHECK(ordered.size() == 2);
+    static_assert(std::totally_ordered<asyncio::future<int>>); // what std::ranges::sort() wants
+    static_assert(std::totally_ordered_with<asyncio::task<int>, asyncio::any_task>);
     CHECK(&a.get_loop() == &asyncio::get_running_loop());
     co_return;
 }
