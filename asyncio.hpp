@@ -5361,6 +5361,11 @@ public:
         if constexpr (detail::is_task<std::decay_t<A>>) adopt(created.state());
         return created;
     }
+    template <class F, class... Args>
+        requires(sizeof...(Args) > 0 && std::invocable<std::decay_t<F>&, std::decay_t<Args>...>)
+    auto create_task(F&& fn, Args&&... args) {
+        return create_task(detail::own_call(std::forward<F>(fn), std::forward<Args>(args)...));
+    }
 
     /// Cancels the tasks, the oldest first; they end in their own time.
     ASYNCIO_API void cancel();

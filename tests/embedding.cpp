@@ -812,6 +812,26 @@ asyncio::coro<> outer(words& log) {
     log.push_back("never");
 }
 
+TEST_CASE("a scope's tasks may be of a function and its arguments, which they own") {
+    asyncio::event_loop loop(manual);
+    struct enemy {
+        explicit enemy(asyncio::event_loop& l) : tasks(l) {}
+        asyncio::coro<> patrol(const std::string& name, words& log) {
+            const farewell gone(log, name);
+            co_await asyncio::sleep(1h);
+        }
+        asyncio::task_scope tasks;
+    };
+    words log;
+    {
+        enemy e(loop);
+        e.tasks.create_task(&enemy::patrol, &e, "an enemy with a rather long name", std::ref(log));
+        loop.poll();
+        CHECK(e.tasks.size() == 1);
+    }
+    CHECK(log == words{"an enemy with a rather long name"});
+}
+
 TEST_CASE("a scope's end destroys the frames at once, the innermost first") {
     asyncio::event_loop loop(manual);
     words log;
