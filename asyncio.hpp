@@ -5489,6 +5489,13 @@ public:
     /// Throws: std::runtime_error inside a running loop, and has done nothing.
     void close();
 
+    // As a manager for with().
+    coro<> aenter() { co_return; }
+    coro<bool> aexit(exception_ptr) {
+        close();
+        co_return false;
+    }
+
     // For run_main(): what run() gives or throws.
     template <class A>
     detail::caught<await_result_t<A>> run_catching(A&& main);
@@ -7550,8 +7557,8 @@ private:
     std::ptrdiff_t bound_;
 };
 
-/// Lets a fixed number of tasks go on together, round after round. Python's
-/// asyncio.Barrier.
+/// Lets a fixed number of tasks go on together, round after round. A manager for
+/// with(), which gives its body the result of wait(). Python's asyncio.Barrier.
 class barrier {
 public:
     /// Throws: std::invalid_argument when `parties` is below 1.
@@ -7581,6 +7588,11 @@ public:
         return state_ == state::filling ? static_cast<std::size_t>(count_) : 0;
     }
     bool broken() const noexcept { return state_ == state::broken; }
+
+    coro<std::size_t> aenter() { return wait(); }
+    detail::ready_awaiter<bool> aexit(const exception_ptr&) {
+        return detail::ready_awaiter<bool>(false);
+    }
 
 private:
     enum class state { filling, draining, resetting, broken };

@@ -1,6 +1,7 @@
 #include "support.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <random>
@@ -1341,6 +1342,16 @@ ASYNC_TEST_CASE("BA-01: a barrier needs a party, and with one it lets everybody 
         CHECK(place == 0);
     }
     CHECK_FALSE(turn.passed());
+}
+
+ASYNC_TEST_CASE("a barrier is a manager, which gives the body its place") {
+    asyncio::barrier barrier(2);
+    const auto arrive = [&]() -> asyncio::coro<std::size_t> {
+        co_return co_await asyncio::with(barrier, [](std::size_t place) { return place; });
+    };
+    const auto places = co_await asyncio::gather(arrive(), arrive());
+    CHECK(places == std::array<std::size_t, 2>{0, 1});
+    CHECK(barrier.n_waiting() == 0);
 }
 
 ASYNC_TEST_CASE_ORDERED("BA-02: all pass with their places, and the last one without suspending") {

@@ -395,6 +395,15 @@ TEST_CASE("elapsed() counts from the beginning of run()") {
 }
 
 #if !defined(ASYNCIO_NO_EXCEPTIONS)
+TEST_CASE("a runner is a manager, which with() closes") {
+    asyncio::runner r(virtual_time);
+    const auto main = [&]() -> asyncio::coro<> {
+        co_await asyncio::with(r, [&](asyncio::runner& entered) { CHECK(&entered == &r); });
+    };
+    asyncio::run(main(), virtual_time);
+    CHECK_THROWS_AS(r.get_loop(), std::runtime_error);
+}
+
 TEST_CASE("close() inside of run() is refused, and has done nothing") {
     asyncio::runner r(virtual_time);
     const auto main = [&]() -> asyncio::coro<int> {
