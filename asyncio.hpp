@@ -1032,7 +1032,7 @@ inline error::error(exception_ptr exception) : exception_(std::move(exception)) 
 
 /// A value, or the error that came instead of it: what as_outcome() and
 /// gather(return_exceptions, ...) give.
-template <class T>
+template <class T = void>
 class [[nodiscard]] outcome {
 public:
     using value_type = T;
@@ -1302,6 +1302,7 @@ template <class R, class... Args>
 class function<R(Args...)> {
 public:
     function() = default;
+    function(std::nullptr_t) noexcept {}
     template <class F>
         requires(!std::same_as<std::remove_cvref_t<F>, function> &&
                  std::invocable<std::decay_t<F>&, Args...>)
@@ -2804,7 +2805,7 @@ public:
     }
 
     /// A pending future of this loop, whether it runs or not.
-    template <class T>
+    template <class T = void>
     future<T> create_future();
     /// As the free create_task(), on this loop.
     template <class A>
@@ -3324,7 +3325,7 @@ class future_awaiter;
 ///
 /// Cancellation: a task that is cancelled while it awaits a future cancels the
 /// future; put a shield() between them where that is wrong.
-template <class T>
+template <class T = void>
 class future : public detail::future_handle {
 public:
     using value_type = T;
@@ -3438,7 +3439,7 @@ stored<T> take_stored(ref_ptr<state_base> state) {
 /// A pending future of the running loop.
 ///
 /// Throws: std::runtime_error when no loop runs.
-template <class T>
+template <class T = void>
 future<T> create_future() {
     return get_running_loop().create_future<T>();
 }
@@ -8416,7 +8417,7 @@ private:
 /// Cancellation: a task that is cancelled while it awaits one cancels the job if
 /// it has not begun; one that runs in a process of its own is killed.
 /// Thread safety: everything may be called on any thread at any time.
-template <class T>
+template <class T = void>
 class concurrent_future {
 public:
     using value_type = T;

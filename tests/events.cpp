@@ -550,7 +550,7 @@ TEST_CASE("an exception handler may take itself away") {
     int alive_in_it = 0;
     loop.set_exception_handler([&loop, &alive, &alive_in_it, c = counted(alive)](
                                    asyncio::event_loop&, const asyncio::exception_context&) {
-        loop.set_exception_handler({});
+        loop.set_exception_handler(nullptr);
         alive_in_it = alive;
     });
     loop.call_exception_handler({"words"});

@@ -189,6 +189,8 @@ asyncio::coro<> tasks() {
 
     asyncio::future<int> f = loop.create_future<int>();
     is<asyncio::future<int>>(asyncio::create_future<int>());
+    is<asyncio::future<>>(loop.create_future());
+    is<asyncio::future<>>(asyncio::create_future());
     f.set_result(1);
     f.set_exception(std::runtime_error("no"));
     f.set_exception(std::make_exception_ptr(1));
@@ -349,6 +351,7 @@ void loops() {
     other.pause();
     other.resume();
     loop.set_wake_handler([] {});
+    loop.set_wake_handler(nullptr);
     asyncio::loop_metrics metrics = loop.metrics();
     is<asyncio::concurrent_future<int>>(asyncio::run_coroutine_threadsafe(number(), loop));
     loop.close();
