@@ -1034,6 +1034,9 @@ inline error::error(exception_ptr exception) : exception_(std::move(exception)) 
 /// gather(return_exceptions, ...) give.
 template <class T = void>
 class [[nodiscard]] outcome {
+    static_assert(!std::is_reference_v<T>,
+                  "asyncio::outcome: it holds no reference; let the coroutine give a pointer");
+
 public:
     using value_type = T;
 
@@ -3836,14 +3839,14 @@ struct await_result<A> {
         requires { requires std::is_reference_v<typename std::decay_t<A>::value_type>; }, given,
         std::remove_cvref_t<given>>;
 };
-template <class F>
-    requires(!awaitable_object<F> && std::invocable<std::decay_t<F>&>)
-struct await_result<F> : await_result<std::invoke_result_t<std::decay_t<F>&>> {};
 
 template <class F>
 concept owned_callable =
     !awaitable_object<F> && std::invocable<std::decay_t<F>&> &&
     awaitable_object<std::invoke_result_t<std::decay_t<F>&>>;
+template <class F>
+    requires owned_callable<F>
+struct await_result<F> : await_result<std::invoke_result_t<std::decay_t<F>&>> {};
 
 // g++ up to 12 destroys a closure that stands as a temporary in a co_await
 // expression twice when it holds anything with a destructor.
@@ -4200,7 +4203,14 @@ private:
 
 template <class A, class Promise>
 decltype(auto) transform_await(A&& awaited, Promise& promise) {
-    if constexpr (is_catching<std::remove_cvref_t<A>>) {
+    constexpr bool caught_here = is_catching<std::remove_cvref_t<A>>;
+    if constexpr (!caught_here && !has_member_co_await<A> && !has_free_co_await<A> &&
+                  !is_awaiter<A>) {
+        static_assert(!std::same_as<A, A>,
+                      "asyncio: co_await takes a coroutine, a task or another awaitable; call a "
+                      "function first, and await the next() of a generator");
+        return std::suspend_never();
+    } else if constexpr (caught_here) {
         using kept = typename std::remove_cvref_t<A>::kept;
         return catching_awaiter<kept, Promise>(std::forward<kept>(awaited.awaited), promise);
     } else {
@@ -4485,6 +4495,9 @@ private:
 /// run() calls that for those which are still there.
 template <class T>
 class [[nodiscard]] async_generator {
+    static_assert(std::is_object_v<T>, "asyncio::async_generator: next() gives a std::optional, "
+                                       "which holds no reference; yield a pointer");
+
 public:
     class promise_type;
     class next_awaiter;
@@ -5315,6 +5328,14 @@ auto create_task(A&& work, const task_options& options = {}) {
     return detail::spawn_any(detail::require_running("create_task"), std::forward<A>(work),
                              options);
 }
+template <class A>
+    requires(detail::awaitable_object<A> && !awaitable<A>)
+task<await_result_t<A>> create_task(A&&, const task_options& = {}) {
+    static_assert(!std::same_as<A, A>,
+                  "asyncio::create_task: a coroutine runs once and is moved in: "
+                  "create_task(std::move(work))");
+    return {};
+}
 
 /// The same for a call: moves `fn` and `args` into the task, so that references to
 /// them stay good while it runs.
@@ -6031,6 +6052,16 @@ auto with(M&& manager, Body&& body) {
     static_assert(detail::closure_survives<Body>(),
                   "asyncio::with: g++ up to 12 destroys such a closure twice; name the lambda "
                   "first: auto body = [...]...; co_await with(manager, body)");
+    using own = std::remove_cvref_t<M>;
+    using function = std::decay_t<Body>&;
+    static_assert(std::invocable<function> || std::invocable<function, detail::entered_t<own>&>,
+                  "asyncio::with: the body takes nothing, or a reference to what aenter() gave, "
+                  "which is the manager when that is nothing");
+    using left =
+        await_result_t<decltype(std::declval<own&>().aexit(std::declval<exception_ptr&>()))>;
+    static_assert(std::convertible_to<left, bool>,
+                  "asyncio::with: aexit() gives a bool, and true swallows the error: "
+                  "coro<bool> aexit(std::exception_ptr)");
     using kept = std::conditional_t<std::is_lvalue_reference_v<M>, M, std::decay_t<M>>;
     return detail::run_with<kept, std::decay_t<Body>>(std::forward<M>(manager),
                                                       std::forward<Body>(body));
@@ -6644,10 +6675,11 @@ auto wait(const Hs&... handles) {
 }
 template <class... As>
     requires(sizeof...(As) > 0 && ((awaitable<As> && !detail::waitable<As>) || ...))
-void wait(As&&...) {
+coro<wait_result<any_task>> wait(As&&...) {
     static_assert(sizeof...(As) == 0,
                   "asyncio::wait: it takes tasks and futures; make tasks of coroutines with "
                   "create_task() first, so that you can tell them apart in the result");
+    return detail::wait_on<any_task>({}, {});
 }
 // Options in braces cannot follow a pack: one overload for each number of handles.
 template <detail::waitable A>

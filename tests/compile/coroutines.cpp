@@ -2,7 +2,17 @@
 // WRONG=1 says: nodiscard|unused-result|unused-value
 // WRONG=2 says: std::move
 // WRONG=3 says: deleted
+// WRONG=4 says: create_task\(std::move
+// WRONG=5 says: gather\(std::move
+// WRONG=6 says: call a function first
+// WRONG=7 says: returns a coroutine
+// WRONG=8 says: yield a pointer
+// WRONG=9 says: takes nothing, or a reference
+// WRONG=10 says: gives a bool
 #include "asyncio.hpp"
+
+#include <utility>
+#include <vector>
 
 using namespace std::chrono_literals;
 
@@ -11,6 +21,23 @@ using namespace std::chrono_literals;
 #endif
 
 static asyncio::coro<int> answer() { co_return 42; }
+
+struct manager {
+    asyncio::coro<> aenter() { co_return; }
+#if WRONG == 10
+    asyncio::coro<> aexit(std::exception_ptr) { co_return; }
+#else
+    asyncio::coro<bool> aexit(std::exception_ptr) { co_return false; }
+#endif
+};
+
+#if WRONG == 8
+static asyncio::async_generator<int&> places();
+static asyncio::async_generator<int&> places() {
+    static int place = 0;
+    co_yield place;
+}
+#endif
 
 static asyncio::coro<> async_main() {
     // A coroutine that nobody awaits does nothing.
@@ -36,6 +63,40 @@ static asyncio::coro<> async_main() {
     auto other = std::move(owner);
 #endif
     co_await std::move(other);
+
+    // A task, too, takes it over.
+    auto work = answer();
+#if WRONG == 4
+    auto of_work = asyncio::create_task(work);
+#else
+    auto of_work = asyncio::create_task(std::move(work));
+#endif
+    co_await of_work;
+    std::vector<asyncio::coro<int>> works;
+    works.push_back(answer());
+#if WRONG == 5
+    co_await asyncio::gather(works);
+#else
+    co_await asyncio::gather(std::move(works));
+#endif
+
+    // A function is no coroutine.
+    auto function = [] { return answer(); };
+#if WRONG == 6
+    co_await function;
+#else
+    co_await function();
+#endif
+#if WRONG == 7
+    co_await asyncio::create_task([](int n) { return n; }, 42);
+#endif
+
+    // What with() takes.
+#if WRONG == 9
+    co_await asyncio::with(manager(), [](int) {});
+#else
+    co_await asyncio::with(manager(), [](manager&) {});
+#endif
 
     // A task may be awaited as often as one likes.
     auto task = asyncio::create_task(answer());
