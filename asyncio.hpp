@@ -16341,19 +16341,18 @@ bool event_loop::remove_signal_handler(int number) {
 
 void event_loop::listen(int number, signal_layer layer, const void* owner,
                         detail::function<void()> fn) {
+    const std::string who = layer == signal_layer::wait
+                                ? "asyncio::wait_signal: "
+                                : "asyncio::event_loop::add_signal_handler: ";
     if (number < 1 || number > detail::most_signals)
-        detail::throw_error(
-            std::invalid_argument("asyncio::event_loop::add_signal_handler: no signal has the "
-                                  "number " +
-                                  std::to_string(number)));
+        detail::throw_error(std::invalid_argument(who + "no signal has the number " +
+                                                  std::to_string(number)));
 #if defined(_WIN32)
     if (!detail::can_catch(number))
-        detail::throw_not_on_windows("asyncio::event_loop::add_signal_handler: signal " +
-                                     std::to_string(number));
+        detail::throw_not_on_windows(who + "signal " + std::to_string(number));
 #else
     if (!detail::can_catch(number))
-        detail::throw_runtime_error(
-            "asyncio::event_loop::add_signal_handler: SIGKILL and SIGSTOP cannot be caught");
+        detail::throw_error(std::runtime_error(who + "SIGKILL and SIGSTOP cannot be caught"));
 #endif
     core_->require_open("asyncio::event_loop::add_signal_handler: the loop is closed");
     auto handler = std::make_shared<rest::signal>(
