@@ -28309,7 +28309,7 @@ public:
             path_ = start + std::to_string(counter.fetch_add(1));
             fd.reset(open_path(path_, for_writing | make_it | only_new));
         } while (!fd && errno == EEXIST);
-        if (!fd) failure = file_error(errno, "open", path_);
+        if (!fd) failure = file_error(errno, "create a file for", target);
     }
     replacement(const replacement&) = delete;
     replacement& operator=(const replacement&) = delete;
@@ -28364,7 +28364,7 @@ public:
             path_ = start + std::to_string(counter.fetch_add(1));
             fd.reset(::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
         } while (!fd && (errno == EEXIST || errno == EINTR));
-        if (!fd) failure = file_error(errno, "open", path_);
+        if (!fd) failure = file_error(errno, "create a file for", target);
     }
     replacement(const replacement&) = delete;
     replacement& operator=(const replacement&) = delete;

@@ -211,6 +211,13 @@ ASYNC_TEST_CASE("an atomic write never replaces what is no file") {
     CHECK(directory.code == EISDIR);
 }
 
+ASYNC_TEST_CASE("an atomic write that has nowhere to be names the file that was asked for") {
+    const failure nowhere =
+        co_await failure_of(asyncio::write_file("/no/such/folder/x", "x", {.atomic = true}));
+    CHECK(nowhere.code == ENOENT);
+    CHECK(nowhere.what.find("create a file for /no/such/folder/x") == 0);
+}
+
 // Mounts a file system of `size` bytes on `path`, for this process only. False where that is not
 // allowed.
 #if defined(__linux__)
