@@ -8929,6 +8929,18 @@ public:
     virtual void kill(int signal);
     // What the executor's destructor does.
     virtual void close() noexcept = 0;
+
+    // Whether a fork has made this process since it has got workers: its threads are not
+    // here, and whoever waited for them would wait for ever.
+    ASYNCIO_API bool inherited() const noexcept;
+    // Closes it, or leaves it alone as it is.
+    ASYNCIO_API static void end(std::shared_ptr<executor_core> core) noexcept;
+
+protected:
+    void note_process() noexcept;
+
+private:
+    std::atomic<long> owner_{0}; // the process that has its workers, once there are any
 };
 
 template <class R, class Call, class... Stored, class Fn, class... Args>
@@ -9219,13 +9231,14 @@ struct shutdown_options {
 ///     asyncio::thread_pool_executor pool(4);
 ///     auto words = co_await run_in_executor(pool, count_words, text);
 ///
-/// `co_await with(pool, body)` shuts it down, with waiting, when the body ends.
+/// `co_await with(pool, body)` shuts it down, with waiting, when the body ends. A process
+/// that is forked from this one cannot use it; there it ends without doing anything.
 ///
 /// Thread safety: everything may be called on any thread.
 class executor {
 public:
     virtual ~executor() {
-        if (core_) core_->close();
+        if (core_) detail::executor_core::end(std::move(core_));
     }
 
     /// Runs fn(args...) on a worker; callable and arguments are copied or moved.
@@ -9259,6 +9272,9 @@ public:
         if (!core_)
             detail::throw_runtime_error("asyncio::executor: it was moved from; use the one that "
                                         "it was moved to");
+        if (core_->inherited())
+            detail::throw_runtime_error("asyncio::executor: its workers belong to the process that "
+                                        "this one was forked from; make another one here");
         return *core_;
     }
 
@@ -19421,6 +19437,30 @@ std::optional<std::size_t> completion_watch::next(steady_time deadline) {
 
 // -- executors ---------------------------------------------------------------------
 
+// Zero where no process has a copy of another one's memory.
+static long this_process() noexcept {
+#if defined(_WIN32)
+    return 0;
+#else
+    return ::getpid();
+#endif
+}
+
+void executor_core::note_process() noexcept {
+    owner_.store(this_process(), std::memory_order_relaxed);
+}
+
+bool executor_core::inherited() const noexcept {
+    const long owner = owner_.load(std::memory_order_relaxed);
+    return owner != 0 && owner != this_process();
+}
+
+void executor_core::end(std::shared_ptr<executor_core> core) noexcept {
+    if (!core->inherited()) return core->close();
+    static auto& left_alone = *new std::vector<std::shared_ptr<executor_core>>;
+    left_alone.push_back(std::move(core));
+}
+
 void executor_core::submit(ref_ptr<concurrent_base>, local_job&) {
     throw_error(std::logic_error("asyncio::executor: it runs encoded calls only"));
 }
@@ -19555,6 +19595,7 @@ void thread_core::start_thread() {
         harmless_threads.fetch_sub(1);
         rethrow_current();
     }
+    note_process();
     ++started_;
     ++alive_;
     const std::thread::id id = thread.get_id();
@@ -19697,10 +19738,12 @@ thread_pool_executor::thread_pool_executor(std::ptrdiff_t workers,
       }()) {}
 
 void executor::shutdown(shutdown_options options) {
+    if (core_ && core_->inherited()) return;
     core().shutdown(options.wait, options.cancel_futures);
 }
 
 coro<bool> executor::aexit(exception_ptr) {
+    if (core_->inherited()) co_return false;
     // The thread may outlive the executor object, when this wait is cancelled.
     auto ended = concurrent_future<void>::create();
     ended.set_running();
@@ -21668,6 +21711,7 @@ process_core::process_core(settings how)
       timer_(made_fd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
                      "timerfd_create")) {
     start_server();
+    note_process();
 }
 
 process_core::~process_core() {
@@ -22738,7 +22782,8 @@ void process_core::stop(remote_job& job) noexcept {
 }
 
 void remote_job::stop() noexcept {
-    if (const auto core = pool.lock()) core->stop(*this);
+    const auto core = pool.lock();
+    if (core && !core->inherited()) core->stop(*this);
 }
 
 void process_core::wait_for_end() noexcept {
@@ -22876,7 +22921,7 @@ public:
     forked_process(event_loop& loop, ref_ptr<concurrent_base> state, remote_job& job)
         : executor_core(true), loop_(loop), state_(std::move(state)), job_(job) {}
     ~forked_process() override {
-        if (!process_) return;
+        if (!process_ || inherited()) return;
         // The loop is closed.
         kill_group();
         static_cast<void>(reap());
@@ -22891,6 +22936,7 @@ public:
         const pid_t parent = ::getpid();
         pid_ = fork_child(error, [&] { run_forked(ends.second.get(), call, parent); });
         if (error) return error;
+        note_process();
         process_ = owned_fd(open_pidfd(pid_));
         if (!process_) {
             error = call_error(errno, "pidfd_open");

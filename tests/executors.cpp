@@ -2446,6 +2446,35 @@ ASYNC_TEST_CASE("it refuses to fork while another thread is at work; idle ones o
     CHECK(again != ::getpid());
 }
 
+TEST_CASE("a fork of the user's can neither use nor stop the executors, and ends them at once") {
+    asyncio::thread_pool_executor unused(1); // has no thread yet, so that the fork may have one
+    auto threads = std::make_unique<asyncio::thread_pool_executor>(1);
+    auto processes = std::make_unique<asyncio::isolated_executor>(1);
+    CHECK(threads->submit(add, 1, 2).result() == 3);
+    const pid_t worker = processes->submit(process_number).result();
+
+    const auto forked = support::in_child([&] {
+        int refused = 0;
+        asyncio::executor* const both[] = {threads.get(), processes.get()};
+        for (asyncio::executor* const pool : both) {
+            try {
+                static_cast<void>(pool->submit(add, 1, 2));
+            } catch (const std::runtime_error&) {
+                ++refused;
+            }
+            pool->shutdown();
+        }
+        threads.reset();
+        processes.reset();
+        return refused == 2 && unused.submit(add, 3, 4).result() == 7 ? 0 : 1;
+    });
+    CHECK(forked.err == "");
+    CHECK(forked.exit_code == 0);
+
+    CHECK(threads->submit(add, 1, 2).result() == 3);
+    CHECK(processes->submit(process_number).result() == worker);
+}
+
 TEST_CASE("it needs a running loop") {
     CHECK_THROWS_AS(static_cast<void>(asyncio::fork_job(process_number)), std::runtime_error);
 }
