@@ -21102,6 +21102,7 @@ private:
     void expire(endings& ends);
     DWORD time_to_wait();
     void break_pool(const std::string& why, endings& ends);
+    void fail_queue(const std::string& why, endings& ends);
     void cancel_queue(endings& ends);
     void wait_for_end() noexcept;
     void dismiss(worker& w) noexcept;
@@ -21623,6 +21624,7 @@ private:
     void server_lost(int signal);
     void server_died();
     void break_pool(const std::string& why, endings& ends);
+    void fail_queue(const std::string& why, endings& ends);
     void cancel_queue(endings& ends);
     void wait_for_end() noexcept;
     void make_idle(worker& w);
@@ -21997,8 +21999,8 @@ bool process_core::start_worker(endings& ends) {
     } ASYNCIO_CATCH_AS(const std::exception& error) {
         why = error.what();
     }
-    // Those that work will come to the jobs; with none, nobody would.
-    if (workers_.empty()) break_pool(how_.who + ": no worker could be started: " + why, ends);
+    // Those that work will come to the jobs; with none, nobody would. The next job tries again.
+    if (workers_.empty()) fail_queue(how_.who + ": no worker could be started: " + why, ends);
     return false;
 }
 
@@ -22276,8 +22278,12 @@ void process_core::expire(endings& ends) {
 
 void process_core::break_pool(const std::string& why, endings& ends) {
     if (broken_.empty()) broken_ = why;
+    fail_queue(broken_, ends);
+}
+
+void process_core::fail_queue(const std::string& why, endings& ends) {
     for (item& waiting : queue_)
-        ends.push_back({std::move(waiting), make_error(broken_executor(broken_))});
+        ends.push_back({std::move(waiting), make_error(broken_executor(why))});
     queue_.clear();
 }
 
@@ -22493,9 +22499,9 @@ bool process_core::start_worker(endings& ends) {
         error = current_error();
     }
     if (!error) return true;
-    // Those that work will come to the jobs; with none, nobody would.
+    // Those that work will come to the jobs; with none, nobody would. The next job tries again.
     if (workers_.empty())
-        break_pool(how_.who + ": no worker could be started: " + asyncio::error(error).what(),
+        fail_queue(how_.who + ": no worker could be started: " + asyncio::error(error).what(),
                    ends);
     return false;
 }
@@ -22527,8 +22533,12 @@ exception_ptr process_core::try_start_worker() {
 
 void process_core::break_pool(const std::string& why, endings& ends) {
     if (broken_.empty()) broken_ = why;
+    fail_queue(broken_, ends);
+}
+
+void process_core::fail_queue(const std::string& why, endings& ends) {
     for (item& waiting : queue_)
-        ends.push_back({std::move(waiting), make_error(broken_executor(broken_))});
+        ends.push_back({std::move(waiting), make_error(broken_executor(why))});
     queue_.clear();
 }
 

@@ -2003,26 +2003,50 @@ ASYNC_TEST_CASE("a large result leaves nothing behind, whoever has heard it") {
     CHECK(goes());
 }
 
+// Nothing can be opened as long as it lives.
+struct no_descriptors {
+    no_descriptors() {
+        ::getrlimit(RLIMIT_NOFILE, &before);
+        rlimit few = before;
+        few.rlim_cur = 64;
+        ::setrlimit(RLIMIT_NOFILE, &few);
+        for (int fd = ::dup(0); fd >= 0; fd = ::dup(0)) taken.push_back(fd);
+    }
+    ~no_descriptors() {
+        for (const int fd : taken) ::close(fd);
+        ::setrlimit(RLIMIT_NOFILE, &before);
+    }
+    std::vector<int> taken;
+    rlimit before{};
+};
+
+TEST_CASE("a pool that had no descriptors for a worker goes on when there are some" *
+          doctest::skip(support::sanitized)) {
+    const auto result = support::in_child([] {
+        asyncio::isolated_executor pool(1);
+        const auto fails = [&](auto job, std::string_view text) {
+            try {
+                pool.submit(job).result();
+            } catch (const asyncio::broken_executor& error) {
+                return std::string_view(error.what()).find(text) != std::string_view::npos;
+            }
+            return false;
+        };
+        std::optional<no_descriptors> full(std::in_place);
+        const bool refused = fails([] {}, "no worker could be started");
+        const bool again = fails([] {}, "no worker could be started");
+        full.reset();
+        return refused && again && pool.submit(add, 1, 2).result() == 3 ? 0 : 1;
+    });
+    CHECK(result.err == "");
+    CHECK(result.exit_code == 0);
+}
+
 // Each in a process of its own, which takes all descriptors that it may have; sanitizers need some
 // to look at types.
 TEST_CASE("out of descriptors, a large result names the limit and costs only its own job" *
           doctest::skip(support::sanitized)) {
     static constexpr std::size_t size = 1'000'000;
-    struct no_descriptors {
-        no_descriptors() {
-            ::getrlimit(RLIMIT_NOFILE, &before);
-            rlimit few = before;
-            few.rlim_cur = 64;
-            ::setrlimit(RLIMIT_NOFILE, &few);
-            for (int fd = ::dup(0); fd >= 0; fd = ::dup(0)) taken.push_back(fd);
-        }
-        ~no_descriptors() {
-            for (const int fd : taken) ::close(fd);
-            ::setrlimit(RLIMIT_NOFILE, &before);
-        }
-        std::vector<int> taken;
-        rlimit before{};
-    };
     const auto says_why = [](const asyncio::outcome<std::string>& o) {
         return !o && o.error().code().value() == EMFILE &&
                std::string_view(o.error().what()).find("RLIMIT_NOFILE") != std::string::npos;
