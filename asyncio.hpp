@@ -20743,6 +20743,10 @@ void outgoing::spill(const char* data, std::size_t size) {
     if (failure) return;
     if (shared < 0) shared = ::memfd_create("asyncio", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (shared < 0) failure = call_error(errno, "memfd_create");
+    // A write beyond it would end this process, by SIGXFSZ.
+    rlimit most;
+    if (!failure && ::getrlimit(RLIMIT_FSIZE, &most) == 0 && out.written() > most.rlim_cur)
+        failure = call_error(EFBIG, "write to shared memory, beyond RLIMIT_FSIZE");
     while (size > 0 && !failure) {
         const ssize_t done = ::write(shared, data, std::min<std::size_t>(size, 1u << 30));
         if (done < 0) {

@@ -2042,6 +2042,30 @@ TEST_CASE("a pool that had no descriptors for a worker goes on when there are so
     CHECK(result.exit_code == 0);
 }
 
+TEST_CASE("beyond the limit for files, a large payload names it and costs only its own job") {
+    const auto result = support::in_child([] {
+        const rlimit few = {100'000, 100'000};
+        ::setrlimit(RLIMIT_FSIZE, &few);
+        asyncio::isolated_executor pool(1);
+        const auto fails = [](auto submit) {
+            try {
+                submit();
+            } catch (const std::system_error& error) {
+                return error.code().value() == EFBIG &&
+                       std::string_view(error.what()).find("RLIMIT_FSIZE") != std::string::npos;
+            }
+            return false;
+        };
+        const auto size_of = [](std::string text) { return text.size(); };
+        const auto make = [](std::size_t size) { return std::string(size, 'r'); };
+        const bool there = fails([&] { pool.submit(size_of, make(1'000'000)).result(); });
+        const bool back = fails([&] { pool.submit(make, 1'000'000).result(); });
+        return there && back && pool.submit(make, 90'000).result().size() == 90'000 ? 0 : 1;
+    });
+    CHECK(result.err == "");
+    CHECK(result.exit_code == 0);
+}
+
 // Each in a process of its own, which takes all descriptors that it may have; sanitizers need some
 // to look at types.
 TEST_CASE("out of descriptors, a large result names the limit and costs only its own job" *
