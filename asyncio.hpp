@@ -23058,7 +23058,8 @@ static std::shared_ptr<executor_core> make_process_core(const std::string& name,
     if (options.start == start_method::spawn && !worker_main_ran.load())
         throw_error(std::runtime_error(name +
                                        ": start_method::spawn starts this program again; make "
-                                       "asyncio::worker_main() the first line of main()"));
+                                       "asyncio::worker_main() the first line of main(), before "
+                                       "any executor (a global one is made too early)"));
     process_core::settings how;
     how.who = name;
     how.most = most;
