@@ -5413,6 +5413,14 @@ template <class T>
 detail::sleep_awaiter<std::decay_t<T>> sleep(duration delay, T&& result) {
     return detail::sleep_awaiter<std::decay_t<T>>(delay, std::forward<T>(result));
 }
+template <class Number>
+    requires std::is_arithmetic_v<Number>
+detail::sleep_awaiter<void> sleep(Number) {
+    static_assert(!std::same_as<Number, Number>,
+                  "asyncio::sleep: a number has no unit; write sleep(1s), or give it "
+                  "asyncio::duration::seconds(number)");
+    return sleep(duration());
+}
 
 /// Waits for the next frame of an embedded loop: its next poll(), run_for() or
 /// run_once(). Gives the time on the loop's clock from the beginning of the last

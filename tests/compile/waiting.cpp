@@ -1,6 +1,7 @@
 // Functions that want tasks, and the wrong kind of executor.
 // WRONG=1 says: create_task
 // WRONG=2 says: thread_pool_executor
+// WRONG=3 says: a number has no unit
 #include "asyncio.hpp"
 
 using namespace std::chrono_literals;
@@ -21,6 +22,13 @@ static asyncio::coro<> async_main() {
     auto result = co_await asyncio::wait(first, second);
 #endif
     static_cast<void>(result);
+
+    // Python's asyncio.sleep(1).
+#if WRONG == 3
+    co_await asyncio::sleep(1);
+#else
+    co_await asyncio::sleep(1ms);
+#endif
 
     // The default executor runs what to_thread() is given, which no process can.
     auto& loop = asyncio::get_running_loop();
