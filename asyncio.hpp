@@ -11109,6 +11109,14 @@ namespace detail {
 // Makes the task that serves one client; empty when the callback is no coroutine.
 using client_handler = function<any_task(stream_reader, stream_writer)>;
 
+// A handler with reference parameters gets those of a coroutine that lives as long.
+template <class F>
+concept borrows_streams = std::invocable<F&, stream_reader&, stream_writer&>;
+template <class F>
+coro<> lend_streams(F* fn, stream_reader reader, stream_writer writer) {
+    co_await (*fn)(reader, writer);
+}
+
 template <class Handler>
 client_handler make_client_handler(Handler&& on_client) {
     static_assert(closure_survives<Handler>(),
@@ -11116,8 +11124,14 @@ client_handler make_client_handler(Handler&& on_client) {
                   "first: auto on_client = [...](...) {...}; start_server(on_client, ...)");
     return [fn = std::decay_t<Handler>(std::forward<Handler>(on_client))](
                stream_reader reader, stream_writer writer) mutable -> any_task {
-        using result = decltype(fn(std::move(reader), std::move(writer)));
-        if constexpr (std::is_void_v<result>) {
+        if constexpr (borrows_streams<std::decay_t<Handler>>) {
+            if constexpr (std::is_void_v<decltype(fn(reader, writer))>) {
+                fn(reader, writer);
+                return any_task();
+            } else {
+                return create_task(lend_streams(&fn, std::move(reader), std::move(writer)));
+            }
+        } else if constexpr (std::is_void_v<decltype(fn(std::move(reader), std::move(writer)))>) {
             fn(std::move(reader), std::move(writer));
             return any_task();
         } else {
@@ -11137,14 +11151,15 @@ ASYNCIO_API coro<server> start_server(client_handler on_client, socket listener,
 
 template <class Handler>
 concept handles_clients =
-    std::invocable<std::decay_t<Handler>&, stream_reader, stream_writer>;
+    std::invocable<std::decay_t<Handler>&, stream_reader, stream_writer> ||
+    borrows_streams<std::decay_t<Handler>>;
 
 } // namespace detail
 
 /// Listens on `port` of the addresses that `host` has (empty: all of this machine)
 /// and calls `on_client(reader, writer)` for each connection, whose coroutine runs
-/// as a task. Port 0 takes a free one: server::port() tells. Python's
-/// asyncio.start_server().
+/// as a task. It takes them by value, or as references that are good as long as it
+/// runs. Port 0 takes a free one: server::port() tells. Python's asyncio.start_server().
 ///
 /// A handler that throws is reported to the loop's exception handler, and its
 /// connection is closed; the others and the server go on.

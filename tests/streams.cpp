@@ -1150,6 +1150,33 @@ ASYNC_TEST_CASE("SV-07: a plain callback that throws is reported, too") {
     REQUIRE(reports->size() == 1);
 }
 
+asyncio::coro<> borrowing_echo(asyncio::stream_reader& reader, asyncio::stream_writer& writer) {
+    const std::string line = co_await reader.readline();
+    writer.write(line);
+    co_await writer.drain();
+}
+
+ASYNC_TEST_CASE("a server's handler may take its streams as references") {
+    const auto constant = [](const asyncio::stream_reader&,
+                             const asyncio::stream_writer& writer) -> asyncio::coro<> {
+        co_await asyncio::sleep(1ms);
+        CHECK_FALSE(writer.is_closing());
+    };
+    asyncio::server echoing = co_await asyncio::start_server(borrowing_echo, "127.0.0.1", 0);
+    asyncio::server looking = co_await asyncio::start_server(constant, "127.0.0.1", 0);
+    {
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", echoing.port());
+        writer.write("hello\n");
+        const std::string all = co_await reader.read();
+        CHECK(all == "hello\n");
+    }
+    {
+        auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", looking.port());
+        const std::string all = co_await reader.read();
+        CHECK(all.empty());
+    }
+}
+
 ASYNC_TEST_CASE("a server's handler may keep state in its closure") {
     auto count = std::make_shared<int>(0);
     auto handler = [count](stream_reader, stream_writer writer) -> asyncio::coro<> {
