@@ -3698,6 +3698,7 @@ public:
 
     // The step that comes next throws here.
     void deliver_cancellation() noexcept { cancelled_ = true; }
+    bool has_cancellation() const noexcept { return cancelled_; }
 
     // After wake_and_confirm(), when the step has come: false, after wait_again(),
     // if the task has to wait on.
@@ -4931,7 +4932,9 @@ public:
     }
 
     exception_ptr failure() override {
-        if (!interrupted()) return state_->has_value() ? nullptr : state_->why_no_value();
+        // What was cancelled has the message of whoever did that first.
+        if (!interrupted() || state_->current == state_base::status::cancelled)
+            return state_->has_value() ? nullptr : state_->why_no_value();
         // An error that came in the same turn has reached whoever awaited it.
         if (state_->done()) state_->reported = true;
         return suspension::failure();
@@ -17667,6 +17670,7 @@ bool task_base::cancel(std::string_view message) {
 
 void task_base::note_cancel(std::string_view message) noexcept {
     ++cancel_requests;
+    if (waiting && waiting->has_cancellation()) return; // it has that one's message
     if (message.empty() && !extras) return;
     ASYNCIO_TRY {
         if (!extras) extras.reset(new task_extras);

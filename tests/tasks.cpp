@@ -331,6 +331,26 @@ ASYNC_TEST_CASE("TK-17: the message of cancel() arrives inside and outside") {
                          asyncio::cancelled_error);
 }
 
+ASYNC_TEST_CASE("of two cancellations that come together the message of the first arrives") {
+    const auto sleeping = asyncio::create_task(for_an_hour());
+    const auto f = asyncio::create_future<int>();
+    const auto awaiting = asyncio::create_task(value_of(f));
+    const auto done = asyncio::create_future<int>();
+    const auto resuming = asyncio::create_task(value_of(done));
+    co_await support::turns(2);
+    done.set_result(1);
+    for (const char* message : {"first", "second"}) {
+        sleeping.cancel(message);
+        awaiting.cancel(message);
+        resuming.cancel(message);
+    }
+    CHECK(sleeping.cancelling() == 2);
+    CHECK_AWAIT_THROWS_WITH_AS(sleeping, "first", asyncio::cancelled_error);
+    CHECK_AWAIT_THROWS_WITH_AS(awaiting, "first", asyncio::cancelled_error);
+    // As in Python, as long as none is on its way the last one counts.
+    CHECK_AWAIT_THROWS_WITH_AS(resuming, "second", asyncio::cancelled_error);
+}
+
 #if !defined(ASYNCIO_NO_EXCEPTIONS)
 ASYNC_TEST_CASE("a catch clause may keep a cancellation, and throw; sends it on") {
     int count_in_handler = -1;
