@@ -28108,7 +28108,8 @@ static coro<> read_both(process* self, process_output& output) {
 static coro<process_output> communicate(process* self, ref_ptr<process_state> state,
                                         std::string input) {
     if (self->stdin_ && !self->stdin_->is_closing()) {
-        self->stdin_->write(input); // what the child does not read is nobody's error
+        // What the child does not read is nobody's error; after write_eof() there is none.
+        if (!input.empty()) self->stdin_->write(input);
         self->stdin_->close();
     }
     process_output& output = state->output;

@@ -202,6 +202,17 @@ ASYNC_TEST_CASE_REAL("SP-03: communicate feeds and reads megabytes at the same t
     here.check();
 }
 
+ASYNC_TEST_CASE_REAL("communicate without input may follow write_eof(), also when much is to be sent") {
+    const std::string input = pattern(1'000'000);
+    process p = co_await asyncio::create_subprocess_exec(
+        argv("cat"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+    p.stdin_->write(input);
+    p.stdin_->write_eof();
+    auto [out, err] = co_await p.communicate();
+    CHECK(out == input);
+    CHECK(p.returncode() == 0);
+}
+
 ASYNC_TEST_CASE_REAL("SP-04: communicate with a child that does not read its input is no error") {
     const std::string input = pattern(3'000'000);
     for (int i = 0; i < 10; ++i) {
