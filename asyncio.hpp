@@ -4638,7 +4638,7 @@ private:
 };
 
 template <class T>
-class async_generator<T>::next_awaiter
+class [[nodiscard("nothing happens without co_await")]] async_generator<T>::next_awaiter
     : public detail::awaitable_base<typename async_generator<T>::next_awaiter, std::optional<T>> {
 public:
     using belongs_to_asyncio = void;
@@ -4981,7 +4981,8 @@ private:
 };
 
 template <class T>
-class sleep_awaiter : public timer_suspension, public awaitable_base<sleep_awaiter<T>, T> {
+class [[nodiscard("nothing happens without co_await")]] sleep_awaiter
+    : public timer_suspension, public awaitable_base<sleep_awaiter<T>, T> {
 public:
     sleep_awaiter(duration delay, stored<T> result)
         : delay_(delay), result_(std::move(result)) {}
@@ -5004,7 +5005,8 @@ private:
     [[no_unique_address]] stored<T> result_;
 };
 
-class frame_awaiter : public suspension, public awaitable_base<frame_awaiter, duration> {
+class [[nodiscard("nothing happens without co_await")]] frame_awaiter
+    : public suspension, public awaitable_base<frame_awaiter, duration> {
 public:
     frame_awaiter() noexcept = default;
     frame_awaiter(frame_awaiter&&) noexcept = default;
@@ -5640,7 +5642,8 @@ int run_main(A&& main, run_options options = {}) {
 namespace detail {
 
 // Waits for one of some signals.
-class signal_awaiter : public suspension, public awaitable_base<signal_awaiter, int> {
+class [[nodiscard("nothing happens without co_await")]] signal_awaiter
+    : public suspension, public awaitable_base<signal_awaiter, int> {
 public:
     ASYNCIO_API explicit signal_awaiter(std::initializer_list<int> numbers);
     ASYNCIO_API signal_awaiter(signal_awaiter&& other) noexcept;
@@ -7114,7 +7117,7 @@ private:
 
 // Waits as Acquire does, then gives a guard.
 template <class Owner, class Acquire>
-class scoped_awaiter : public Acquire {
+class [[nodiscard("nothing happens without co_await")]] scoped_awaiter : public Acquire {
 public:
     explicit scoped_awaiter(Owner& owner) noexcept : Acquire(owner), owner_(&owner) {}
     typename Owner::guard await_resume() {
@@ -7214,8 +7217,8 @@ private:
     detail::tie tie_;
 };
 
-class lock::acquire_awaiter : public detail::list_waiter,
-                              public detail::awaitable_base<lock::acquire_awaiter, bool> {
+class [[nodiscard("nothing happens without co_await")]] lock::acquire_awaiter
+    : public detail::list_waiter, public detail::awaitable_base<lock::acquire_awaiter, bool> {
 public:
     explicit acquire_awaiter(lock& owner) noexcept : owner_(&owner) {}
     acquire_awaiter(acquire_awaiter&&) noexcept = default;
@@ -7287,8 +7290,8 @@ private:
     detail::waiter_list waiters_;
 };
 
-class event::wait_awaiter : public detail::list_waiter,
-                            public detail::awaitable_base<event::wait_awaiter, bool> {
+class [[nodiscard("nothing happens without co_await")]] event::wait_awaiter
+    : public detail::list_waiter, public detail::awaitable_base<event::wait_awaiter, bool> {
 public:
     explicit wait_awaiter(event& owner) noexcept : owner_(&owner) {}
     wait_awaiter(wait_awaiter&&) noexcept = default;
@@ -7359,8 +7362,8 @@ private:
     isr_event* next_;
 };
 
-class isr_event::wait_awaiter : public detail::list_waiter,
-                                public detail::awaitable_base<isr_event::wait_awaiter, void> {
+class [[nodiscard("nothing happens without co_await")]] isr_event::wait_awaiter
+    : public detail::list_waiter, public detail::awaitable_base<isr_event::wait_awaiter, void> {
 public:
     explicit wait_awaiter(isr_event& owner) noexcept : owner_(&owner) {}
     wait_awaiter(wait_awaiter&&) noexcept = default;
@@ -7516,9 +7519,8 @@ private:
     detail::tie_list guards_;
 };
 
-class semaphore::acquire_awaiter
-    : public detail::list_waiter,
-      public detail::awaitable_base<semaphore::acquire_awaiter, bool> {
+class [[nodiscard("nothing happens without co_await")]] semaphore::acquire_awaiter
+    : public detail::list_waiter, public detail::awaitable_base<semaphore::acquire_awaiter, bool> {
 public:
     explicit acquire_awaiter(semaphore& owner) noexcept : owner_(&owner) {}
     acquire_awaiter(acquire_awaiter&&) noexcept = default;
@@ -8061,7 +8063,7 @@ private:
 
 template <class T, class Store>
 template <class Result>
-class basic_queue<T, Store>::get_awaiter
+class [[nodiscard("nothing happens without co_await")]] basic_queue<T, Store>::get_awaiter
     : public queue_base::line_waiter,
       public awaitable_base<typename basic_queue<T, Store>::template get_awaiter<Result>, Result> {
 public:
@@ -8102,7 +8104,7 @@ private:
 };
 
 template <class T, class Store>
-class basic_queue<T, Store>::put_awaiter
+class [[nodiscard("nothing happens without co_await")]] basic_queue<T, Store>::put_awaiter
     : public queue_base::line_waiter,
       public awaitable_base<typename basic_queue<T, Store>::put_awaiter, void> {
 public:
@@ -10246,8 +10248,8 @@ protected:
     ~wait_source() = default;
 };
 
-class condition_awaiter final : public suspension,
-                                public awaitable_base<condition_awaiter, void> {
+class [[nodiscard("nothing happens without co_await")]] condition_awaiter final
+    : public suspension, public awaitable_base<condition_awaiter, void> {
 public:
     condition_awaiter(ref_ptr<wait_source> source, wait_goal goal) noexcept
         : goal_(goal), source_(std::move(source)) {}
@@ -10341,7 +10343,8 @@ private:
 };
 
 template <class T>
-class socket_awaiter final : public socket_wait, public awaitable_base<socket_awaiter<T>, T> {
+class [[nodiscard("nothing happens without co_await")]] socket_awaiter final
+    : public socket_wait, public awaitable_base<socket_awaiter<T>, T> {
 public:
     socket_awaiter(ref_ptr<socket_state> state, action what, void* memory, std::size_t size,
                    const address* peer = nullptr) noexcept
@@ -10678,7 +10681,8 @@ private:
     std::size_t found_size_;
 };
 
-class read_awaiter final : public read_wait, public awaitable_base<read_awaiter, std::string> {
+class [[nodiscard("nothing happens without co_await")]] read_awaiter final
+    : public read_wait, public awaitable_base<read_awaiter, std::string> {
 public:
     using read_wait::goal;
 
@@ -10694,8 +10698,8 @@ public:
     std::string await_resume() { return finish(); }
 };
 
-class read_until_awaiter final : public read_wait,
-                                 public awaitable_base<read_until_awaiter, std::string> {
+class [[nodiscard("nothing happens without co_await")]] read_until_awaiter final
+    : public read_wait, public awaitable_base<read_until_awaiter, std::string> {
 public:
     read_until_awaiter(const ref_ptr<stream_link>& link, std::string separator) noexcept
         : read_wait(link, goal::until, 0), one_(std::move(separator)) {}
@@ -10716,8 +10720,8 @@ private:
     std::vector<std::string> several_;
 };
 
-class read_into_awaiter final : public read_wait,
-                                public awaitable_base<read_into_awaiter, std::size_t> {
+class [[nodiscard("nothing happens without co_await")]] read_into_awaiter final
+    : public read_wait, public awaitable_base<read_into_awaiter, std::size_t> {
 public:
     read_into_awaiter(const ref_ptr<stream_link>& link, std::span<std::byte> target) noexcept
         : read_wait(link, goal::into, 0) {
@@ -11268,7 +11272,8 @@ namespace detail {
 class process_state;
 
 // Waits for a child's end, and for what it gives.
-class process_awaiter final : public suspension, public awaitable_base<process_awaiter, int> {
+class [[nodiscard("nothing happens without co_await")]] process_awaiter final
+    : public suspension, public awaitable_base<process_awaiter, int> {
 public:
     ASYNCIO_API explicit process_awaiter(const ref_ptr<process_state>& state) noexcept;
     ASYNCIO_API process_awaiter(process_awaiter&& other) noexcept;

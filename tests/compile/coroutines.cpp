@@ -9,6 +9,8 @@
 // WRONG=8 says: yield a pointer
 // WRONG=9 says: takes nothing, or a reference
 // WRONG=10 says: gives a bool
+// WRONG=11 says: nothing happens without co_await
+// WRONG=12 says: nothing happens without co_await
 #include "asyncio.hpp"
 
 #include <utility>
@@ -45,6 +47,17 @@ static asyncio::coro<> async_main() {
     answer();
 #else
     co_await answer();
+#endif
+
+    // Nor does what the library's functions return.
+    asyncio::queue<int> queue;
+#if WRONG == 11
+    asyncio::sleep(1ms);
+#elif WRONG == 12
+    queue.put(42);
+#else
+    co_await asyncio::sleep(1ms);
+    co_await queue.put(42);
 #endif
 
     // Awaiting uses a coroutine up, so that a named one is moved.
