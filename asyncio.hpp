@@ -2686,7 +2686,7 @@ public:
     explicit handle(detail::ref_ptr<detail::callback_base> node) : node_(std::move(node)) {}
 
     /// The callback never runs, unless it has already begun.
-    void cancel() noexcept {
+    void cancel() const noexcept {
         if (node_) node_->cancel();
     }
     bool cancelled() const noexcept {

@@ -318,7 +318,7 @@ void loops() {
     asyncio::handle h = loop.call_soon([] {});
     h = loop.call_later(1s, [] {});
     h = loop.call_at(loop.time() + 1s, [] {});
-    h.cancel();
+    loop.call_soon([h] { h.cancel(); }); // as that of a task or a future
     is<bool>(h.cancelled());
     is<asyncio::time_point>(h.when());
     loop.call_soon_threadsafe([] {});
