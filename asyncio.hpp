@@ -9152,13 +9152,15 @@ public:
             while (place_ == chunk_.values.size()) {
                 if (chunk_.error) detail::rethrow(std::exchange(chunk_.error, nullptr));
                 if (taken_ == jobs_.size()) return std::nullopt;
-                auto job = std::move(jobs_[taken_++]);
                 if (submit_next_) submit_next_(jobs_);
                 place_ = 0;
                 chunk_ = {};
+                // It stays in the list until its result is there: of those that are taken
+                // back when the time is over it is the first.
                 chunk_ = deadline_ == detail::no_steady_time
-                             ? std::move(job).result()
-                             : std::move(job).result(detail::left_until(deadline_));
+                             ? std::move(jobs_[taken_]).result()
+                             : std::move(jobs_[taken_]).result(detail::left_until(deadline_));
+                jobs_[taken_++] = {};
             }
         } ASYNCIO_CATCH_ALL {
             cancel_rest();

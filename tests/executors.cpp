@@ -698,6 +698,21 @@ TEST_CASE("CF-07: a timeout of map() counts from the call and takes back what ha
     CHECK(begun <= 1);
 }
 
+TEST_CASE("CF-07: a timeout of map() takes back the job whose result was waited for, too") {
+    asyncio::thread_pool_executor pool(1);
+    gate closed;
+    std::atomic<int> begun{0};
+    auto blocked = pool.submit(closed.waiting());
+    auto results = pool.map([&](int) { return ++begun; }, std::vector<int>{1, 2},
+                            {.timeout = 0s});
+    CHECK_THROWS_AS(static_cast<void>(results.next()), asyncio::timeout_error);
+    CHECK_FALSE(results.next());
+    closed.open();
+    pool.shutdown();
+    CHECK(blocked.done());
+    CHECK(begun == 0);
+}
+
 ASYNC_TEST_CASE("a concurrent future is awaited, also by several tasks and after it is done") {
     auto f = asyncio::concurrent_future<std::string>::create();
     auto read = [f]() -> asyncio::coro<std::string> { co_return co_await f; };
