@@ -9133,7 +9133,8 @@ struct executor_map_options {
 ///     for (int n : pool.map(count_words, texts)) total += n;
 ///
 /// An element's error is thrown when its turn comes. Leaving early takes back the
-/// jobs that have not begun. Blocks; in coroutines await asyncio::map() instead.
+/// jobs that have not begun; where no result is asked for at all, each that map() has
+/// handed out runs. Blocks; in coroutines await asyncio::map() instead.
 template <class R>
 class executor_map {
 public:
@@ -9142,12 +9143,15 @@ public:
 
     executor_map(executor_map&&) noexcept = default;
     executor_map& operator=(executor_map&&) = delete;
-    ~executor_map() { cancel_rest(); }
+    ~executor_map() {
+        if (begun_) cancel_rest();
+    }
 
     /// The next result; nothing after the last.
     ///
     /// Throws: what the element's job threw; timeout_error.
     std::optional<value_type> next() {
+        begun_ = true;
         ASYNCIO_TRY {
             while (place_ == chunk_.values.size()) {
                 if (chunk_.error) detail::rethrow(std::exchange(chunk_.error, nullptr));
@@ -9200,6 +9204,7 @@ private:
 
     job_list jobs_;
     std::size_t taken_ = 0;
+    bool begun_ = false; // the first result was asked for
     detail::map_chunk<value_type> chunk_;
     std::size_t place_ = 0;
     detail::function<bool(job_list&)> submit_next_;

@@ -713,6 +713,27 @@ TEST_CASE("CF-07: a timeout of map() takes back the job whose result was waited 
     CHECK(begun == 0);
 }
 
+TEST_CASE("CF-07: a map() nobody asks for results runs all; leaving early takes back the rest") {
+    for (const bool asked : {false, true}) {
+        CAPTURE(asked);
+        asyncio::thread_pool_executor pool(1);
+        gate closed;
+        std::atomic<int> begun{0};
+        const auto count = [&, wait = closed.waiting()](int v) {
+            if (v > 0) wait();
+            return ++begun;
+        };
+        {
+            auto results = pool.map(count, std::vector<int>{0, 1, 2, 3});
+            if (asked) CHECK(*results.next() == 1);
+        }
+        closed.open();
+        pool.shutdown();
+        if (asked) CHECK(begun <= 2);
+        else CHECK(begun == 4);
+    }
+}
+
 ASYNC_TEST_CASE("a concurrent future is awaited, also by several tasks and after it is done") {
     auto f = asyncio::concurrent_future<std::string>::create();
     auto read = [f]() -> asyncio::coro<std::string> { co_return co_await f; };
