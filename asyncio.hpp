@@ -9811,6 +9811,7 @@ auto fork_job(Fn&& fn) {
 
 template <class F, class... Args>
 auto event_loop::run_in_executor(executor* where, F&& fn, Args&&... args) {
+    check_call("asyncio::event_loop::run_in_executor");
     if (!where) where = &detail::default_executor(*core_);
     return detail::future_of_job(*core_, detail::submit_any(where->core(), std::forward<F>(fn),
                                                             std::forward<Args>(args)...));

@@ -489,7 +489,11 @@ TEST_CASE("LP-13: a closed loop takes nothing, and destroys what it is given") {
     CHECK_THROWS_AS(static_cast<void>(loop.enter()), std::runtime_error);
     CHECK_THROWS_AS(loop.add_reader(0, [] {}), std::runtime_error);
     CHECK_THROWS_AS(loop.add_signal_handler(some_signal, [] {}), std::runtime_error);
-    CHECK(alive == 0);
+    const auto job = [probe = std::make_shared<counted>(alive)] {};
+    CHECK_THROWS_AS(loop.run_in_executor(nullptr, job), std::runtime_error);
+    asyncio::thread_pool_executor pool(1);
+    CHECK_THROWS_AS(loop.run_in_executor(&pool, job), std::runtime_error);
+    CHECK(alive == 1); // job's own
 }
 #endif
 
