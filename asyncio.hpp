@@ -10914,7 +10914,9 @@ using stream_pair = std::pair<stream_reader, stream_writer>;
 /// Options of open_connection().
 struct connect_options {
     std::size_t limit = 64 * 1024; ///< of the reader: how long a line may be
-    host_port local_addr = {}; ///< where to connect from; copied
+    /// Where to connect from, copied: of the addresses that the host has, one of the peer's
+    /// family; without a host, any of this machine.
+    host_port local_addr = {};
     /// When a host has several addresses: how long one is tried before the next is
     /// tried beside it. Nothing: the next one only after the former has failed.
     std::optional<duration> happy_eyeballs_delay = {};
@@ -26128,16 +26130,28 @@ static void prepare_for_streams(int fd, bool keep_alive) noexcept {
     if (keep_alive) set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 }
 
-static coro<connect_result> connect_to(address to, address from, link_plan plan) {
+// Binds to the first of `from` that can be had; to one of another family than the peer's,
+// which fails, only to say so.
+static connect_result bind_to_any(int fd, const std::vector<address>& from, const address& to) {
+    const auto fits = [&](const address& a) { return a.family() == to.family(); };
+    const bool some_fit = std::any_of(from.begin(), from.end(), fits);
+    connect_result failure;
+    for (const address& a : from) {
+        if (some_fit && !fits(a)) continue;
+        const system_address local(a);
+        if (::bind(socket_of(fd), local.get(), local.size) == 0) return {};
+        if (failure.error == 0) failure = connect_result(last_error(), "bind to " + a.to_string());
+    }
+    return failure;
+}
+
+// `from`: the local addresses to choose from; empty: the system's choice.
+static coro<connect_result> connect_to(address to, std::vector<address> from, link_plan plan) {
     owned_fd fd = open_socket(to.family(), SOCK_STREAM);
     if (!fd) co_return connect_result(last_error(), "socket");
     if (!to.is_local()) prepare_for_streams(fd.get(), plan.keep_alive);
-    if (from) {
-        const system_address local(from);
-        if (::bind(socket_of(fd.get()), local.get(), local.size) != 0)
-            co_return connect_result(last_error(), "bind to " + from.to_string());
-    }
-    connect_result result;
+    connect_result result = bind_to_any(fd.get(), from, to);
+    if (result.error != 0) co_return result;
     result.link = stream_link::make(require_running("open_connection"), std::move(fd), to,
                                     plan.limit, result.error);
     result.call = "open_connection";
@@ -26168,7 +26182,8 @@ static exception_ptr error_of_all(const std::vector<connect_result>& failures) {
     return call_error(failures.back().error, text);
 }
 
-static coro<stream_pair> connect_to_any(std::vector<address> to, address from, link_plan plan) {
+static coro<stream_pair> connect_to_any(std::vector<address> to, std::vector<address> from,
+                                        link_plan plan) {
     std::vector<connect_result> failures;
     ref_ptr<stream_link> made;
     for (auto a = to.begin(); a != to.end() && !made; ++a) {
@@ -26223,7 +26238,7 @@ static std::vector<address> interleaved(const std::vector<address>& list) {
 
 // "Happy eyeballs": the next attempt begins when the former has failed or `delay`
 // has passed; the first that succeeds wins.
-static coro<stream_pair> connect_to_fastest(std::vector<address> to, address from,
+static coro<stream_pair> connect_to_fastest(std::vector<address> to, std::vector<address> from,
                                             link_plan plan, duration delay) {
     event_loop& loop = get_running_loop();
     to = interleaved(to);
@@ -26261,28 +26276,39 @@ static coro<stream_pair> connect_to_fastest(std::vector<address> to, address fro
     co_return make_pair_of(made);
 }
 
-static coro<stream_pair> connect_to_best(std::vector<address> to, address from, link_plan plan,
-                                         std::optional<duration> delay) {
-    if (to.empty()) throw_invalid_argument("asyncio::open_connection: no address given");
+static coro<stream_pair> connect_to_best(std::vector<address> to, std::vector<address> from,
+                                         link_plan plan, std::optional<duration> delay) {
     if (delay && to.size() > 1)
         return connect_to_fastest(std::move(to), std::move(from), plan, *delay);
     return connect_to_any(std::move(to), std::move(from), plan);
 }
 
-static coro<stream_pair> connect_to_host(std::string host, int port, address from,
+// Where to connect from. The options' strings are looked at before the coroutine begins.
+struct local_place {
+    explicit local_place(const host_port& from)
+        : host(from.host), port(checked_port(from.port)), given(!host.empty() || port != 0) {}
+
+    std::string host;
+    int port;
+    bool given;
+};
+
+static coro<stream_pair> connect_from(local_place local, std::vector<address> to, link_plan plan,
+                                      std::optional<duration> delay) {
+    std::vector<address> from;
+    if (local.given)
+        from = co_await getaddrinfo(std::move(local.host), std::to_string(local.port));
+    co_return co_await connect_to_best(std::move(to), std::move(from), plan, delay);
+}
+
+static coro<stream_pair> connect_to_host(std::string host, int port, local_place local,
                                          link_plan plan, std::optional<duration> delay) {
     std::vector<address> found = co_await getaddrinfo(std::move(host), std::to_string(port));
-    co_return co_await connect_to_best(std::move(found), std::move(from), plan, delay);
+    co_return co_await connect_from(std::move(local), std::move(found), plan, delay);
 }
 
 static link_plan plan_of(const connect_options& options) {
     return {checked_limit(options.limit, "open_connection"), options.keep_alive};
-}
-
-// The options' strings are looked at before the coroutine begins.
-static address local_address(const host_port& from) {
-    if (from.host.empty() && from.port == 0) return address();
-    return address(from.host.empty() ? "0.0.0.0" : from.host, from.port);
 }
 
 } // namespace detail
@@ -26293,20 +26319,21 @@ coro<stream_pair> open_connection(std::string host, int port, connect_options op
                                        "is this machine");
     detail::checked_port(port);
     return detail::connect_to_host(std::move(host), port,
-                                   detail::local_address(options.local_addr),
-                                   detail::plan_of(options),
-                                   options.happy_eyeballs_delay);
+                                   detail::local_place(options.local_addr),
+                                   detail::plan_of(options), options.happy_eyeballs_delay);
 }
 
 coro<stream_pair> open_connection(std::vector<address> where, connect_options options) {
-    return detail::connect_to_best(std::move(where), detail::local_address(options.local_addr),
-                                   detail::plan_of(options), options.happy_eyeballs_delay);
+    if (where.empty())
+        detail::throw_invalid_argument("asyncio::open_connection: no address given");
+    return detail::connect_from(detail::local_place(options.local_addr), std::move(where),
+                                detail::plan_of(options), options.happy_eyeballs_delay);
 }
 
 coro<stream_pair> open_unix_connection(std::string path, connect_options options) {
     std::vector<address> to(1, address::local(path));
     const std::size_t limit = detail::checked_limit(options.limit, "open_unix_connection");
-    return detail::connect_to_any(std::move(to), address(), {limit, false});
+    return detail::connect_to_any(std::move(to), {}, {limit, false});
 }
 
 stream_pair make_streams(socket connected, stream_options options) {

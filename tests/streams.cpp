@@ -1576,6 +1576,45 @@ ASYNC_TEST_CASE("CN-02: addresses are tried in order, and failed sockets are clo
     CHECK(open_descriptors() == before + 2);
 }
 
+ASYNC_TEST_CASE("local_addr is where a connection comes from, by number or by name") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    const int own = co_await refused_port(); // free a moment ago
+    stream_pair client = co_await asyncio::open_connection("127.0.0.1", server.port(),
+                                                           {.local_addr = {"127.0.0.1", own}});
+    CHECK(client.second.sockname() == asyncio::address("127.0.0.1", own));
+    client = co_await asyncio::open_connection("127.0.0.1", server.port(),
+                                               {.local_addr = "localhost"});
+    CHECK(client.second.sockname().host() == "127.0.0.1");
+    CHECK_AWAIT_THROWS_WITH_AS(
+        asyncio::open_connection("127.0.0.1", server.port(),
+                                 {.local_addr = {"127.0.0.1", server.port()}}),
+        "bind to 127.0.0.1:" + std::to_string(server.port()), std::system_error);
+    CHECK_AWAIT_THROWS_WITH_AS(
+        asyncio::open_connection("127.0.0.1", server.port(), {.local_addr = "::1"}),
+        "bind to [::1]:0", std::system_error);
+    CHECK_THROWS_AS(asyncio::open_connection("127.0.0.1", server.port(),
+                                             {.local_addr = {"127.0.0.1", 65536}}),
+                    std::invalid_argument);
+}
+
+ASYNC_TEST_CASE("of the addresses that local_addr has one of the peer's family is taken") {
+    acceptor side;
+    auto handler = side.handler();
+    asyncio::server four = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    asyncio::server six = co_await asyncio::start_server(handler, "::1", 0);
+    for (const asyncio::server* server : {&four, &six}) {
+        const int own = co_await refused_port();
+        std::vector<asyncio::address> where(1, server->sockets()[0].local_address());
+        stream_pair client =
+            co_await asyncio::open_connection(where, {.local_addr = {"", own}});
+        CHECK(client.second.sockname() == where[0].with_port(own));
+        stream_pair accepted = co_await side.accepted->get();
+        CHECK(accepted.second.peername() == where[0].with_port(own));
+    }
+}
+
 ASYNC_TEST_CASE_REAL("CN-03: with a delay the next attempt starts beside one that hangs") {
     acceptor side;
     auto handler = side.handler();
