@@ -3380,7 +3380,8 @@ public:
 
     /// Runs `fn`, which takes the future or nothing, in the turn after it is done, in the
     /// order of the calls. Returns an id for remove_done_callback(). What `fn` throws goes
-    /// to the loop's exception handler.
+    /// to the loop's exception handler. A task lives without handles; what gather() or
+    /// shield() gives goes with its last one, and `fn` with it, so keep one.
     ///
     /// Throws: std::runtime_error when the loop is closed.
     template <class F>
