@@ -272,6 +272,7 @@ std::optional<string> do_now(const node& s, const string& who) {
         if (!t || !t->one.valid()) return "none";
         thing made;
         made.one = asyncio::shield(t->one);
+        if (made.one == t->one) made = *t; // it is done already
         keep(s[2], made);
         return state_of(made);
     }

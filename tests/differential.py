@@ -94,8 +94,6 @@ plain = {
     "FUTURE": [100, 100, 101, 102, 103], "DIGIT": list(range(10)),
     "EAGER": ["-"] * 6 + ["eager" if NEW else "-"],
 }
-if sys.version_info < (3, 12):
-    plain["MESSAGE"] = ["-"]  # of two, the first counted then
 
 
 class Generator:
