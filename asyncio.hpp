@@ -10903,6 +10903,7 @@ public:
     std::size_t get_write_buffer_size() const;
 
 private:
+    friend class process;
     void write_pieces(const detail::text_list& pieces);
     const detail::ref_ptr<detail::stream_link>& link() const;
 
@@ -28132,29 +28133,39 @@ coro<process> create_subprocess(text_list& arguments, const subprocess_options& 
 }
 
 // Into a place that outlives a cancellation.
-static coro<> read_all(stream_reader* from, std::optional<std::string>* into) {
-    const std::string rest = co_await from->read();
+static coro<> read_all(read_awaiter reading, std::optional<std::string>* into) {
+    const std::string rest = co_await std::move(reading);
     if (!*into) into->emplace();
     into->value() += rest;
 }
 
-static coro<> read_both(process* self, process_output& output) {
-    if (self->stdout_ && self->stderr_)
-        co_await gather(read_all(&*self->stdout_, &output.first),
-                        read_all(&*self->stderr_, &output.second));
-    else if (self->stdout_) co_await read_all(&*self->stdout_, &output.first);
-    else if (self->stderr_) co_await read_all(&*self->stderr_, &output.second);
+// The streams of a child. The process object may be moved meanwhile, to wherever its owner
+// keeps it, so that communicate() does without it.
+struct child_streams {
+    child_streams() = default;
+
+    ref_ptr<stream_link> in;
+    std::optional<read_awaiter> out;
+    std::optional<read_awaiter> err;
+};
+
+static coro<> read_both(child_streams& from, process_output& output) {
+    if (from.out && from.err)
+        co_await gather(read_all(std::move(*from.out), &output.first),
+                        read_all(std::move(*from.err), &output.second));
+    else if (from.out) co_await read_all(std::move(*from.out), &output.first);
+    else if (from.err) co_await read_all(std::move(*from.err), &output.second);
 }
 
-static coro<process_output> communicate(process* self, ref_ptr<process_state> state,
+static coro<process_output> communicate(child_streams streams, ref_ptr<process_state> state,
                                         std::string input) {
-    if (self->stdin_ && !self->stdin_->is_closing()) {
+    if (streams.in && !streams.in->closing()) {
         // What the child does not read is nobody's error; after write_eof() there is none.
-        if (!input.empty()) self->stdin_->write(input);
-        self->stdin_->close();
+        stream_writer to(std::move(streams.in)); // which closes it
+        if (!input.empty()) to.write(input);
     }
     process_output& output = state->output;
-    const caught<void> read = co_await catching(read_both(self, output));
+    const caught<void> read = co_await catching(read_both(streams, output));
     if (read.error) {
         const bool cancelled = kind_of(read.error) == error_kind::cancelled;
         if (!cancelled || !state->kills_on_cancel()) co_await fail_with(read.error);
@@ -28194,7 +28205,11 @@ detail::process_awaiter process::wait() {
 }
 coro<process_output> process::communicate(std::string input) {
     state();
-    return detail::communicate(this, state_, std::move(input));
+    detail::child_streams streams;
+    if (stdin_) streams.in = stdin_->link();
+    if (stdout_) streams.out.emplace(stdout_->read());
+    if (stderr_) streams.err.emplace(stderr_->read());
+    return detail::communicate(std::move(streams), state_, std::move(input));
 }
 void process::send_signal(int number) { state().send_signal(number); }
 void process::terminate() { send_signal(SIGTERM); }

@@ -213,6 +213,27 @@ ASYNC_TEST_CASE_REAL("communicate without input may follow write_eof(), also whe
     CHECK(p.returncode() == 0);
 }
 
+ASYNC_TEST_CASE_REAL("a process may be moved while somebody communicates with it") {
+    std::vector<process> children;
+    std::vector<asyncio::task<asyncio::process_output>> talks;
+    for (int i = 0; i < 3; ++i) { // each one moves those before it
+        process p = co_await asyncio::create_subprocess_exec(
+            argv("cat"), {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe});
+        children.push_back(std::move(p));
+        talks.push_back(asyncio::create_task(children.back().communicate(std::to_string(i))));
+        if (i == 1) children.shrink_to_fit();
+    }
+    std::vector<process> elsewhere;
+    for (process& p : children) elsewhere.push_back(std::move(p));
+    children.clear();
+    children.shrink_to_fit();
+    for (std::size_t i = 0; i < 3; ++i) {
+        const asyncio::process_output& output = co_await talks[i];
+        CHECK(output.first == std::to_string(i));
+        CHECK(elsewhere[i].returncode() == 0);
+    }
+}
+
 ASYNC_TEST_CASE_REAL("SP-04: communicate with a child that does not read its input is no error") {
     const std::string input = pattern(3'000'000);
     for (int i = 0; i < 10; ++i) {
