@@ -3255,8 +3255,13 @@ public:
     bool cancelled() const { return state().current == state_base::status::cancelled; }
 
     /// Asks it to stop: a future ends at once, a task gets a cancelled_error with this
-    /// message at its await. False when it is done already or its loop is closed.
-    bool cancel(std::string_view message = {}) const { return state().cancel(message); }
+    /// message at its await. False when it is done already or its loop is closed; an error
+    /// that it has ended with is not reported any more, then.
+    bool cancel(std::string_view message = {}) const {
+        detail::state_base& s = state();
+        if (s.done()) s.reported = true; // nobody wants it any more
+        return s.cancel(message);
+    }
 
     /// The exception it ended with; null when there was none.
     ///

@@ -296,6 +296,22 @@ ASYNC_TEST_CASE("FU-07: an error that comes together with a cancellation has bee
     CHECK(reports->size() == 1);
 }
 
+ASYNC_TEST_CASE("FU-07: an error that comes before a cancellation is not reported, either") {
+    const auto reports = support::collect_reports();
+    {
+        const auto f = asyncio::create_future<int>();
+        f.set_exception(std::runtime_error("not wanted"));
+        CHECK_FALSE(f.cancel());
+        const auto task = asyncio::create_task(failing("not wanted"));
+        co_await support::turns(3);
+        CHECK(task.done());
+        CHECK_FALSE(task.cancel());
+        CHECK_FALSE(task.cancelled());
+    }
+    co_await support::turns(1);
+    CHECK(reports->empty());
+}
+
 ASYNC_TEST_CASE("FU-08: awaiting a finished future does not give up the loop") {
     bool other_ran = false;
     const auto f = asyncio::create_future<int>();
