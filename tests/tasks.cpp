@@ -176,6 +176,19 @@ ASYNC_TEST_CASE("TK-07: two cancel() calls count as two, but one error is delive
     CHECK(delivered == 1);
 }
 
+ASYNC_TEST_CASE("TK-07: the error has the message of the first one that interrupts an await") {
+    const auto waiting = asyncio::create_task(for_an_hour());
+    const auto fresh = asyncio::create_task(for_an_hour());
+    fresh.cancel("first");
+    fresh.cancel("second");
+    CHECK_AWAIT_THROWS_WITH_AS(fresh, "second", asyncio::cancelled_error);
+    waiting.cancel("first");
+    waiting.cancel("second");
+    waiting.cancel();
+    CHECK_AWAIT_THROWS_WITH_AS(waiting, "first", asyncio::cancelled_error);
+    CHECK(waiting.cancelling() == 3);
+}
+
 ASYNC_TEST_CASE("TK-08: uncancel() in time lets a task that was about to resume go on") {
     const auto f = asyncio::create_future<int>();
     const auto t = asyncio::create_task(value_of(f));
