@@ -2830,8 +2830,9 @@ public:
 
     /// Called with errors that nobody can be given: of callbacks, of dropped
     /// tasks. What it throws itself is printed with them; a keyboard_interrupt ends the
-    /// run. It may replace itself. Without one they are printed to standard error, or,
-    /// where there is no operating system, given to ASYNCIO_FATAL.
+    /// run. It may replace itself, and sees the context variables of the callback or task.
+    /// Without one they are printed to standard error, or, where there is no operating
+    /// system, given to ASYNCIO_FATAL.
     void set_exception_handler(detail::function<void(event_loop&, const exception_context&)> fn);
     void call_exception_handler(const exception_context& context);
 
@@ -15954,10 +15955,12 @@ std::shared_ptr<const void> context_cell::put(std::uint64_t variable,
     return before;
 }
 
-// Tells the loop's handler of an error that nobody can be given. Without memory for that the
-// message alone is printed: it must not end the loop.
+// Tells the loop's handler of an error that nobody can be given; it sees the context variables of
+// the task that failed. Without memory for that the message alone is printed: it must not end the
+// loop.
 static void report(event_loop& loop, const char* message, const exception_ptr& error,
-                   const task_base* task = nullptr) {
+                   task_base* task = nullptr) {
+    const context_scope scope(task ? task->variables : current_context());
     ASYNCIO_TRY {
         loop.call_exception_handler({message, error, task ? task->name() : std::string()});
     } ASYNCIO_CATCH(const std::bad_alloc&) {
@@ -16054,8 +16057,8 @@ callback_base::callback_base() {
                 if (self->shared) self->progress.notify_all();
             }
         } end{self};
+        const context_scope scope(self->variables); // the exception handler's, too
         ASYNCIO_TRY {
-            const context_scope scope(self->variables);
             self->call();
         } ASYNCIO_CATCH(const keyboard_interrupt&) {
             rethrow_current();
@@ -16662,8 +16665,8 @@ struct event_loop::watch_entry final : detail::io_watch, detail::ready_node {
             w.queued = false;
             const std::shared_ptr<watch_entry> alive = std::move(w.kept);
             if (w.removed || w.loop.core().dropping) return;
+            const detail::context_scope scope(w.fn->variables);
             ASYNCIO_TRY {
-                const detail::context_scope scope(w.fn->variables);
                 w.fn->call();
             } ASYNCIO_CATCH(const keyboard_interrupt&) {
                 detail::rethrow_current();
@@ -17296,8 +17299,8 @@ void done_callback::run_and_delete(ready_node* node) {
     const box<done_callback> self(static_cast<done_callback*>(node));
     const ref_ptr<loop_core> core = self->subject->core;
     if (core->dropping) return;
+    const context_scope scope(self->variables);
     ASYNCIO_TRY {
-        const context_scope scope(self->variables);
         self->call();
     } ASYNCIO_CATCH(const keyboard_interrupt&) {
         rethrow_current();
@@ -18101,8 +18104,8 @@ static coro<> end_tasks(event_loop& loop, [[maybe_unused]] duration patience) {
             state_base& state = task.state();
             if (!state.failed() || state.reported) continue;
             state.reported = true;
-            loop.call_exception_handler({"a task failed while run() was ending it",
-                                         state.exception, task.get_name()});
+            report(loop, "a task failed while run() was ending it", state.exception,
+                   static_cast<task_base*>(&state));
         }
 #if !defined(ASYNCIO_BACKEND_NONE)
         if (!ended.pending.empty() && !printed && loop.time() - begin >= patience) {
@@ -18925,10 +18928,9 @@ key_set::~key_set() { delete table_; }
 void report_if_failed(state_base& inner) {
     if (!inner.failed()) return;
     inner.reported = true;
-    if (inner.core->loop)
-        inner.core->loop->call_exception_handler(
-            {"a shielded future failed after what awaited it had been cancelled",
-             inner.exception});
+    if (event_loop* const loop = inner.core->loop)
+        report(*loop, "a shielded future failed after what awaited it had been cancelled",
+               inner.exception, inner.is_task ? static_cast<task_base*>(&inner) : nullptr);
 }
 
 } // namespace detail

@@ -1915,7 +1915,8 @@ ASYNC_TEST_CASE("SH-05: an error that comes after the shield was cancelled is re
         CAPTURE(end);
         reports->clear();
         asyncio::task<int> inner;
-        if (end == "error") inner = asyncio::create_task(fail_after(2s, "foo"));
+        if (end == "error")
+            inner = asyncio::create_task(fail_after(2s, "foo"), {.name = "shielded"});
         else inner = asyncio::create_task(after(2s, 1));
         asyncio::future<int> outer = asyncio::shield(inner);
         co_await asyncio::sleep(1s);
@@ -1927,6 +1928,7 @@ ASYNC_TEST_CASE("SH-05: an error that comes after the shield was cancelled is re
         if (end == "error") {
             REQUIRE(reports->size() == 1);
             CHECK(support::message_of(reports->at(0).exception) == "foo");
+            CHECK(reports->at(0).task == "shielded");
         } else {
             CHECK(reports->empty());
         }

@@ -859,6 +859,41 @@ ASYNC_TEST_CASE_ORDERED(
     CHECK(var.get() == 5);
 }
 
+ASYNC_TEST_CASE("the exception handler sees the context of what failed") {
+    asyncio::context_var<std::string> request("request", "none");
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    log_of_words seen;
+    loop.set_exception_handler([&](asyncio::event_loop&, const asyncio::exception_context& c) {
+        seen.push_back(support::message_of(c.exception) + " in " + request.get());
+    });
+    const auto body = [&]() -> asyncio::coro<> {
+        request.set("a task's");
+        THROW(std::runtime_error("one"));
+        co_return;
+    };
+    asyncio::create_task(body);
+    co_await support::turns(2);
+    CHECK(seen == log_of_words{"one in a task's"});
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+    loop.call_soon([&] {
+        request.set("a callback's");
+        throw std::runtime_error("two");
+    });
+    co_await support::turns(2);
+    CHECK(seen.back() == "two in a callback's");
+    const auto f = asyncio::create_future<int>();
+    f.add_done_callback([&] {
+        request.set("a done-callback's");
+        throw std::runtime_error("three");
+    });
+    f.set_result(3);
+    co_await support::turns(2);
+    CHECK(seen.back() == "three in a done-callback's");
+#endif
+    CHECK(request.get() == "none");
+    loop.set_exception_handler({});
+}
+
 ASYNC_TEST_CASE("CX-03: an awaited coroutine shares the context; a task and gather() do not") {
     asyncio::context_var<int> var("var", 0);
     const auto write = [&](int value) -> asyncio::coro<> {
