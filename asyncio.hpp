@@ -6288,8 +6288,8 @@ private:
     child* children_ = nullptr; // an array
     std::size_t count_ = 0;
     std::size_t unfinished_ = 0;
+    exception_ptr cancellation_; // once it was cancelled
     bool outcomes_;
-    bool cancel_requested_ = false;
 };
 
 // The future that gather() gives.
@@ -18879,7 +18879,7 @@ bool gather_children::cancel_children(std::string_view message) {
     bool any = false;
     for (std::size_t i = 0; i < count_; ++i)
         any = (children_[i].state && children_[i].state->cancel(message)) || any;
-    cancel_requested_ = cancel_requested_ || any;
+    if (any) cancellation_ = cancelled_with(message);
     return any;
 }
 
@@ -18901,8 +18901,8 @@ void gather_children::child_done(child& c) {
         return;
     }
     if (unfinished_ > 0) return;
-    if (cancel_requested_) {
-        future_->fail(make_error(cancelled_error()));
+    if (cancellation_) {
+        future_->fail(cancellation_);
         return;
     }
     ASYNCIO_TRY {

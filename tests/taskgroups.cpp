@@ -1592,6 +1592,21 @@ ASYNC_TEST_CASE("GA-09: a cancelled gather with return_exceptions waits for all 
     CHECK_FALSE(produced);
 }
 
+ASYNC_TEST_CASE("GA-09: the message of the cancellation arrives, whatever a child answers") {
+    for (const bool last_gives_value : {false, true}) {
+        CAPTURE(last_gives_value);
+        asyncio::task<> waiter = asyncio::create_task([&]() -> asyncio::coro<> {
+            if (last_gives_value)
+                co_await asyncio::gather(asyncio::return_exceptions, stubborn(1s, 1));
+            else co_await asyncio::gather(asyncio::return_exceptions, after(1h, 1));
+        });
+        co_await asyncio::sleep(1s);
+        waiter.cancel("no time");
+        CHECK_AWAIT_THROWS_WITH_AS(waiter, "no time", asyncio::cancelled_error);
+        CHECK(waiter.cancelled());
+    }
+}
+
 ASYNC_TEST_CASE_ORDERED("GA-10: a cancelled gather ends with the first child that has stopped") {
     record quick;
     record slow;
