@@ -763,6 +763,29 @@ ASYNC_TEST_CASE("TG-11: an error that answers a cancellation from outside wins, 
     CHECK(now() == begin);
 }
 
+ASYNC_TEST_CASE("TG-11: a child's failure interrupts the cleanup of a body that was cancelled") {
+    const auto begin = now();
+    int cleanups = 0;
+    asyncio::task<> parent = asyncio::create_task([&]() -> asyncio::coro<> {
+        co_await asyncio::with(
+            asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
+                tg.create_task(fail_after(2s, "value"));
+                const auto slept = co_await support::catching(asyncio::sleep(1h));
+                co_await asyncio::sleep(3s);
+                ++cleanups;
+                if (slept.error) co_await support::fail_with(slept.error);
+            });
+    });
+    co_await asyncio::sleep(1s);
+    parent.cancel();
+    const asyncio::exception_ptr error = co_await error_of(parent);
+    CHECK(shape(error) == "group[value]");
+    CHECK(now() - begin == 2s);
+    CHECK(cleanups == 0);
+    CHECK_FALSE(parent.cancelled());
+    CHECK(parent.cancelling() == 1);
+}
+
 // A parent that waits for its group, in the body or at its end, while a child fails in turn
 // `child_turn`, and somebody else cancels it in turn `cancel_turn`.
 struct race {
@@ -944,6 +967,13 @@ ASYNC_TEST_CASE("TG-19: an error that is no ordinary one makes the group a base_
             co_return;
         }));
     CHECK(shape(of_body) == "base group[base group[cancelled]]");
+    const asyncio::exception_ptr mixed = co_await error_of(
+        asyncio::with(asyncio::task_group(), [&](asyncio::task_group& tg) -> asyncio::coro<> {
+            tg.create_task(fail_after(1s, "division"));
+            const auto slept = co_await support::catching(asyncio::sleep(1h));
+            if (slept.error) THROW(asyncio::base_exception_group("odd", inside));
+        }));
+    CHECK(shape(mixed) == "base group[division, base group[cancelled]]");
 #if !defined(ASYNCIO_NO_EXCEPTIONS)
     // What is no std::exception, but no cancellation either, is an ordinary error.
     const asyncio::exception_ptr number =

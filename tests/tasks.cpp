@@ -704,12 +704,15 @@ ASYNC_TEST_CASE("EA-02: an eager task runs up to its first wait, then goes on as
 ASYNC_TEST_CASE("EA-03: in its eager step current_task() is the new task, then the creator") {
     const asyncio::any_task me = asyncio::current_task();
     asyncio::any_task inner;
+    std::vector<asyncio::any_task> during;
     const auto body = [&]() -> asyncio::coro<> {
         inner = asyncio::current_task();
+        during = asyncio::all_tasks();
         co_await asyncio::sleep(0s);
     };
     const auto t = asyncio::create_task(body, {.eager_start = true});
     CHECK(inner == asyncio::any_task(t));
+    CHECK(during == std::vector<asyncio::any_task>{me, t});
     CHECK(asyncio::current_task() == me);
     co_await t;
 }
