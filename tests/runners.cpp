@@ -505,6 +505,23 @@ TEST_CASE("RN-10: main may turn the cancellation into an error of its own") {
     CHECK(result.exit_code == 10);
 }
 
+TEST_CASE("RN-10: of a main that was cancelled before Ctrl-C came it is the cancellation") {
+    const auto result = in_terminal([] {
+        const auto main = []() -> asyncio::coro<> {
+            const asyncio::any_task self = asyncio::current_task();
+            asyncio::get_running_loop().call_soon([self] {
+                self.cancel();
+                ::raise(SIGINT);
+            });
+            co_await asyncio::sleep(1h);
+        };
+        const asyncio::exception_ptr thrown = support::thrown_by_run(main());
+        if (support::holds<asyncio::keyboard_interrupt>(thrown)) return 3;
+        return support::holds<asyncio::cancelled_error>(thrown) ? 10 : 2;
+    });
+    CHECK(result.exit_code == 10);
+}
+
 TEST_CASE("RN-11: the second Ctrl-C leaves the loop; closing lets main finish its clean-up") {
     const auto result = in_terminal([] {
         int cancellations = 0;
