@@ -1177,6 +1177,9 @@ private:
     std::size_t peak_ = 0;
 };
 
+template <class T>
+class coro;
+
 namespace detail {
 
 // std::exchange(from, {}) for pointers and handles; that one costs the compiler more for
@@ -1296,6 +1299,20 @@ inline constexpr bool elements_stay =
     std::is_lvalue_reference_v<R> || (std::ranges::enable_view<std::remove_cvref_t<R>> &&
                                       std::copy_constructible<std::remove_cvref_t<Element>>);
 
+template <class A>
+inline constexpr bool is_coro = false;
+template <class T>
+inline constexpr bool is_coro<coro<T>> = true;
+
+// Calls what a loop or a future was given. What it returns is dropped.
+template <class F, class... Args>
+void call_back(F& fn, Args&&... args) {
+    static_assert(!is_coro<std::remove_cvref_t<decltype(fn(std::forward<Args>(args)...))>>,
+                  "asyncio: a callback is called, not awaited, and this one returns a coroutine, "
+                  "which would never run; let it make a task: [...] { create_task(f(...)); }");
+    static_cast<void>(fn(std::forward<Args>(args)...));
+}
+
 // A move-only callable of any type. For things that are set once and called
 // seldom; hot paths keep callables in nodes of their own.
 template <class Signature>
@@ -1324,7 +1341,7 @@ private:
         template <class G>
         explicit holder(G&& g) : fn(std::forward<G>(g)) {}
         R call(Args... args) override {
-            if constexpr (std::is_void_v<R>) fn(std::forward<Args>(args)...);
+            if constexpr (std::is_void_v<R>) call_back(fn, std::forward<Args>(args)...);
             else return fn(std::forward<Args>(args)...);
         }
         F fn;
@@ -2160,8 +2177,6 @@ template <class T>
 class future;
 template <class T>
 class task;
-template <class T>
-class coro;
 
 /// What a loop's clock follows.
 enum class clock_kind {
@@ -2667,7 +2682,7 @@ template <class F>
 struct callback final : callback_base {
     explicit callback(F&& f) : fn(std::move(f)) {}
     explicit callback(const F& f) : fn(f) {}
-    void call() override { (*fn)(); }
+    void call() override { call_back(*fn); }
     void drop() noexcept override { fn.reset(); }
 
     std::optional<F> fn;
@@ -3234,8 +3249,8 @@ struct done_callback_of final : done_callback {
     template <class G>
     explicit done_callback_of(G&& g) : fn(std::forward<G>(g)) {}
     void call() override {
-        if constexpr (std::invocable<F&, Handle>) fn(Handle(std::move(subject)));
-        else fn();
+        if constexpr (std::invocable<F&, Handle>) call_back(fn, Handle(std::move(subject)));
+        else call_back(fn);
     }
     F fn;
 };
@@ -5211,10 +5226,6 @@ awaitable_base<Self, T>::operator coro<T>() && {
     return as_coro(static_cast<Self&&>(*this));
 }
 
-template <class A>
-inline constexpr bool is_coro = false;
-template <class T>
-inline constexpr bool is_coro<coro<T>> = true;
 template <class A>
 inline constexpr bool is_task = false;
 template <class T>

@@ -11,6 +11,9 @@
 // WRONG=10 says: gives a bool
 // WRONG=11 says: nothing happens without co_await
 // WRONG=12 says: nothing happens without co_await
+// WRONG=13 says: let it make a task
+// WRONG=14 says: let it make a task
+// WRONG=15 says: let it make a task
 #include "asyncio.hpp"
 
 #include <utility>
@@ -115,6 +118,24 @@ static asyncio::coro<> async_main() {
     auto task = asyncio::create_task(answer());
     co_await task;
     co_await task;
+
+    // Callbacks are called, and not awaited.
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+#if WRONG == 13
+    loop.call_soon([] { return answer(); });
+#else
+    loop.call_soon([] { return asyncio::create_task(answer()); });
+#endif
+#if WRONG == 14
+    task.add_done_callback([](const asyncio::task<int>&) { return answer(); });
+#else
+    task.add_done_callback([](const asyncio::task<int>&) { return 1; });
+#endif
+#if WRONG == 15
+    loop.add_signal_handler(2, &answer);
+#else
+    loop.remove_signal_handler(2);
+#endif
 }
 
 int main() { return asyncio::run_main(async_main()); }
