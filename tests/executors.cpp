@@ -260,6 +260,20 @@ struct derived_point : point {
     int z;
 };
 
+#if !defined(_WIN32)
+// What ends whoever encodes or decodes it in a worker.
+struct trap {
+    enum class at { encode, decode } where;
+    enum class by { exit, abort } how;
+    void spring(at now) const {
+        if (now != where || ::getpid() == parent) return;
+        if (how == by::exit) std::exit(4);
+        std::abort();
+    }
+    pid_t parent = ::getpid();
+};
+#endif
+
 } // namespace
 
 template <>
@@ -271,6 +285,26 @@ struct asyncio::codec<opaque> {
         return opaque(value);
     }
 };
+
+#if !defined(_WIN32)
+template <>
+struct asyncio::codec<trap> {
+    static void encode(const trap& value, encoder& out) {
+        value.spring(trap::at::encode);
+        out.put(value.where);
+        out.put(value.how);
+        out.put(value.parent);
+    }
+    static trap decode(decoder& in) {
+        trap value;
+        value.where = in.get<trap::at>();
+        value.how = in.get<trap::by>();
+        value.parent = in.get<pid_t>();
+        value.spring(trap::at::decode);
+        return value;
+    }
+};
+#endif
 
 namespace {
 
@@ -595,9 +629,19 @@ TEST_CASE("CF-05: wait() returns when told, counts duplicates once and throws no
     CHECK(failed.done.size() == 2);
     CHECK(failed.pending.size() == 1);
 
-    std::thread last([&] { all[0].set_result(0); });
+    all.push_back(asyncio::concurrent_future<int>::create());
+    all.back().cancel(); // done, but no exception
+    std::vector<asyncio::concurrent_future<int>> others{all[0], all[1], all.back()};
+    auto calm = asyncio::concurrent::wait(
+        others, {.timeout = 0s, .return_when = asyncio::return_when::first_exception});
+    CHECK(calm.done.size() == 2);
+    std::thread failing_last([&] { all[0].set_exception(std::runtime_error("y")); });
+    calm = asyncio::concurrent::wait(others,
+                                     {.return_when = asyncio::return_when::first_exception});
+    failing_last.join();
+    CHECK(calm.done.size() == 3); // it waited for the failure
+    all.pop_back();
     auto everything = asyncio::concurrent::wait(all);
-    last.join();
     CHECK(everything.done.size() == 3);
     CHECK(everything.pending.empty());
 }
@@ -1216,6 +1260,19 @@ ASYNC_TEST_CASE("PP-05: what a worker or the parent cannot decode fails that job
     CHECK(three == 3);
 }
 
+ASYNC_TEST_CASE("PP-05: a codec that ends its worker costs that job only") {
+    asyncio::isolated_executor pool(1);
+    const auto same = [](trap value) { return value; };
+    for (const auto where : {trap::at::encode, trap::at::decode})
+        for (const auto how : {trap::by::exit, trap::by::abort}) {
+            auto lost = pool.submit(same, trap{where, how});
+            auto next = pool.submit(add, 1, 2);
+            CHECK_AWAIT_THROWS_AS(lost, asyncio::worker_crashed);
+            const int three = co_await next;
+            CHECK(three == 3);
+        }
+}
+
 ASYNC_TEST_CASE("PP-06: an initializer that throws in every worker breaks the pool") {
     asyncio::isolated_executor pool(2, {.initializer = [] { throw std::runtime_error("no way"); }});
     CHECK_AWAIT_THROWS_WITH_AS(pool.submit(add, 1, 2), "no way", asyncio::broken_executor);
@@ -1532,6 +1589,15 @@ TEST_CASE("map() on processes, in chunks, with an error in its place") {
     CHECK(*some.next() == 1);
     CHECK(*some.next() == 2);
     CHECK_THROWS_AS(static_cast<void>(some.next()), std::domain_error);
+}
+
+TEST_CASE("EX-05: processes that are shut down without waiting still do what they were given") {
+    asyncio::process_pool_executor pool(2);
+    auto squares = pool.map([](int v) { return v * v; }, std::vector<int>{1, 2, 3, 4, 5});
+    pool.shutdown({.wait = false});
+    std::vector<int> got;
+    for (int n : squares) got.push_back(n);
+    CHECK(got == std::vector<int>{1, 4, 9, 16, 25});
 }
 
 ASYNC_TEST_CASE("a text literal, a view and a span parameter get values of their own") {
