@@ -551,6 +551,24 @@ ASYNC_TEST_CASE_REAL("a child's stream can be a descriptor, so that children mak
     }
 }
 
+ASYNC_TEST_CASE_REAL("a child may open its streams by their names, which sockets have none of") {
+    process p = co_await asyncio::create_subprocess_shell(
+        "cat /dev/stdin >/dev/stdout; echo done >/dev/stderr",
+        {.stdin_ = stdio::pipe, .stdout_ = stdio::pipe, .stderr_ = stdio::pipe});
+    auto [out, err] = co_await p.communicate("some data");
+    CHECK(out == "some data");
+    CHECK(err == "done\n");
+}
+
+ASYNC_TEST_CASE_REAL("a child whose output nobody wants any more is told by the system") {
+    process p = co_await asyncio::create_subprocess_exec(argv("yes"), {.stdout_ = stdio::pipe});
+    const std::string line = co_await p.stdout_->readline();
+    CHECK(line == "y\n");
+    p.stdout_.reset();
+    const int code = co_await p.wait();
+    CHECK(code == -SIGPIPE);
+}
+
 ASYNC_TEST_CASE_REAL("a child gets the standard descriptors and no others") {
     const int leaky = ::open("/dev/null", O_RDONLY); // as other people's code opens files
     process p = co_await asyncio::create_subprocess_exec(
