@@ -729,6 +729,9 @@ TEST_CASE("the readers and writers that a loop still has go with it") {
         loop.add_writer(pipe.out, [probe = counted(alive)] {}); // in place of the first
         CHECK(alive == 2);
         loop.run_once();
+        loop.close();
+        CHECK_FALSE(loop.remove_reader(pipe.in));
+        CHECK_FALSE(loop.remove_writer(pipe.out));
     }
     CHECK(alive == 0);
 }
@@ -963,6 +966,22 @@ TEST_CASE("SG-02: removing a handler gives the signal its former effect") {
         if (loop.remove_signal_handler(SIGUSR1)) return 4;
         ::raise(SIGUSR1);
         return 5;
+    });
+    CHECK(result.signal_number == SIGUSR1);
+}
+
+TEST_CASE("SG-02: so does closing the loop, which removes all that it has") {
+    const auto result = support::in_child([] {
+        std::signal(SIGUSR1, SIG_DFL);
+        std::signal(SIGUSR2, SIG_IGN);
+        asyncio::event_loop loop;
+        loop.add_signal_handler(SIGUSR1, [] {});
+        loop.add_signal_handler(SIGUSR2, [] {});
+        loop.close();
+        if (loop.remove_signal_handler(SIGUSR1)) return 1;
+        ::raise(SIGUSR2);
+        ::raise(SIGUSR1);
+        return 2;
     });
     CHECK(result.signal_number == SIGUSR1);
 }
