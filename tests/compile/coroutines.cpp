@@ -56,10 +56,12 @@ static asyncio::coro<> async_main() {
     asyncio::queue<int> queue;
 #if WRONG == 11
     asyncio::sleep(1ms);
-#elif WRONG == 12
-    queue.put(42);
 #else
     co_await asyncio::sleep(1ms);
+#endif
+#if WRONG == 12
+    queue.put(42);
+#else
     co_await queue.put(42);
 #endif
 
