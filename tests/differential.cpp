@@ -777,7 +777,8 @@ coro<> run_script(const node& script) {
         bool over = true;
         for (const asyncio::any_task& t : all.tasks) over = over && t.done();
         if (over) break;
-        for (const asyncio::any_task& t : all.tasks) t.cancel();
+        for (const asyncio::any_task& t : all.tasks)
+            if (!t.done()) t.cancel(); // of one that has failed it would keep the report
         for (asyncio::lock& l : all.locks)
             if (l.locked()) l.release();
         co_await asyncio::sleep(1'000s);

@@ -317,8 +317,7 @@ class World:
             if f is None:
                 return "none"
             if op == "cancel":
-                # cancel() of what has failed would keep Python from reporting that.
-                return not f.done() and f.cancel(None if a[1] == "-" else a[1])
+                return f.cancel(None if a[1] == "-" else a[1])
             if op == "look":
                 return state_of(f) + (f" cancelling={f.cancelling()}" if isinstance(f, asyncio.Task)
                                       else "")
