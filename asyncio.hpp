@@ -6411,9 +6411,27 @@ ref_ptr<state_base> state_of(loop_core& core, A&& work) {
     return ref_ptr<state_base>(&ensure_future(core, std::forward<A>(work)).state());
 }
 
+// Takes `found` for the loop of `work`, if that is a future of one that stands still.
+template <class A>
+void find_loop(loop_core*& found, const A& work) {
+    if constexpr (std::derived_from<A, future_handle>) {
+        if (found || !work.valid()) return;
+        loop_core& core = *work.state().core;
+        if (!core.closed && core.loop && !core.loop->is_running()) found = &core;
+    }
+}
+
+// The running loop, or else that of a future among `works`.
+template <class... As>
+loop_core& loop_of(const char* who, const As&... works) {
+    loop_core* found = this_thread_core;
+    (find_loop(found, works), ...);
+    return found ? *found : require_running(who);
+}
+
 template <bool Outcomes, class... As>
 auto gather_all(As&&... works) {
-    loop_core& core = require_running("gather");
+    loop_core& core = loop_of("gather", works...);
     using state = gather_pack<Outcomes, await_result_t<As>...>;
     fresh_tasks fresh(core);
     state_list states;
@@ -6427,7 +6445,11 @@ auto gather_all(As&&... works) {
 
 template <bool Outcomes, class R>
 auto gather_each(R&& range) {
-    loop_core& core = require_running("gather");
+    loop_core* found = this_thread_core;
+    if constexpr (std::is_lvalue_reference_v<decltype(*std::begin(range))>) {
+        if (!found && std::begin(range) != std::end(range)) find_loop(found, *std::begin(range));
+    }
+    loop_core& core = found ? *found : require_running("gather");
     using T = await_result_t<range_element_t<R>>;
     using state = gather_range<Outcomes, T>;
     fresh_tasks fresh(core);
@@ -6451,7 +6473,8 @@ inline constexpr bool closures_survive = (closure_survives<As>() && ...);
 /// Runs everything at the same time and gives the results in the order of the
 /// arguments: a std::array when they are of one type, else a std::tuple; void
 /// results are std::monostate. A range gives a std::vector; a range of void,
-/// nothing. Python's asyncio.gather.
+/// nothing. Python's asyncio.gather. Outside a running loop the first future or task
+/// among the arguments says which loop it is for.
 ///
 /// The first error ends the wait and is thrown; the others run on. With
 /// `return_exceptions` as the first argument every result is an outcome, and
@@ -6552,14 +6575,15 @@ private:
 } // namespace detail
 
 /// Awaits `work`, but keeps it running when the awaiting task is cancelled. Hold a
-/// handle of the task if you want to see its end. Python's asyncio.shield.
+/// handle of the task if you want to see its end. Outside a running loop it takes a
+/// future or task only. Python's asyncio.shield.
 template <awaitable A>
 future<await_result_t<A>> shield(A&& work) {
     static_assert(detail::closure_survives<A>(),
                   "asyncio::shield: g++ up to 12 destroys such a closure twice; name the lambda "
                   "first");
     using T = await_result_t<A>;
-    detail::loop_core& core = detail::require_running("shield");
+    detail::loop_core& core = detail::loop_of("shield", work);
     detail::fresh_tasks fresh(core);
     auto inner = detail::ensure_future(core, std::forward<A>(work));
     if (!inner.done())

@@ -1865,6 +1865,28 @@ ASYNC_TEST_CASE("a gather that is dropped before it is done hides no error") {
     CHECK(support::message_of(reports->at(0).exception) == "lost");
 }
 
+TEST_CASE("gather() and shield() of tasks need no running loop") {
+    asyncio::event_loop loop({.clock = asyncio::clock_kind::virtual_time});
+    const auto a = loop.create_task(after(1s, 1));
+    const auto b = loop.create_task(after(2s, 2));
+    CHECK(loop.run_until_complete(asyncio::gather(a, b)) == std::array<int, 2>{1, 2});
+    const std::vector<asyncio::task<int>> some = {loop.create_task(after(1s, 3)), a};
+    CHECK(loop.run_until_complete(asyncio::gather(some)) == std::vector<int>{3, 1});
+    const auto c = loop.create_task(after(1s, 4));
+    CHECK(loop.run_until_complete(asyncio::shield(c)) == 4);
+    // A coroutine beside them is for the same loop.
+    const auto mixed = asyncio::gather(after(1s, 5), loop.create_task(after(1s, 6)));
+    CHECK(loop.run_until_complete(mixed) == std::array<int, 2>{5, 6});
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+    CHECK_THROWS_AS(asyncio::gather(after(1s, 7)), std::runtime_error);
+    CHECK_THROWS_AS(asyncio::shield(after(1s, 7)), std::runtime_error);
+    const auto left = loop.create_future<int>();
+    loop.close();
+    CHECK_THROWS_WITH_AS(asyncio::gather(left), doctest::Contains("no running event loop"),
+                         std::runtime_error);
+#endif
+}
+
 ASYNC_TEST_CASE("gather() of gathers nests") {
     const auto nested = co_await asyncio::gather(asyncio::gather(after(1s, 1), after(2s, 2)),
                                                  asyncio::gather(after(1s, 3), after(1s, 4)));
