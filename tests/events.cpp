@@ -719,6 +719,39 @@ TEST_CASE("a reader may remove itself, and one that throws is reported") {
     CHECK_THROWS_AS(loop.add_reader(-1, [] {}), std::system_error);
 }
 
+TEST_CASE("a reader that another one of its turn removes or replaces is not called") {
+    asyncio::event_loop loop;
+    const pipe_ends first;
+    const pipe_ends second;
+    first.put();
+    second.put();
+    int calls = 0;
+    const auto remove_both = [&] {
+        ++calls;
+        loop.remove_reader(first.in);
+        loop.remove_reader(second.in);
+    };
+    loop.add_reader(first.in, remove_both);
+    loop.add_reader(second.in, remove_both);
+    loop.run_once();
+    loop.run_once();
+    CHECK(calls == 1);
+
+    int replaced = 0;
+    int called = 0;
+    const auto replace_both = [&] {
+        ++replaced;
+        loop.add_reader(first.in, [&] { ++called; });
+        loop.add_reader(second.in, [&] { ++called; });
+    };
+    loop.add_reader(first.in, replace_both);
+    loop.add_reader(second.in, replace_both);
+    loop.run_once();
+    loop.run_once();
+    CHECK(replaced == 1);
+    CHECK(called >= 2);
+}
+
 TEST_CASE("the readers and writers that a loop still has go with it") {
     const pipe_ends pipe;
     int alive = 0;
@@ -946,6 +979,42 @@ TEST_CASE("SG-01: a signal handler runs in the loop, also when the loop was asle
         loop.run_forever(); // with nothing else to do
         ::waitpid(child, nullptr, 0);
         return in_loop ? 7 : 2;
+    });
+    CHECK(result.exit_code == 7);
+}
+
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+TEST_CASE("SG-01: what a signal handler throws is reported, and an interrupt ends the run") {
+    const auto result = support::in_child([] {
+        asyncio::event_loop loop;
+        const auto reports = support::collect_reports(loop);
+        loop.add_signal_handler(SIGUSR1, [] { throw std::runtime_error("handler"); });
+        ::raise(SIGUSR1);
+        loop.run_once();
+        if (reports->size() != 1) return 1;
+        loop.add_signal_handler(SIGUSR1, [] { throw asyncio::keyboard_interrupt(); });
+        ::raise(SIGUSR1);
+        try {
+            loop.run_forever();
+        } catch (const asyncio::keyboard_interrupt&) {
+            return 7;
+        }
+        return 2;
+    });
+    CHECK(result.exit_code == 7);
+}
+#endif
+
+TEST_CASE("SG-02: a handler that is removed before its turn is not called") {
+    const auto result = support::in_child([] {
+        asyncio::event_loop loop;
+        int calls = 0;
+        loop.add_signal_handler(SIGUSR1, [&] { ++calls; });
+        ::raise(SIGUSR1);
+        loop.remove_signal_handler(SIGUSR1);
+        loop.run_once();
+        loop.run_once();
+        return calls == 0 ? 7 : 1;
     });
     CHECK(result.exit_code == 7);
 }
