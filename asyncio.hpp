@@ -8992,10 +8992,11 @@ public:
     ASYNCIO_API static void end(std::shared_ptr<executor_core> core) noexcept;
 
 protected:
-    void note_process() noexcept;
+    void note_process(); // before it gets some
 
 private:
-    std::atomic<long> owner_{0}; // the process that has its workers, once there are any
+    static constexpr unsigned no_workers = ~0u;
+    std::atomic<unsigned> forks_{no_workers}; // of the process that has its workers
 };
 
 template <class R, class Call, class... Stored, class Fn, class... Args>
@@ -12895,6 +12896,15 @@ constexpr int shut_reading = SHUT_RD, shut_writing = SHUT_WR, shut_both = SHUT_R
 
 static int socket_of(int fd) noexcept { return fd; }
 
+static unsigned fork_count = 0; // of this process and those that it came from, once they count
+
+// Gives the present count. A process that has another one later is a fork of this.
+static unsigned count_forks() {
+    static const int counting = ::pthread_atfork(nullptr, nullptr, [] { ++fork_count; });
+    if (counting != 0) throw_system_error(counting, "pthread_atfork");
+    return fork_count;
+}
+
 static void unblock(int fd) noexcept {
     const int flags = ::fcntl(fd, F_GETFL);
     if (flags >= 0) ::fcntl(fd, F_SETFL, flags | O_NONBLOCK);
@@ -13395,8 +13405,13 @@ protected:
     [[noreturn]] static void refuse_watch(int error, int fd, const char* call);
 
     // Whether a fork has made this process since note_process().
-    void note_process();
+#if defined(_WIN32)
+    void note_process() noexcept {}
+    bool inherited() const noexcept { return false; }
+#else
+    void note_process() { forks_ = count_forks(); }
     bool inherited() const noexcept { return forks_ != fork_count; }
+#endif
 
     io_descriptor* attached_ = nullptr;
 
@@ -13406,8 +13421,9 @@ protected:
     }
 
 private:
-    static inline unsigned fork_count = 0; // of this process and those that it came from
+#if !defined(_WIN32)
     unsigned forks_ = 0;
+#endif
 
     void report(bool& ready, io_operation*& waiting) noexcept;
 
@@ -13494,20 +13510,6 @@ void readiness_operations::refuse_watch(int error, int fd, const char* call) {
     if (error == EEXIST) text += " (a stream or socket of this loop uses it)";
     throw_system_error(error, text.c_str());
 }
-
-#if defined(_WIN32)
-
-void readiness_operations::note_process() {} // there is no fork
-
-#else
-
-void readiness_operations::note_process() {
-    static const int counting = ::pthread_atfork(nullptr, nullptr, [] { ++fork_count; });
-    if (counting != 0) throw_system_error(counting, "pthread_atfork");
-    forks_ = fork_count;
-}
-
-#endif
 
 bool readiness_operations::attempt(io_operation& op) noexcept {
     io_descriptor& d = *op.on;
@@ -19523,22 +19525,19 @@ std::optional<std::size_t> completion_watch::next(steady_time deadline) {
 
 // -- executors ---------------------------------------------------------------------
 
-// Zero where no process has a copy of another one's memory.
-static long this_process() noexcept {
-#if defined(_WIN32)
-    return 0;
-#else
-    return ::getpid();
+void executor_core::note_process() {
+#if !defined(_WIN32)
+    forks_.store(count_forks(), std::memory_order_relaxed);
 #endif
 }
 
-void executor_core::note_process() noexcept {
-    owner_.store(this_process(), std::memory_order_relaxed);
-}
-
 bool executor_core::inherited() const noexcept {
-    const long owner = owner_.load(std::memory_order_relaxed);
-    return owner != 0 && owner != this_process();
+#if defined(_WIN32)
+    return false;
+#else
+    const unsigned then = forks_.load(std::memory_order_relaxed);
+    return then != no_workers && then != fork_count;
+#endif
 }
 
 void executor_core::end(std::shared_ptr<executor_core> core) noexcept {
@@ -19670,6 +19669,7 @@ void thread_core::submit(ref_ptr<concurrent_base> state, local_job& job) {
 void thread_core::start_thread() {
     for (std::thread& thread : std::exchange(ended_, {})) thread.join();
     auto self = std::static_pointer_cast<thread_core>(shared_from_this());
+    note_process();
     harmless_threads.fetch_add(1);
     std::thread thread;
     ASYNCIO_TRY {
@@ -19681,7 +19681,6 @@ void thread_core::start_thread() {
         harmless_threads.fetch_sub(1);
         rethrow_current();
     }
-    note_process();
     ++started_;
     ++alive_;
     const std::thread::id id = thread.get_id();
@@ -21802,8 +21801,8 @@ process_core::process_core(settings how)
       wake_(made_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
       timer_(made_fd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
                      "timerfd_create")) {
-    start_server();
     note_process();
+    start_server();
 }
 
 process_core::~process_core() {
@@ -23034,9 +23033,9 @@ public:
         std::pair<owned_fd, owned_fd> ends = socket_pair(error);
         if (error) return error;
         const pid_t parent = ::getpid();
+        note_process();
         pid_ = fork_child(error, [&] { run_forked(ends.second.get(), call, parent); });
         if (error) return error;
-        note_process();
         process_ = owned_fd(open_pidfd(pid_));
         if (!process_) {
             error = call_error(errno, "pidfd_open");
