@@ -1344,7 +1344,7 @@ ASYNC_TEST_CASE("BA-01: a barrier needs a party, and with one it lets everybody 
     CHECK_FALSE(turn.passed());
 }
 
-ASYNC_TEST_CASE("a barrier is a manager, which gives the body its place") {
+ASYNC_TEST_CASE_ORDERED("a barrier is a manager, which gives the body its place") {
     asyncio::barrier barrier(2);
     const auto arrive = [&]() -> asyncio::coro<std::size_t> {
         co_return co_await asyncio::with(barrier, [](std::size_t place) { return place; });

@@ -1716,7 +1716,7 @@ ASYNC_TEST_CASE("a connect can choose where it comes from") {
     stream_pair accepted = co_await side.accepted->get();
     CHECK(accepted.second.peername().host() == "127.0.0.9");
     CHECK_THROWS_AS(static_cast<void>(asyncio::open_connection("127.0.0.1", server.port(),
-                                                               {.local_addr = {"no number", 0}})),
+                                                               {.local_addr = {"127.0.0.9", -1}})),
                     std::invalid_argument);
 }
 
