@@ -7787,7 +7787,10 @@ private:
 template <class T, class Compare>
 class priority_store {
 public:
-    explicit priority_store(Compare compare = Compare()) : compare_(std::move(compare)) {}
+    priority_store()
+        requires std::default_initializable<Compare>
+        : compare_() {}
+    explicit priority_store(Compare compare) : compare_(std::move(compare)) {}
 
     std::size_t size() const noexcept { return items_.size(); }
     void push(T&& item) {
