@@ -61,6 +61,9 @@ private:
 // A listening server that hands each connection to the test instead of serving it.
 struct acceptor {
     acceptor() : accepted(std::make_shared<asyncio::queue<stream_pair>>()) {}
+    acceptor(const acceptor&) = delete;
+    // What is in there holds the server, whose handler holds the queue.
+    ~acceptor() { accepted->shutdown(true); }
 
     auto handler() {
         return [list = accepted](stream_reader reader, stream_writer writer) {
