@@ -25154,7 +25154,8 @@ private:
     void lose_file() noexcept;
 
     // With many connections none of this is in the processor's cache when its turn comes:
-    // what each message needs stands first, in five lines of 64 bytes, and nothing between.
+    // what each message needs stands first, 320 bytes with 64-bit pointers, and nothing
+    // else between.
     std::size_t count_ = 0;
     backend_state* backend_;
     box<transport> over_;
