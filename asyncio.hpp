@@ -670,7 +670,7 @@ public:
 
     const std::string& message() const noexcept { return message_; }
 
-    /// The members, in the order in which they happened; some may be groups.
+    /// The members, in the order in which they were given; some may be groups.
     const std::vector<exception_ptr>& exceptions() const noexcept { return errors_; }
 
     /// The message and the number of members.
@@ -2178,7 +2178,9 @@ class future;
 template <class T>
 class task;
 
-/// What a loop's clock follows.
+/// What a loop's clock follows. A virtual one also stands while an executor's job, an awaited
+/// concurrent_future, a file operation, a name look-up, a connect or a child process is under
+/// way; who waits for a peer (accept, receive, drain) does not hold it.
 enum class clock_kind {
     real,         ///< the system's monotonic clock
     virtual_time, ///< stands while callbacks run, jumps to the next timer when nothing is ready
@@ -2187,16 +2189,25 @@ enum class clock_kind {
 
 /// How run(), runner and event_loop behave.
 struct run_options {
-    /// Reports mistakes; nothing given: on if the environment has ASYNCIO_DEBUG=1.
+    /// Reports mistakes to the exception handler: coroutines that nobody awaits, tasks of
+    /// coroutines with references or captures that may end before them, slow callbacks, tasks
+    /// destroyed while pending, locks and queues destroyed while tasks wait. Calls from a
+    /// foreign thread throw. Nothing given: on if the environment's ASYNCIO_DEBUG is neither
+    /// empty nor 0, or the macro is not 0. Without an operating system it needs the macro.
     std::optional<bool> debug = {};
     clock_kind clock = clock_kind::real;
-    /// Loop seconds per real second, for the real clock.
+    /// Loop seconds per real second, for the real clock. The loop's constructor throws
+    /// std::invalid_argument unless it is a finite number above 0.
     double time_scale = 1.0;
     /// Runs the ready callbacks of a turn in a random order that this number fixes.
     std::optional<std::uint64_t> shuffle_seed = {};
-    /// Ctrl-C cancels the main task.
+    /// Ctrl-C cancels the main task, and run() throws keyboard_interrupt if it ends by that. A
+    /// second one throws it out of the loop in the next turn; a third has the system's effect.
+    /// Only on the main thread, and where SIGINT has its default disposition.
     bool handle_sigint = true;
-    /// How long the end of run() waits for cancelled tasks before it prints them.
+    /// How long the end of run() waits for cancelled tasks before it prints to standard error
+    /// where they stand, on the loop's clock. It looks once a second, cancels them again each
+    /// time, and waits on.
     duration exit_report = std::chrono::seconds(2);
 };
 
@@ -2722,7 +2733,7 @@ private:
 /// One turn takes in finished I/O and due timers, then runs what was ready at
 /// that point, first come, first served; what they add runs in the next turn.
 ///
-/// Thread safety: only call_soon_threadsafe() and stop() through it.
+/// Thread safety: other threads call call_soon_threadsafe() only, and stop() by way of it.
 class event_loop {
 public:
 #if defined(ASYNCIO_BACKEND_IOCP)
@@ -2743,18 +2754,29 @@ public:
 
     /// Runs until `main` is done and gives its result.
     ///
-    /// Throws: what `main` throws; std::runtime_error when a loop already runs on
-    /// this thread, or when stop() ended the run before `main` was done.
+    /// Throws: what `main` throws; std::runtime_error when a loop already runs on this
+    /// thread, when this one is closed, or when stop() ended the run before `main` was done;
+    /// a keyboard_interrupt that any task or callback throws.
     template <class Awaitable>
     auto run_until_complete(Awaitable&& main);
 
-    /// Runs until stop().
+    /// Runs until stop(), also when there is nothing to do.
+    ///
+    /// Throws: a keyboard_interrupt that a callback or a task throws, and what is ready stays
+    /// for the next run; std::runtime_error when this loop or another one runs on this thread,
+    /// or when it is closed.
     void run_forever();
 
-    /// Ends the run after the present turn.
+    /// Ends run_forever() or run_until_complete() after the present turn. When neither is
+    /// running, the next one makes a single turn; poll() and its like do not look at it.
+    ///
+    /// Thread safety: from another thread, call_soon_threadsafe([&] { loop.stop(); }).
     void stop() noexcept;
 
-    /// Gives back what the system lent; a second close() does nothing.
+    /// Destroys what is pending: frames of unfinished tasks innermost first, then callbacks.
+    /// Removes readers and signal handlers, waits for the jobs of a default executor that
+    /// nobody else holds, and gives back what the system lent. No task is asked to end; the
+    /// end of run() does that. A second close() does nothing.
     ///
     /// Throws: std::runtime_error when the loop is running.
     void close();
@@ -2779,7 +2801,8 @@ public:
     /// Runs `fn` in the next turn. What it throws goes to the exception handler; a
     /// keyboard_interrupt ends the run.
     ///
-    /// Throws: std::runtime_error when the loop is closed; so do the next two.
+    /// Throws: std::runtime_error when the loop is closed, and in debug mode on another
+    /// thread than the one that runs it; so do the next two.
     template <class F>
     handle call_soon(F&& fn) {
         check_call("asyncio::event_loop::call_soon");
@@ -2837,7 +2860,10 @@ public:
     template <class F, class... Args>
     auto run_in_executor(executor* where, F&& fn, Args&&... args);
 
-    /// The executor that run_in_executor(nullptr, ...) uses: a thread pool.
+    /// The executor that run_in_executor(nullptr, ...) uses: a thread_pool_executor. The one
+    /// before it is let go; if nobody else holds it, its destructor waits here for its jobs.
+    ///
+    /// Throws: std::invalid_argument for a null pointer.
     template <class Executor>
     void set_default_executor(std::shared_ptr<Executor> pool);
     coro<void> shutdown_default_executor(std::optional<duration> timeout = {});
@@ -2861,10 +2887,13 @@ public:
     duration slow_callback_duration = std::chrono::milliseconds(100);
 
 #if !defined(ASYNCIO_BACKEND_NONE)
-    /// Runs `fn` whenever `fd` is readable or writable. `fd` must be pollable and
-    /// stay open until the watch is removed. POSIX only.
+    /// Runs `fn` whenever `fd` is readable or writable, again as long as it stays so; a second
+    /// one for the same direction replaces the first. `fd` must be pollable, belong to no
+    /// socket or stream of this loop, and stay open until the watch is removed. What `fn`
+    /// throws goes to the exception handler. POSIX only.
     ///
-    /// Throws: std::system_error when the system cannot watch `fd`.
+    /// Throws: std::system_error when the system cannot watch `fd`, or a socket or stream of
+    /// this loop uses it; std::runtime_error when the loop is closed.
     template <class F>
     void add_reader(int fd, F&& fn) {
         watch(fd, false, make_callback(std::forward<F>(fn)));
@@ -2877,11 +2906,14 @@ public:
     bool remove_reader(int fd) { return unwatch(fd, false); }
     bool remove_writer(int fd) { return unwatch(fd, true); }
 
-    /// Runs `fn` in the loop whenever the process gets the signal `number`. The
-    /// signal's former disposition comes back when the last handler is removed.
+    /// Runs `fn` in the loop when the process has got the signal `number`: once for several
+    /// that came before its turn, and not while a wait_signal() waits for it. A second one
+    /// replaces the first; one for SIGINT takes Ctrl-C from run(). The signal's former
+    /// disposition comes back when the last handler of any loop is removed.
     ///
-    /// Throws: std::invalid_argument for no signal's number; std::runtime_error
-    /// for one that cannot be caught.
+    /// Throws: std::invalid_argument for no signal's number; std::runtime_error for one that
+    /// cannot be caught, and when the loop is closed; std::system_error when the system
+    /// refuses it, as Windows does all but SIGINT, SIGBREAK and SIGTERM.
     void add_signal_handler(int number, detail::function<void()> fn);
     bool remove_signal_handler(int number);
 
@@ -2897,11 +2929,12 @@ public:
     /// yields (sleep(0s), next_frame()) runs once a poll. Returns how many callbacks
     /// and task steps ran.
     ///
-    /// Throws: std::runtime_error inside a callback, or when another loop runs on
-    /// this thread.
+    /// Throws: std::runtime_error inside a callback, when another loop runs on this thread, or
+    /// when the loop is closed; a keyboard_interrupt that a callback or a task throws.
     std::size_t poll();
 
-    /// One turn, without sleeping. Returns and throws as poll().
+    /// One turn, without sleeping; it begins a frame, too. A virtual clock does not move in it.
+    /// Returns and throws as poll().
     std::size_t run_once();
 
     /// Turns until nothing is ready or `budget`, which is real time, is used up, if need be
@@ -2930,9 +2963,13 @@ public:
     /// the loop's thread.
     void set_wake_handler(detail::function<void()> fn);
 
-    /// Moves a manual clock; due timers fire in order, each at its own time.
+    /// Moves a manual clock and runs the loop on the way: due timers fire in order, each at its
+    /// own time, with the turns that follow from them, at most 1000 for each time. Inside a
+    /// callback it only sets the goal, and the run goes there when nothing else is ready. A
+    /// negative `by` counts as zero.
     ///
-    /// Throws: std::runtime_error for another kind of clock.
+    /// Throws: std::runtime_error for another kind of clock, when another loop runs on this
+    /// thread, or when the loop is closed; a keyboard_interrupt that a callback throws.
     void advance(duration by);
 
     /// Loop seconds per real second from now on; at 0 it stands. Throws:
@@ -3083,7 +3120,10 @@ inline event_loop& get_running_loop() {
     return *detail::require_running("get_running_loop").loop;
 }
 
-/// The time since run() began, on the loop's clock.
+/// The time since run() or runner::run() began, on the loop's clock. In a loop that is run in
+/// another way it counts from the clock's own beginning: only differences mean something.
+///
+/// Throws: std::runtime_error when no loop runs.
 ASYNCIO_API duration elapsed();
 
 } // namespace asyncio::inline ASYNCIO_ABI
@@ -3344,11 +3384,19 @@ class future_awaiter;
 /// A result that will be there later. Copyable handle; the state lives as long
 /// as a handle does. Python's asyncio.Future.
 ///
-/// `co_await f` gives a reference to the value; `co_await std::move(f)` moves it
-/// out if no other handle exists.
+/// `co_await f` gives a reference to the value, good as long as a handle is there;
+/// `co_await std::move(f)` moves it out if no other handle exists, else copies it, or throws
+/// invalid_state_error where that cannot be. An error that nobody has looked at is reported to
+/// the loop's exception handler when the last handle goes.
+///
+/// Throws, at the await: what result() throws; std::runtime_error when it is pending in
+/// another loop or in a closed one, and when a task awaits itself.
 ///
 /// Cancellation: a task that is cancelled while it awaits a future cancels the
 /// future; put a shield() between them where that is wrong.
+///
+/// Thread safety: none. Another thread may not even copy or destroy a handle; what threads
+/// share is a concurrent_future.
 template <class T = void>
 class future : public detail::future_handle {
 public:
@@ -4544,13 +4592,19 @@ public:
     ///
     /// Throws: what the generator throws, which ends it; std::runtime_error while
     /// another next() is waiting.
+    ///
+    /// Cancellation: is thrown at the await where the generator stands, and ends the
+    /// generator unless it catches it. So does a limit of time around next().
     next_awaiter next() { return next_awaiter(*this, false); }
 
-    /// Ends it: an exception that no handler names is thrown at its co_yield, so that
-    /// it can clean up. A generator that has not begun just ends, and so does any without
-    /// exceptions: its locals are destroyed.
+    /// Ends it: at its co_yield an exception is thrown that only catch (...) meets, so that it
+    /// can clean up; such a handler throws it on. A generator that has not begun just ends, and
+    /// so does any without exceptions: its locals are destroyed.
     ///
-    /// Throws: what the clean-up throws; std::runtime_error when it yields again.
+    /// Throws: what the clean-up throws; std::runtime_error when it yields again, or while a
+    /// next() is waiting.
+    ///
+    /// Cancellation: is thrown into the clean-up.
     coro<> aclose() {
         const auto ended = co_await detail::catching(next_awaiter(*this, true));
         if (ended.error && !detail::exception_cast<typename promise_type::closed>(ended.error))
@@ -4764,8 +4818,8 @@ private:
 ///
 ///     asyncio::context_var<std::string> request_id("request_id", "none");
 ///
-/// Lifetime: references that get() gives are good until the next set() in the same
-/// context.
+/// Lifetime: references that get() gives are good until the next set() or reset() in the same
+/// context, and no longer than that context.
 template <class T>
 class context_var {
 public:
@@ -5345,7 +5399,8 @@ auto event_loop::create_task(F&& fn, Args&&... args) {
 /// Lets the running loop run `work` as a task of its own, from the next turn on.
 /// A task is returned as it is. Python's asyncio.create_task.
 ///
-/// Throws: std::runtime_error when no loop runs.
+/// Throws: std::runtime_error when no loop runs, or for a time_stream of another loop;
+/// invalid_state_error for a coroutine that was awaited or moved from.
 template <awaitable A>
 auto create_task(A&& work, const task_options& options = {}) {
     return detail::spawn_any(detail::require_running("create_task"), std::forward<A>(work),
@@ -5398,8 +5453,10 @@ public:
     task_scope& operator=(const task_scope&) = delete;
     ASYNCIO_API ~task_scope();
 
-    /// As the free create_task(), on the scope's loop. A task that is there already
-    /// belongs to the scope from here on, too.
+    /// As the free create_task(), on the scope's loop, whether that runs or not. A task that is
+    /// there already belongs to the scope from here on, too; what that one starts does not.
+    ///
+    /// Throws: std::runtime_error when the loop is closed, or for a task of another loop.
     template <awaitable A>
     auto create_task(A&& work, const task_options& options = {}) {
         auto created = detail::spawn_any(core(), std::forward<A>(work), options, state_);
@@ -5796,8 +5853,10 @@ private:
 ///         co_await download(url);
 ///     });
 ///
-/// Throws, at the block's end: timeout_error when the limit passed; an error that
-/// the block throws instead of its cancellation goes on as it is. Python's
+/// Throws, at the block's end: timeout_error when the limit passed and the block ended by the
+/// cancellation that follows from it. A block that ends otherwise (it awaits no more, catches
+/// the cancellation, throws an error of its own) ends as it does; expired() tells of the
+/// limit. with() throws std::runtime_error for a timeout that was used before. Python's
 /// asyncio.timeout.
 class [[nodiscard("a timeout limits the block that it is given to: co_await with(timeout(5s), "
                   "body)")]] timeout {
@@ -5845,8 +5904,8 @@ private:
     int cancelling_ = 0; // the task's count when the block began
 };
 
-/// A timeout that passes at a moment of the loop's clock. Python's
-/// asyncio.timeout_at.
+/// A timeout that passes at a moment of the task's clock: the loop's, or its time_stream's.
+/// Python's asyncio.timeout_at.
 ASYNCIO_API timeout timeout_at(std::optional<time_point> when);
 
 namespace detail {
@@ -5923,8 +5982,9 @@ coro<await_result_t<A>> wait_limited(A awaited, duration limit) {
 } // namespace detail
 
 /// Awaits `work`, but cancels it when `limit` has passed; waits until it has really
-/// ended, then throws timeout_error. No limit: waits for ever. A limit of zero or
-/// less gives only what is done already. Python's asyncio.wait_for.
+/// ended, then throws timeout_error, unless it ended with a value or an error of its own. No
+/// limit: waits for ever. A limit of zero or less gives only what is done already: a coroutine
+/// does not begin, a task is cancelled. Python's asyncio.wait_for.
 ///
 /// Cancellation: goes on to `work`.
 template <awaitable A>
@@ -6071,13 +6131,16 @@ coro<await_result_t<Body>> run_finally(coro<await_result_t<Body>> body,
 } // namespace detail
 
 /// Runs `body` between manager.aenter() and manager.aexit(error), which is awaited
-/// whatever happens in the body, also when it is cancelled. An rvalue manager is
-/// moved in; an lvalue stays the caller's. The body is a coroutine or a plain
-/// callable; it takes nothing, or a reference to what aenter() gave (the manager
-/// itself, when that is nothing). Its value is the result. Python's `async with`.
+/// whatever happens in the body, also when it is cancelled; not when aenter() throws. An
+/// rvalue manager is moved in; an lvalue stays the caller's and outlives the await. The body
+/// is a coroutine or a plain callable; it takes nothing, or a reference to what aenter() gave
+/// (the manager itself, when that is nothing). Its value is the result. Python's `async with`.
 ///
-/// A manager has aenter() and coro<bool> aexit(std::exception_ptr); true swallows
-/// the error.
+/// A manager has aenter() and coro<bool> aexit(std::exception_ptr). What aexit() throws takes
+/// the error's place; true swallows the error, and the result is an empty optional then.
+///
+/// Throws: invalid_state_error for a swallowed error when the result is not void and no
+/// optional.
 template <class M, class Body>
     requires detail::manager<std::remove_cvref_t<M>>
 auto with(M&& manager, Body&& body) {
@@ -6100,8 +6163,10 @@ auto with(M&& manager, Body&& body) {
 }
 
 /// Awaits `body`, then `cleanup`, whether the body succeeded, failed or was
-/// cancelled; then the body's outcome goes on. Stands for Python's `finally:` with
-/// an await in it, which C++ does not allow in a catch clause.
+/// cancelled; then the body's outcome goes on, or the error that `cleanup` throws. A second
+/// cancellation reaches the cleanup. Where frames are destroyed, by a task_scope or by the
+/// loop's end, it does not run. Stands for Python's `finally:` with an await in it, which C++
+/// does not allow in a catch clause.
 template <awaitable Body, awaitable Cleanup>
 coro<await_result_t<Body>> finally(Body&& body, Cleanup&& cleanup) {
     static_assert(detail::closure_survives<Body>() && detail::closure_survives<Cleanup>(),
@@ -6112,8 +6177,9 @@ coro<await_result_t<Body>> finally(Body&& body, Cleanup&& cleanup) {
         detail::as_coro(std::decay_t<Cleanup>(std::forward<Cleanup>(cleanup))));
 }
 
-/// Awaits `work` and never throws its error: it is in the outcome, as is a
-/// cancellation of `work` itself. A cancellation of the caller passes through.
+/// Awaits `work` and gives its error in the outcome instead of throwing it, also a
+/// cancellation of `work` itself. A cancellation of the caller and a keyboard_interrupt pass
+/// through.
 template <awaitable A>
 coro<outcome<await_result_t<A>>> as_outcome(A&& work) {
     static_assert(detail::closure_survives<A>(),
@@ -6134,9 +6200,11 @@ coro<outcome<await_result_t<A>>> as_outcome(A&& work) {
 ///     });
 ///     use(a.result(), b.result());
 ///
-/// Throws, at the block's end: exception_group of what the children and the body
-/// threw; cancelled_error when the task was cancelled from outside; a
-/// keyboard_interrupt as it is. Python's asyncio.TaskGroup.
+/// Throws, at the block's end: exception_group of the children's errors in the order in which
+/// they came, and then the body's; a keyboard_interrupt as it is; cancelled_error when the
+/// task was cancelled from outside. When something failed as well, the group is thrown and the
+/// cancellation comes at the next await. A child that was cancelled is no error.
+/// Python's asyncio.TaskGroup.
 class task_group {
 public:
     task_group() = default;
@@ -6144,10 +6212,12 @@ public:
     task_group& operator=(task_group&&) = delete;
     ~task_group();
 
-    /// As the free create_task(), within the group.
+    /// As the free create_task(), within the group. When the body has ended, children may
+    /// still start others as long as one of them is unfinished.
     ///
-    /// Throws: std::runtime_error before the block begins, after it ended, and while
-    /// the group is ending; `work` is destroyed without running.
+    /// Throws: std::runtime_error before the block begins, when body and children have all
+    /// ended, and after a failure, a cancellation or cancel(); `work` is destroyed without
+    /// running.
     template <awaitable A>
     auto create_task(A&& work, const task_options& options = {}) {
         place here(*this); // first: a task that gets none shall not run
@@ -6167,7 +6237,10 @@ public:
     }
 
     /// Ends the group without an error: cancels the children and the body, and the
-    /// block ends normally when all have ended.
+    /// block ends normally when all have ended. Errors of theirs are thrown as ever; so is a
+    /// cancelled_error while cancel() calls on the task are not taken back by uncancel().
+    ///
+    /// Throws: std::runtime_error unless the block is running.
     void cancel();
 
     // What with() calls.
@@ -6470,17 +6543,22 @@ inline constexpr bool closures_survive = (closure_survives<As>() && ...);
 
 } // namespace detail
 
-/// Runs everything at the same time and gives the results in the order of the
+/// Runs everything at the same time and gives a future of the results in the order of the
 /// arguments: a std::array when they are of one type, else a std::tuple; void
 /// results are std::monostate. A range gives a std::vector; a range of void,
-/// nothing. Python's asyncio.gather. Outside a running loop the first future or task
-/// among the arguments says which loop it is for.
+/// nothing. The call makes the tasks, awaited or not. Python's asyncio.gather. Outside a
+/// running loop the first future or task among the arguments says which loop it is for.
 ///
-/// The first error ends the wait and is thrown; the others run on. With
-/// `return_exceptions` as the first argument every result is an outcome, and
-/// nothing is thrown.
+/// The first error, or cancellation of one of them, ends the wait and is thrown; the others
+/// run on. With `return_exceptions` as the first argument every result is an outcome, and
+/// nothing of theirs is thrown. A value is moved out of a task that nobody else holds, else
+/// copied; the future fails with invalid_state_error where that cannot be.
 ///
-/// Cancellation: cancels all that is not done.
+/// Throws, at the call: std::runtime_error when no loop is found, or for what is pending in
+/// another one.
+///
+/// Cancellation: cancels all that is not done; cancelled_error comes when the first of them
+/// has ended by that, with `return_exceptions` when all have ended.
 template <awaitable... As>
 auto gather(As&&... works) {
     static_assert(detail::closures_survive<As...>,
@@ -6574,9 +6652,13 @@ private:
 
 } // namespace detail
 
-/// Awaits `work`, but keeps it running when the awaiting task is cancelled. Hold a
-/// handle of the task if you want to see its end. Outside a running loop it takes a
-/// future or task only. Python's asyncio.shield.
+/// Gives a future of `work`, which runs on when the task that awaits that future is cancelled.
+/// The call makes a task of a coroutine, awaited or not; give it a task that you hold if you
+/// want to see its end. An error that comes when nobody waits any more goes to the exception
+/// handler. Outside a running loop it takes a future or task only. Python's asyncio.shield.
+///
+/// Throws, at the call: std::runtime_error when no loop is found, or for what is pending in
+/// another one.
 template <awaitable A>
 future<await_result_t<A>> shield(A&& work) {
     static_assert(detail::closure_survives<A>(),
@@ -7657,9 +7739,10 @@ public:
     barrier(const barrier&) = delete;
     barrier& operator=(const barrier&) = delete;
 
-    /// Waits until all parties have come; gives the place in the order of arrival.
+    /// Waits until all parties have come; gives the place in the order of arrival, from 0.
     ///
-    /// Throws: broken_barrier_error when the barrier is reset or aborted meanwhile.
+    /// Throws: broken_barrier_error when the barrier is broken already, or is reset or aborted
+    /// meanwhile.
     ///
     /// Cancellation: the place is free for another task.
     ASYNCIO_API coro<std::size_t> wait();
@@ -8046,13 +8129,17 @@ public:
 
     /// Waits for a free slot and puts the item in.
     ///
-    /// Throws: queue_shut_down after shutdown().
+    /// Throws: queue_shut_down after shutdown(), also when that comes while it waits.
     ///
     /// Cancellation: an item given with std::move() is still the caller's.
+    ///
+    /// Lifetime: such an item stays where it is until it is in the queue, so that a temporary
+    /// one needs the co_await in the same expression; a task made of put() takes it along.
     put_awaiter put(T&& item) { return put_awaiter(*this, std::addressof(item)); }
     put_awaiter put(const T& item) { return put_awaiter(*this, T(item)); }
 
-    /// Throws: queue_full; queue_shut_down after shutdown().
+    /// Throws: queue_full; queue_shut_down after shutdown(). An item given with std::move() is
+    /// lost then, unlike with put().
     void put_nowait(T item) {
         if (shut_down_) throw_error(queue_shut_down());
         if (full()) throw_error(queue_full());
@@ -8079,8 +8166,9 @@ public:
         return take();
     }
 
-    /// No item can be put any more. Those inside can still be taken, unless
-    /// `immediate`, which drops them. Then get() throws queue_shut_down.
+    /// No item can be put any more: each put() that waits throws queue_shut_down. Those inside
+    /// can still be taken, unless `immediate`, which drops them and counts them as done for
+    /// join(). When the queue is empty get() throws queue_shut_down and next() gives nothing.
     void shutdown(bool immediate = false) noexcept {
         std::optional<Store> dropped; // goes last: items' destructors find the queue shut down
         if (immediate) dropped.emplace(items_.take_all());
@@ -8506,13 +8594,14 @@ private:
 ///
 /// Cancellation: a task that is cancelled while it awaits one cancels the job if
 /// it has not begun; one that runs in a process of its own is killed.
-/// Thread safety: everything may be called on any thread at any time.
+/// Thread safety: everything may be called on any thread at any time; but nobody assigns to a
+/// handle, or moves from it, while another thread uses that very one. Copies are independent.
 template <class T = void>
 class concurrent_future {
 public:
     using value_type = T;
 
-    /// An empty handle.
+    /// An empty handle: valid() is false, and what needs a job throws invalid_state_error.
     concurrent_future() noexcept = default;
     concurrent_future(const concurrent_future& other) noexcept : state_(other.state_) {
         if (state_) state_->add_handle();
@@ -8543,10 +8632,12 @@ public:
     /// Takes the job back. False when it is running or finished.
     bool cancel() const { return state().cancel(); }
 
-    /// The value; blocks this thread until it is there, or for `timeout`.
+    /// The value; blocks this thread until it is there, or for `timeout`. On an lvalue a
+    /// reference that is good while a handle exists; on an rvalue the value itself, moved out
+    /// if there is no other handle, else copied.
     ///
     /// Throws: what the job threw; cancelled_error; timeout_error, and then nothing
-    /// has changed.
+    /// has changed; invalid_state_error for a value that would have to be copied and cannot.
     decltype(auto) result() const& { return view({}); }
     decltype(auto) result(duration timeout) const& { return view(timeout); }
     T result() && {
@@ -9142,8 +9233,10 @@ struct map_call {
 
 } // namespace detail
 
-/// An exception travels as one of the same type where it is a standard one or one
-/// of this library's, else as a remote_error; nested ones and groups keep theirs.
+/// An exception travels as one of the same type where it is one of this library's or a common
+/// standard one, else as a remote_error: that is what, say, a std::regex_error becomes, and a
+/// std::system_error whose category is no standard one, such as getaddrinfo_category(). Nested
+/// ones and groups keep theirs.
 template <>
 struct codec<exception_ptr> {
     ASYNCIO_API static void encode(const exception_ptr& error, encoder& out);
@@ -9169,8 +9262,8 @@ struct executor_map_options {
     std::optional<duration> timeout = {};
     /// How many elements make one job: more for many short ones.
     std::size_t chunksize = 1;
-    /// At most this many elements are handed out before their results are taken;
-    /// nothing given: all of them at once.
+    /// How many elements are handed out ahead of the result that is asked for, rounded up to
+    /// whole jobs; nothing given: all of them at once.
     std::optional<std::size_t> buffersize = {};
 };
 
@@ -9178,9 +9271,10 @@ struct executor_map_options {
 ///
 ///     for (int n : pool.map(count_words, texts)) total += n;
 ///
-/// An element's error is thrown when its turn comes. Leaving early takes back the
-/// jobs that have not begun; where no result is asked for at all, each that map() has
-/// handed out runs. Blocks; in coroutines await asyncio::map() instead.
+/// An element's error is thrown when its turn comes, and nothing follows it. An error, a
+/// timeout and leaving early take back the jobs that have not begun; where no result is asked
+/// for at all, each that map() has handed out runs. Blocks; in coroutines await asyncio::map()
+/// instead.
 template <class R>
 class executor_map {
 public:
@@ -9195,7 +9289,8 @@ public:
 
     /// The next result; nothing after the last.
     ///
-    /// Throws: what the element's job threw; timeout_error.
+    /// Throws: what the element's job threw; timeout_error; with a buffersize also what
+    /// submit() throws.
     std::optional<value_type> next() {
         begun_ = true;
         ASYNCIO_TRY {
@@ -9309,8 +9404,9 @@ public:
 
     /// Runs fn(args...) on a worker; callable and arguments are copied or moved.
     ///
-    /// Throws: std::runtime_error after shutdown(); broken_executor; codec_error
-    /// when the executor is isolated and the call cannot travel.
+    /// Throws: std::runtime_error after shutdown(), and when it was moved from;
+    /// broken_executor; std::system_error when the system has no thread for it, or no memory
+    /// to send it; codec_error when the executor is isolated and the call cannot travel.
     template <class Fn, class... Args>
         requires std::invocable<std::decay_t<Fn>&, std::decay_t<Args>...>
     auto submit(Fn&& fn, Args&&... args) {
@@ -9318,18 +9414,24 @@ public:
             detail::submit_any(core(), std::forward<Fn>(fn), std::forward<Args>(args)...));
     }
 
-    /// Runs `fn` for every element of `elements`, which are all handed out now.
+    /// Runs `fn` for every element of `elements`, which are all handed out now, or with a
+    /// buffersize while results are taken.
     ///
-    /// Lifetime: with a buffersize, an lvalue range is read while results are taken.
+    /// Throws: what submit() throws; std::invalid_argument when chunksize or buffersize is 0.
+    /// Lifetime: with a buffersize, an lvalue range outlives the results.
     template <class Fn, class Range>
     auto map(Fn fn, Range&& elements, executor_map_options options = {}) {
         return map_with<any_kind>(std::move(fn), std::forward<Range>(elements), options);
     }
 
-    /// No more jobs after this. What was submitted still runs.
+    /// No more jobs after this: submit() throws. What was submitted still runs. Blocks until
+    /// that is done, unless `wait` is false; a coroutine awaits with() instead. A job that
+    /// shuts down its own thread pool does not wait for itself.
     ASYNCIO_API void shutdown(shutdown_options options = {});
 
     /// For with(): shuts down with waiting, on a thread that may block.
+    ///
+    /// Cancellation: ends the waiting; the shutdown goes on.
     coro<> aenter();
     ASYNCIO_API coro<bool> aexit(exception_ptr error);
 
@@ -9365,8 +9467,11 @@ private:
     std::shared_ptr<detail::executor_core> core_;
 };
 
-/// A callable that workers call before their first job. It is copied by the call
-/// that the options are given to.
+/// A callable that workers call before their first job.
+///
+/// Lifetime: this only points to the callable; the call that the options are given to copies
+/// it (moves it, if it was given as an rvalue). So write a lambda or an `&function` into that
+/// call itself; options that have a name point to a callable that has a name, too.
 class worker_initializer {
 public:
     constexpr worker_initializer() noexcept = default;
@@ -9502,7 +9607,9 @@ private:
 struct isolated_options {
     asyncio::isolation isolation = asyncio::isolation::process;
     start_method start = start_method::forkserver;
-    /// Called by each worker before its first job.
+    /// Called by each worker before its first job. On a thread, one that throws breaks the
+    /// pool: its jobs fail with broken_executor. With processes that takes as many failures in
+    /// a row as there may be workers, and none that works.
     isolated_initializer initializer = {};
     /// A worker is replaced when it has run this many jobs.
     std::optional<std::size_t> max_tasks_per_child = {};
@@ -9510,15 +9617,16 @@ struct isolated_options {
     /// not enforced under sanitizers. A job that wants more gets std::bad_alloc, or
     /// its worker dies.
     std::optional<std::size_t> memory_limit = {};
-    /// Processor time of one job; the worker that uses more dies.
+    /// Processor time of one job; the worker that uses more dies (worker_crashed).
     std::optional<duration> cpu_time_limit = {};
     /// Time for one job from its begin on; then its worker is killed, and the job
     /// fails with timeout_error.
     std::optional<duration> job_timeout = {};
 };
 
-/// Runs jobs in processes of their own: a crash, an exit() or an endless loop costs
-/// that job only, which fails with worker_crashed, and the worker is replaced.
+/// Runs jobs in processes of their own: a crash or an exit() costs that job only, which
+/// fails with worker_crashed, and the worker is replaced. A job that runs for ever is ended by
+/// job_timeout or cpu_time_limit, if given. Processes are for Linux and Windows.
 ///
 ///     int main() {
 ///         asyncio::worker_main(); // workers are this program, and end in here
@@ -9532,16 +9640,19 @@ struct isolated_options {
 /// take and return must have a codec. With isolation::thread the same calls run on
 /// threads, and what they take and return is moved.
 ///
-/// Cancellation: kills the worker that runs the job.
-/// Lifetime: the destructor takes back what has not begun, gives running jobs a
-/// second, then kills their workers.
+/// Cancellation: of a task that awaits a job kills the worker that runs it; a thread runs it
+/// to its end. concurrent_future::cancel() takes back only what has not begun.
+/// Lifetime: the destructor blocks. It takes back what has not begun, gives running jobs a
+/// second, then kills their workers, and those jobs fail with broken_executor. With threads
+/// it waits until all jobs have run.
 class isolated_executor : public executor {
 public:
     /// `workers` 0: as many as usable processors.
     ///
-    /// Throws: std::invalid_argument for options that do not fit together;
-    /// std::runtime_error when start_method::spawn, or any on Windows, lacks worker_main();
-    /// std::system_error when the system gives no process.
+    /// Throws: std::invalid_argument for a negative number, and for options that make no
+    /// sense or do not go with isolation::thread; std::runtime_error when start_method::spawn,
+    /// or any on Windows, lacks worker_main(); std::system_error when the system gives no
+    /// process, and with ENOTSUP where there are none of that kind.
     explicit isolated_executor(std::ptrdiff_t workers = 0, isolated_options options = {})
         : isolated_executor("asyncio::isolated_executor", workers, options) {}
 
@@ -9558,8 +9669,11 @@ public:
         return map_with<isolated_kind>(std::move(fn), std::forward<Range>(elements), options);
     }
 
-    /// Ends all workers now (SIGKILL, SIGTERM), and the executor with them: running
-    /// jobs fail with worker_crashed, the others are cancelled.
+    /// Sends SIGKILL, or SIGTERM, to all workers (Windows just ends them), and shuts the
+    /// executor down without waiting: a job whose worker dies of it fails with worker_crashed,
+    /// those that have not begun are cancelled.
+    ///
+    /// Throws: std::runtime_error with isolation::thread.
     ASYNCIO_API void kill_workers();
     ASYNCIO_API void terminate_workers();
 
@@ -9763,9 +9877,11 @@ constexpr void require_named_closure() {
 /// Runs fn(args...) on an executor, and gives a future of the running loop. The job
 /// is submitted at once. Python's loop.run_in_executor.
 ///
-/// Throws: std::runtime_error when no loop runs, or the executor was shut down.
+/// Throws: std::runtime_error when no loop runs; what submit() throws; std::invalid_argument
+/// for a null pointer of another type than executor*. What fn throws, the future fails with.
 /// Cancellation: takes the job back; one that has begun on a thread runs to its end,
 /// and its result is dropped; one in a process is killed.
+/// Lifetime: dropping the future lets the job run.
 template <detail::executor_type Executor, class Fn, class... Args>
 auto run_in_executor(Executor& where, Fn&& fn, Args&&... args) {
     detail::require_named_closure<Fn>();
@@ -9833,11 +9949,12 @@ ASYNCIO_API void start_forked(loop_core& loop, ref_ptr<concurrent_base> state, r
 ///
 /// Copying costs about 50 ms per gigabyte in use. The copy has this thread only, an
 /// empty standard input, and the descriptors that exec() would keep. It dies with this
-/// process, and when the thread that forked it ends. POSIX only.
+/// process, and when the thread that forked it ends. Linux only.
 ///
 /// Throws: std::runtime_error when no loop runs, and when other threads are at work: a
 /// lock that one of them holds would stay locked in the copy. Threads of an executor
-/// may be there, but no job on them. std::system_error when the system gives no process.
+/// may be there, but no job on them. std::system_error when the system gives no process,
+/// and with ENOTSUP on systems other than Linux.
 /// Cancellation: kills the copy, and what it has started.
 template <class Fn>
     requires std::invocable<std::remove_reference_t<Fn>&>
@@ -9926,7 +10043,8 @@ coro<> run_for_thread(coro<T> work, promised<T> result) {
 } // namespace detail
 
 /// Runs something awaitable as a task of a loop that runs on another thread.
-/// Cancelling the future cancels the task. Python's asyncio.run_coroutine_threadsafe.
+/// Cancelling the future cancels the task. If the loop is closed before the task's end, the
+/// future is cancelled. Python's asyncio.run_coroutine_threadsafe.
 ///
 /// Throws: std::runtime_error when the loop is closed.
 /// Thread safety: for other threads than the loop's; result() on its own blocks it
@@ -9986,6 +10104,7 @@ namespace concurrent {
 
 /// Options of concurrent::as_completed().
 struct as_completed_options {
+    /// For all of them, from the call of as_completed() on.
     std::optional<duration> timeout = {};
 };
 
@@ -10156,16 +10275,20 @@ public:
     /// A numeric address, such as "127.0.0.1", "::1" or "fe80::1%eth0". Names are
     /// getaddrinfo()'s business.
     ///
-    /// Throws: std::invalid_argument for anything else, and for no port number.
+    /// Throws: std::invalid_argument for anything else, and for a port outside 0 to 65535.
     ASYNCIO_API address(std::string_view host, int port);
 
     /// A Unix socket's path. One that begins with a zero byte is in Linux's
     /// abstract namespace.
+    ///
+    /// Throws: std::invalid_argument for more bytes than the system allows (Linux: 107), and
+    /// for a zero byte elsewhere in a path.
     ASYNCIO_API static address local(std::string_view path);
 
-    /// Reads what to_string() writes.
+    /// Reads what to_string() writes; but "unix:@x" is always the abstract name "x", never the
+    /// path "@x".
     ///
-    /// Throws: std::invalid_argument.
+    /// Throws: std::invalid_argument for anything else.
     ASYNCIO_API static address parse(std::string_view text);
 
     family_type family() const noexcept { return family_; }
@@ -10182,7 +10305,7 @@ public:
 
     /// The same host with another port.
     ///
-    /// Throws: std::invalid_argument for no port number.
+    /// Throws: std::invalid_argument for a port outside 0 to 65535.
     ASYNCIO_API address with_port(int port) const;
 
     /// Empty for Internet addresses and for a Unix socket without a name.
@@ -10222,8 +10345,8 @@ ASYNCIO_API const std::error_category& getaddrinfo_category() noexcept;
 /// addresses are answered at once, names are looked up on a helper thread. Python's
 /// loop.getaddrinfo().
 ///
-/// Throws: std::system_error naming the host; std::invalid_argument when there is a zero
-/// byte in it.
+/// Throws: std::system_error naming the host, or without one the service;
+/// std::invalid_argument for a zero byte in either, and for a port outside 0 to 65535.
 /// Cancellation: at once; the look-up ends unheard.
 ASYNCIO_API coro<std::vector<address>> getaddrinfo(std::string host, std::string service = {});
 ASYNCIO_API coro<std::vector<address>> getaddrinfo(std::string host, int port);
@@ -10436,7 +10559,8 @@ public:
 ///     co_await peer.sendall("thanks\n");
 ///
 /// Several tasks may wait for one socket: they are served in turn. The first await
-/// ties it to the loop that is running then.
+/// ties it to the loop that is running then; on another one an await throws
+/// std::runtime_error.
 ///
 /// Throws: std::system_error with the name of the call, here and below; EBADF when
 /// the socket was closed, also under a task that waits.
@@ -10449,12 +10573,15 @@ public:
     /// No socket: as one that was closed.
     socket() noexcept;
 
+    /// A new socket, neither bound nor connected. Unix ones are refused on Windows.
     static socket tcp(address::family_type family = address::family_type::v4);
     static socket udp(address::family_type family = address::family_type::v4);
     static socket unix_stream();
     static socket unix_dgram();
 
     /// Takes over a socket that somebody else has made, and makes it non-blocking.
+    ///
+    /// Throws: std::system_error when `fd` is no socket; it stays the caller's then.
     explicit socket(int fd);
 
     socket(socket&& other) noexcept;
@@ -10499,10 +10626,12 @@ public:
     /// Ends one direction of a connection, or both.
     void shutdown(direction what = shut_rdwr);
 
-    /// Gives the descriptor back. Whoever waits for the socket finds it closed.
+    /// Closes the descriptor. Whoever waits for the socket gets EBADF, and what was kept of
+    /// cancelled calls is dropped.
     void close() noexcept;
 
-    /// As close(), but leaves the descriptor open and gives it to the caller.
+    /// As close(), but leaves the descriptor open, and non-blocking, and gives it to the
+    /// caller; -1 when there is none.
     int detach() noexcept;
 
     /// The descriptor; -1 after close().
@@ -10573,16 +10702,16 @@ public:
     /// endpoint was made with. On one that is closed it does nothing.
     ///
     /// Throws: std::invalid_argument when there is no address, or another one than
-    /// the remote address; std::system_error for a datagram that is too large, which
-    /// the next recvfrom() fails with where nothing throws.
+    /// the remote address; std::system_error for a datagram that is too large. If it had to
+    /// be kept first, and always without exceptions, the next recvfrom() fails with that.
     void sendto(std::string_view data, const address& where = {});
     void sendto(std::span<const std::byte> data, const address& where = {});
 
     /// The next datagram.
     ///
-    /// Throws: std::system_error when the endpoint is closed; and, once for each,
-    /// for what the system or the network reports of datagrams that were sent, such
-    /// as a refusal (only with a remote address); the endpoint stays open.
+    /// Throws: std::system_error when the endpoint is closed; and for what the system or the
+    /// network has reported of datagrams that were sent, such as a refusal (that only with a
+    /// remote address): once, of several reports the last. The endpoint stays open.
     /// Cancellation: a datagram that has come is kept for the next call.
     detail::socket_awaiter<datagram> recvfrom();
 
@@ -10805,8 +10934,9 @@ concept range_of_text = requires(R& range) {
 /// The receiving side of a connection. Python's asyncio.StreamReader.
 ///
 /// One task reads at a time; a second read meanwhile throws std::runtime_error.
-/// After an end of stream what had come before can still be read; after an error
-/// every read throws it.
+/// The stream ends when the peer ends it, and when its writer here is closed or destroyed;
+/// what had come before can still be read. After an error every read throws it, and what had
+/// come is lost.
 ///
 /// Cancellation: of any read leaves what has come to the next one.
 class [[nodiscard]] stream_reader {
@@ -10836,8 +10966,9 @@ public:
     /// ends first.
     ///
     /// Throws: incomplete_read_error with what there was, when the stream ends
-    /// first; limit_overrun_error when over the limit came without one, and then
-    /// leaves it all in place; std::invalid_argument for an empty separator.
+    /// first; limit_overrun_error when more bytes than the limit have come before a separator
+    /// or without one, and all of them stay to be read; std::invalid_argument for an empty
+    /// separator, or none at all.
     detail::read_until_awaiter readuntil(std::string_view separator = "\n");
     template <class Range>
         requires(detail::range_of_text<Range> && !std::convertible_to<Range, std::string_view>)
@@ -10847,8 +10978,9 @@ public:
         return read_until_any(list);
     }
 
-    /// Receives straight into `target` and gives the number of bytes: at least one,
-    /// unless the stream has ended or `target` is empty. No copy, no allocation.
+    /// Receives into `target` and gives the number of bytes: at least one, unless the stream
+    /// has ended or `target` is empty. Straight into it, with no copy and no allocation, where
+    /// earlier reads have left nothing; not so over a transport.
     ///
     /// Lifetime: `target` outlives the await.
     detail::read_into_awaiter read_into(std::span<std::byte> target);
@@ -10866,7 +10998,8 @@ private:
 
 /// The sending side of a connection. Python's asyncio.StreamWriter.
 ///
-/// Lifetime: destroying it closes the connection as close() does.
+/// Lifetime: destroying it closes the connection as close() does: the reader ends, and what is
+/// kept is sent as long as the loop runs. Assigning to one exchanges the two.
 class [[nodiscard]] stream_writer {
 public:
     explicit stream_writer(detail::ref_ptr<detail::stream_link> link) noexcept;
@@ -10878,7 +11011,7 @@ public:
     /// follows by itself. Never waits: call drain() every now and then. On a
     /// connection that is closed or lost it does nothing; drain() tells.
     ///
-    /// Throws: std::runtime_error after write_eof().
+    /// Throws: std::runtime_error after write_eof(), and while a sendfile() is under way.
     void write(std::string_view data);
     void write(std::span<const std::byte> data);
 
@@ -10892,7 +11025,8 @@ public:
         write_pieces(list);
     }
 
-    /// Waits while too much is kept: from the high-water mark down to the low one.
+    /// Returns at once unless writes have left more than the high-water mark; then waits until
+    /// no more than the low one is left. See set_write_buffer_limits().
     ///
     /// Throws: std::system_error once the connection is lost or closed.
     detail::condition_awaiter drain();
@@ -10906,6 +11040,7 @@ public:
     /// write() or another sendfile() meanwhile; std::invalid_argument for a negative
     /// offset.
     /// Cancellation: a part of the file may have been sent.
+    /// Lifetime: `fd` stays the caller's, who keeps it open until the await ends.
     coro<std::size_t> sendfile(int fd, std::int64_t offset = 0, std::ptrdiff_t n = -1);
 
     /// Tells the peer that no more will come, after all that was written. Reading
@@ -10933,18 +11068,21 @@ public:
     address peername() const;
     address sockname() const;
 
-    /// Whether small writes are sent without delay. They are, by default.
+    /// Whether small writes are sent without delay. They are, by default, except over a socket
+    /// that was given to make_streams(). Does nothing for a Unix socket or a transport, and
+    /// once the connection is closed.
     ///
     /// Throws: std::system_error.
     void set_nodelay(bool on);
 
-    /// How much may be kept before drain() waits (default 64 KiB), and how little
-    /// must be left before it goes on (default a quarter of that).
+    /// How many bytes may be kept before drain() waits (default 64 KiB, or four times `low`
+    /// where only that is given), and how few must be left before it goes on (default a
+    /// quarter of `high`).
     ///
     /// Throws: std::invalid_argument unless 0 <= low <= high.
     void set_write_buffer_limits(detail::fill_mark high = {}, detail::fill_mark low = {});
 
-    /// How much is kept.
+    /// How many bytes are kept.
     std::size_t get_write_buffer_size() const;
 
 private:
@@ -10973,8 +11111,9 @@ struct connect_options {
 /// Connects to a TCP server. A host with several addresses is tried at each of
 /// them in turn. Python's asyncio.open_connection().
 ///
-/// Throws: std::system_error naming the address, or all of them when each failed
-/// in its own way; std::invalid_argument when there is no host.
+/// Throws: std::system_error naming each address that was tried, with the last one's code, or
+/// the host that is not found; std::invalid_argument when there is no host, for a port outside
+/// 0 to 65535, and for a limit of 0.
 /// Cancellation: the attempt is given up, the socket is closed.
 ASYNCIO_API coro<stream_pair> open_connection(std::string host, int port,
                                               connect_options options = {});
@@ -11067,7 +11206,10 @@ concept stream_transport =
 ///         asyncio::make_streams(my_tls(std::move(plain_reader), std::move(plain_writer)));
 ///
 /// A write() is handed over in the next turn. There is no half-close: see
-/// can_write_eof().
+/// can_write_eof(). What recv(), send() or shutdown() throws ends the connection, and is what
+/// reads, drain() and wait_closed() throw then.
+///
+/// Throws: std::runtime_error outside a loop; std::invalid_argument for a limit of 0.
 template <stream_transport Transport>
 stream_pair make_streams(Transport over, stream_options options = {}) {
     return detail::make_streams(
@@ -11150,7 +11292,10 @@ public:
     void close_clients();
     void abort_clients();
 
-    /// Stops listening, gives connections that long to end, then aborts the rest.
+    /// Stops listening, gives connections that long to end, then aborts the rest, and waits
+    /// for the last. Handlers are not cancelled; their streams end.
+    ///
+    /// Cancellation: the server stays closed, and what is left of its connections goes on.
     coro<> drain(duration grace);
 
     /// The sockets it listens on; none after close().
@@ -11220,15 +11365,18 @@ concept handles_clients =
 
 } // namespace detail
 
-/// Listens on `port` of the addresses that `host` has (empty: all of this machine)
-/// and calls `on_client(reader, writer)` for each connection, whose coroutine runs
-/// as a task. It takes them by value, or as references that are good as long as it
-/// runs. Port 0 takes a free one: server::port() tells. Python's asyncio.start_server().
+/// Listens on `port` of the addresses that `host` has (empty: all of this machine; those that
+/// this machine lacks are passed over) and calls `on_client(reader, writer)` for each
+/// connection. The coroutine that this returns runs as a task. A handler takes reader and
+/// writer by value, or as references that are good until its task ends. Port 0 takes a free
+/// one, the same for all addresses: server::port() tells. Python's asyncio.start_server().
 ///
 /// A handler that throws is reported to the loop's exception handler, and its
 /// connection is closed; the others and the server go on.
 ///
-/// Throws: std::system_error naming the address that is in use.
+/// Throws: std::system_error naming the host that is not found, or the address that cannot be
+/// had, such as one in use; std::invalid_argument for a port outside 0 to 65535, and for a
+/// limit of 0.
 template <class Handler>
     requires detail::handles_clients<Handler>
 coro<server> start_server(Handler&& on_client, std::string host, int port,
@@ -11246,7 +11394,11 @@ coro<server> start_server(Handler&& on_client, socket listener, server_options o
                                 std::move(listener), options);
 }
 
-/// Listens on a Unix socket. A socket's file that is left at `path` is replaced.
+/// Listens on a Unix socket. A socket's file at `path` is replaced, even if another server
+/// still listens there.
+///
+/// Throws: std::system_error, also when anything else is at `path`, and on Windows;
+/// std::invalid_argument for a path that is too long, and for a limit of 0.
 template <class Handler>
     requires detail::handles_clients<Handler>
 coro<server> start_unix_server(Handler&& on_client, std::string path,
@@ -11364,7 +11516,9 @@ private:
 ///
 /// A virtual clock stands still as long as the child runs.
 ///
-/// Lifetime: destroying it kills a child that still runs, and waits for its end.
+/// Lifetime: destroying it kills a child that still runs, and blocks until its end has been
+/// seen: usually for less than a millisecond, never for more than 100 ms. Assigning to one
+/// exchanges the two.
 class [[nodiscard]] process {
 public:
     /// Where the child reads, and what it writes; empty where stdio::pipe was not asked for.
@@ -11437,7 +11591,9 @@ std::vector<std::string> argv(const Text&... words) {
 /// Starts a program. A name without a slash is looked for in the PATH of the child's
 /// environment. Python's asyncio.create_subprocess_exec().
 ///
-/// Throws: std::system_error naming what could not be executed, or the directory.
+/// Throws: std::system_error naming what could not be executed, or the directory;
+/// std::invalid_argument without a program, for a zero byte in any text, a variable's name
+/// that is empty or holds a "=", to_stdout elsewhere than in stderr_, and a limit of 0.
 template <class Range>
     requires(detail::range_of_text<Range> && !std::convertible_to<Range, std::string_view>)
 coro<process> create_subprocess_exec(Range&& arguments, subprocess_options options = {}) {
@@ -11528,16 +11684,20 @@ enum class seek_from : unsigned char { start, current, end };
 ///     co_await log.write("started\n");
 ///     co_await log.close();
 ///
-/// Cancellation: of a read takes nothing; of a write, it may be done all the same. A
-/// later operation comes after it in any case.
+/// Throws: std::system_error naming the call and the path; std::invalid_argument after
+/// close(), except for another close().
+/// Cancellation: of a read takes nothing; of a write, a seek or a close(), it may be done all
+/// the same, and its error is lost. A later operation comes after it in any case.
 /// Lifetime: destroying it closes the file, and an error of that is lost; close() tells.
 class [[nodiscard]] file {
 public:
-    /// Opens a file: "r" to read, "w" to write a new one in place of the old, "a" to
-    /// write at the end, "x" to write one that must not exist yet; with "+" to do both.
-    /// A "b" changes nothing: bytes are bytes. Python's open().
+    /// Opens a file: "r" to read it; "w" to write it, made or emptied first; "a" to write at
+    /// its end, made if need be; "x" to write one that must not exist yet; with "+" to read
+    /// and write. A "b" changes nothing: bytes are bytes. Python's open().
     ///
-    /// Throws: std::invalid_argument for another mode; std::system_error.
+    /// Throws: std::invalid_argument for another mode, and for a zero byte in `path`;
+    /// std::system_error.
+    /// Cancellation: the file may be made or emptied all the same.
     ASYNCIO_API static coro<file> open(std::string path, std::string_view mode = "r");
 
     ASYNCIO_API explicit file(detail::ref_ptr<detail::file_state> state) noexcept;
@@ -11552,8 +11712,8 @@ public:
     /// A line with its "\n"; what is left at the end of the file, and then empty.
     ASYNCIO_API coro<std::string> readline();
 
-    /// Writes all of `data`, where the file is read next or at its end, and gives the
-    /// number of bytes.
+    /// Writes all of `data` at the place where reading would go on, or with mode "a" at the
+    /// end, and gives the number of bytes. When it fails, a part may have been written.
     ASYNCIO_API coro<std::size_t> write(std::string data);
 
     /// Where to go on reading and writing; gives the place counted from the start.
@@ -11795,7 +11955,7 @@ private:
 struct rate_limiter_options {
     double rate = 1;                            ///< turns ...
     duration per = std::chrono::seconds(1); ///< ... in this time
-    double burst = 1;                           ///< turns that may be saved up
+    double burst = 1;                           ///< turns saved up at most, and at first
 };
 
 /// Lets a number of turns through per time of the loop's clock, first come, first served:
@@ -11927,8 +12087,8 @@ auto map_each(Range&& range, F&& fn, map_options options) {
 ///
 /// Throws: the first failure, as it is, after the other calls were cancelled and have
 /// ended; cancelled_error when somebody else cancelled one of the calls. With
-/// `return_exceptions` as the first argument nothing is thrown and the results are
-/// outcomes.
+/// `return_exceptions` as the first argument neither is thrown and the results are
+/// outcomes. std::invalid_argument for a limit of 0.
 ///
 /// Cancellation: cancels the calls and waits for them.
 template <class Range, class F>
@@ -12075,7 +12235,9 @@ auto map_stream_of(Range&& range, F&& fn, map_options options) {
 /// Throws: the failure of a call in its turn, after the other calls were cancelled and
 /// have ended. A call that gives nothing yields std::monostate.
 ///
-/// Lifetime: the range outlives the generator, unless it is moved in.
+/// Lifetime: a range that is not moved in outlives the generator and its calls. Those that are
+/// cancelled when the generator goes end in later turns, and may use their items until then:
+/// await aclose() first.
 ///
 /// Cancellation, of a next(): as a failure. Leaving early, too, cancels the calls;
 /// aclose() waits for them, but not without exceptions, where it just ends the generator.
@@ -12127,7 +12289,8 @@ ASYNCIO_API void print_call_graph(std::ostream& out, std::optional<int> limit);
 /// circle, naming them.
 ASYNCIO_API void print_tasks(std::ostream& out);
 
-/// Records the tasks of a loop and the executor jobs that they await, while it lives.
+/// Records the tasks of a loop while it lives, and the executor jobs that they start with
+/// run_in_executor(), to_thread() or fork_job(). All of it stays in memory as long.
 ///
 ///     asyncio::tracer trace(asyncio::get_running_loop());
 ///     co_await work();
@@ -12142,15 +12305,16 @@ public:
     tracer& operator=(const tracer&) = delete;
     ~tracer();
 
-    /// Notes a moment.
+    /// Notes this moment, under `text`, which is copied.
     void mark(std::string_view text);
 
     /// Writes all spans as JSON for chrome://tracing and Perfetto.
     void write_chrome_trace(std::ostream& out) const;
 
-    /// Draws a row for each task, in the order of their begin: `=` while it lives, `#`
-    /// while a job of it runs in an executor, `!` where it failed, `x` where it was
-    /// cancelled. `width` is the width of the time axis in columns.
+    /// Draws a row for each of the first 40 tasks, in the order of their begin: `=` while it
+    /// lives, `#` where a job of it ran in an executor and has ended, `!` where it failed, `x`
+    /// where it was cancelled; and one for each mark(), with `^`. `width` is the width of the
+    /// time axis in columns, at least 10.
     void print_timeline(std::ostream& out, std::size_t width = 60) const;
 
 private:
