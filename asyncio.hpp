@@ -1948,7 +1948,9 @@ T get_container(decoder& in) {
     if constexpr (plain_block<T>) {
         const std::size_t size = in.get_size(sizeof(item));
         in.align(alignof(item));
-        const char* const bytes = in.read(size * sizeof(item)).data();
+        const std::string_view all = in.read(size * sizeof(item));
+        if (all.size() != size * sizeof(item)) return T(); // only where nothing throws
+        const char* const bytes = all.data();
         if constexpr (std::constructible_from<T, const item*, const item*>) {
             // Straight from where the bytes are, without filling with zeros first.
             if (reinterpret_cast<std::uintptr_t>(bytes) % alignof(item) == 0) {

@@ -714,6 +714,16 @@ FAILURE_CASE("bytes that are no value: the decoder says so, and a job's await fa
     CHECK(whole.get<std::vector<std::string>>().size() == 2);
     whole.finish();
     CHECK(whole.failure() == nullptr);
+    // Enough bytes for what comes, but not for the gap before it.
+    asyncio::encoder gap;
+    gap.put('x');
+    gap.put(std::vector<double>{1.0});
+    for (std::size_t n = 0; n < gap.bytes().size(); ++n) {
+        asyncio::decoder in(std::string_view(gap.bytes()).substr(0, n));
+        in.get<char>();
+        CHECK(in.get<std::vector<double>>().empty());
+        CHECK(in.failure() != nullptr);
+    }
     asyncio::decoder number(std::string_view("\x05\x00", 2));
     static_cast<void>(number.get<std::variant<int, bool>>());
     CHECK(number.failure() != nullptr);
