@@ -8141,11 +8141,14 @@ public:
     put_awaiter put(const T& item) { return put_awaiter(*this, T(item)); }
 
     /// Throws: queue_full; queue_shut_down after shutdown(). An item given with std::move() is
-    /// lost then, unlike with put().
-    void put_nowait(T item) {
-        if (shut_down_) throw_error(queue_shut_down());
-        if (full()) throw_error(queue_full());
+    /// still the caller's then.
+    void put_nowait(T&& item) {
+        require_slot();
         store(std::move(item));
+    }
+    void put_nowait(const T& item) {
+        require_slot();
+        store(T(item));
     }
 
     /// Waits for an item and takes it.
@@ -8183,6 +8186,10 @@ protected:
         : queue_base(maxsize), items_(std::move(items)) {}
 
 private:
+    void require_slot() const {
+        if (shut_down_) throw_error(queue_shut_down());
+        if (full()) throw_error(queue_full());
+    }
     void store(T&& item) {
         items_.push(std::move(item));
         item_added();

@@ -634,6 +634,24 @@ ASYNC_TEST_CASE("items that can only be moved go through every kind of queue") {
     for (const int value : {7, 8, 9}) CHECK(*least.get_nowait() == value);
 }
 
+ASYNC_TEST_CASE("a moved item is still the caller's when put_nowait() refuses it") {
+    asyncio::queue<std::string> queue(1);
+    const std::string copy = "a text that is too long for a small string";
+    std::string item = copy;
+    queue.put_nowait(copy); // copied
+    CHECK_THROWS_AS(queue.put_nowait(std::move(item)), asyncio::queue_full);
+    CHECK(item == copy);
+    queue.shutdown();
+    CHECK_THROWS_AS(queue.put_nowait(std::move(item)), asyncio::queue_shut_down);
+    CHECK(item == copy);
+    CHECK(queue.get_nowait() == copy);
+
+    asyncio::queue<std::string> free;
+    free.put_nowait(std::move(item));
+    CHECK(item.empty());
+    co_return;
+}
+
 ASYNC_TEST_CASE("a moved item is still the caller's when its put is cancelled or refused") {
     asyncio::queue<std::string> queue(1);
     queue.put_nowait("full");
