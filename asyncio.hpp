@@ -6218,8 +6218,8 @@ public:
     /// still start others as long as one of them is unfinished.
     ///
     /// Throws: std::runtime_error before the block begins, when body and children have all
-    /// ended, and after a failure, a cancellation or cancel(); `work` is destroyed without
-    /// running.
+    /// ended, after a failure, a cancellation or cancel(), and for a task of another loop;
+    /// `work` is destroyed without running.
     template <awaitable A>
     auto create_task(A&& work, const task_options& options = {}) {
         place here(*this); // first: a task that gets none shall not run
@@ -6228,6 +6228,7 @@ public:
         if (!here) [[unlikely]] return made(refuse_child());
 #endif
         auto created = detail::spawn_any(*core_, std::forward<A>(work), options);
+        detail::require_same_loop(*core_, created.state());
         here.take(created.state());
         return created;
     }
@@ -18181,6 +18182,7 @@ void detail::refuse_nested_run(const event_loop* loop, const char* who) {
 exception_ptr event_loop::run_until_done(detail::state_base& main) {
     core_->require_open("asyncio::event_loop::run_until_complete: the loop is closed; make "
                         "another one");
+    if (main.done() && main.core != core_) return nullptr; // its callbacks run in its own loop
     const future<void> watched{detail::ref_ptr<detail::state_base>(&main)};
     // The callback is still queued when an interrupt ends the run in the very turn in which
     // `main` ended. It must not stop the next run.
@@ -18686,11 +18688,13 @@ exception_ptr timeout::leave(const exception_ptr& error) {
 struct task_group::child : detail::frame_allocated, detail::completion_node, detail::ready_node {
     explicit child(task_group& g) : group(&g) {
         completed = [](completion_node* node, detail::state_base& ended) noexcept {
-            ended.core->schedule(static_cast<child*>(node));
+            // Its loop is the group's, but for one that was done when it came.
+            const auto self = static_cast<child*>(node);
+            (self->group ? self->group->core_ : ended.core)->schedule(self);
         };
         run = [](ready_node* node) {
             auto* self = static_cast<child*>(node);
-            if (self->group && !self->task->core->dropping) self->group->on_child_done(*self);
+            if (self->group && !self->group->core_->dropping) self->group->on_child_done(*self);
             else self->forget();
         };
     }

@@ -1410,6 +1410,49 @@ TEST_CASE("a scale of zero stops the clock until there is another one") {
     CHECK(loop.time() - stands >= asyncio::duration(2ms));
 }
 
+TEST_CASE("a paused clock stands until resume(), though its scale was zero meanwhile") {
+    asyncio::event_loop loop;
+    const auto moves = [&] {
+        const asyncio::time_point before = loop.time();
+        const auto begin = std::chrono::steady_clock::now();
+        while (std::chrono::steady_clock::now() - begin < 1ms) {}
+        return loop.time() != before;
+    };
+    loop.pause();
+    loop.set_time_scale(0);
+    loop.set_time_scale(1);
+    CHECK_FALSE(moves());
+    loop.resume();
+    CHECK(moves());
+    loop.set_time_scale(0);
+    loop.pause();
+    loop.set_time_scale(2);
+    CHECK_FALSE(moves());
+    loop.resume();
+    CHECK(moves());
+}
+
+TEST_CASE("a loop that is closed has no deadline, whatever is left in it") {
+    asyncio::event_loop loop;
+    loop.call_soon([] {});
+    CHECK(loop.next_deadline() == asyncio::duration());
+    loop.close();
+    CHECK_FALSE(loop.next_deadline().has_value());
+}
+
+TEST_CASE("run_until_complete() of what is done in another loop gives its result") {
+    asyncio::event_loop other;
+    asyncio::event_loop loop;
+    const asyncio::future<int> theirs = other.create_future<int>();
+    theirs.set_result(7);
+    bool ran = false;
+    other.call_soon([&] { ran = true; });
+    CHECK(loop.run_until_complete(theirs) == 7);
+    CHECK_FALSE(ran);
+    other.run_until_complete(theirs); // whose end nothing of the other run stops
+    CHECK(ran);
+}
+
 TEST_CASE("shuffle_seed gives a random order that the same seed repeats") {
     const auto order_with = [](std::optional<std::uint64_t> seed) {
         asyncio::event_loop loop({.shuffle_seed = seed});

@@ -2597,6 +2597,22 @@ ASYNC_TEST_CASE("what is pending in another loop is refused, and what is done is
     CHECK(all.done.size() == 2);
 }
 
+TEST_CASE("a group takes no pending task of another loop, and one that is done at once") {
+    asyncio::event_loop other;
+    const auto give = [](int value) -> asyncio::coro<int> { co_return value; };
+    const asyncio::task<int> done = other.create_task(give(7));
+    other.run_until_complete(done);
+    const asyncio::task<int> pending = other.create_task(give(8));
+    asyncio::task<int> taken;
+    const auto body = [&](asyncio::task_group& group) {
+        CHECK_THROWS_AS(group.create_task(pending), std::runtime_error);
+        taken = group.create_task(done);
+    };
+    asyncio::run(asyncio::with(asyncio::task_group(), body));
+    CHECK(taken == done);
+    CHECK(other.run_until_complete(pending) == 8);
+}
+
 } // TEST_SUITE
 #endif
 
