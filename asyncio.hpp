@@ -2509,7 +2509,8 @@ struct loop_core {
 
     // The clock; event_loop moves it.
     clock_kind clock = clock_kind::real;
-    bool paused = false;
+    bool held = false;   // by pause()
+    bool paused = false; // so, or by a scale of 0
     double scale = 1.0;
     const clock_scale* scaled = nullptr; // how to reckon, once it was changed or paused
     std::int64_t stands_at = 0;    // virtual and manual clocks, and a frame's fixed time
@@ -3056,7 +3057,7 @@ private:
     void require_real_clock(const char* who) const;
     void begin_scaled(double scale);
     std::int64_t sleep_time(std::int64_t now) const noexcept;
-    void rescale(double scale, bool paused) noexcept;
+    void rescale(double scale, bool held) noexcept;
     void destroy_pending() noexcept;
     void drop_queues() noexcept;
 
@@ -17240,8 +17241,9 @@ bool event_loop::clock_can_move() noexcept {
 
 std::optional<duration> event_loop::next_deadline() const noexcept {
     detail::loop_core& core = *core_;
+    if (core.closed) return std::nullopt;
     const bool told = core.apart && !core.telling.load();
-    if (core.apart && !core.closed) core.watch_for_host();
+    if (core.apart) core.watch_for_host();
     if (!core.ready.empty() || !core.yielded.empty() || core.inbox.load() ||
         core.pending_signals.load()) {
         if (told) core.telling.store(false); // it has not polled since
@@ -17314,10 +17316,13 @@ void event_loop::advance(duration by) {
     if (core_->clock != clock_kind::manual)
         detail::throw_runtime_error("asyncio::event_loop::advance: only a manual clock moves by "
                                     "hand; make the loop with clock_kind::manual");
-    manual_target_ = detail::deadline_after(std::max(manual_target_, core_->stands_at), by);
+    const auto set_goal = [&] {
+        manual_target_ = detail::deadline_after(std::max(manual_target_, core_->stands_at), by);
+    };
     // Within a callback the running loop does the rest when nothing else is ready.
-    if (running_) return;
+    if (running_) return set_goal();
     const running_guard guard(*this, "asyncio::event_loop::advance", false);
+    set_goal();
     // What yields for ever must not hold the clock for ever.
     constexpr int most_turns = 1000;
     for (int turns = 0;;) {
@@ -17341,8 +17346,7 @@ void event_loop::set_time_scale(double scale) {
         detail::throw_invalid_argument(
             "asyncio::event_loop::set_time_scale: the scale must be zero or positive");
     require_real_clock("asyncio::event_loop::set_time_scale");
-    // A scale of 0 stops the clock until another scale is set; resume() does not.
-    rescale(scale, scale == 0 || (core_->paused && core_->scale != 0));
+    rescale(scale, core_->held);
 }
 void event_loop::pause() {
     require_real_clock("asyncio::event_loop::pause");
@@ -17350,7 +17354,7 @@ void event_loop::pause() {
 }
 void event_loop::resume() {
     require_real_clock("asyncio::event_loop::resume");
-    rescale(core_->scale, core_->scale == 0);
+    rescale(core_->scale, false);
 }
 void event_loop::require_real_clock(const char* who) const {
     if (core_->clock != clock_kind::real)
@@ -17358,15 +17362,18 @@ void event_loop::require_real_clock(const char* who) const {
                                          "with advance()");
 }
 
-void event_loop::rescale(double scale, bool paused) noexcept {
+// A scale of 0 stops the clock until another scale is set, and a pause until resume().
+void event_loop::rescale(double scale, bool held) noexcept {
     detail::loop_core& core = *core_;
     const std::int64_t now = core.now_ns();
+    const bool paused = held || scale == 0;
     const bool faster = !paused && (core.paused || scale > core.scale);
     core.scale_origin = now;
     core.scale_start = detail::system_now_ns();
     core.scale = scale;
     core.scaled = &detail::changed_scale;
     core.stands_at = now;
+    core.held = held;
     core.paused = paused;
     core.ask_soon = true;
     if (core.apart && faster && !core.timers.empty()) core.tell_host();

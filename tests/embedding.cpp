@@ -1893,8 +1893,10 @@ TEST_CASE("a second loop does not run inside a callback of the first one on the 
     const std::string advance = refused_inside([&](asyncio::event_loop&) { other.advance(1s); });
     CHECK(advance.starts_with("asyncio::event_loop::advance: another loop is running"));
     CHECK(ran == 0);
+    const asyncio::time_point before = other.time();
     other.poll(); // one after the other they may
     CHECK(ran == 1);
+    CHECK(other.time() == before); // what was refused moves no clock later
 }
 
 TEST_CASE("run() and close() inside a callback are refused") {
