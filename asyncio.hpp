@@ -6096,7 +6096,8 @@ auto run_with(M manager, Body body)
                     "asyncio::with: the manager swallowed the error, and the body has no value "
                     "to give; let it return an optional")));
         }
-        co_return std::move(*got.value);
+        if constexpr (std::is_reference_v<R>) co_return static_cast<R>(**got.value);
+        else co_return std::move(*got.value);
     }
 }
 
@@ -6128,7 +6129,8 @@ coro<await_result_t<Body>> run_finally(coro<await_result_t<Body>> body,
     caught<T> got = co_await catching(std::move(body));
     co_await std::move(cleanup);
     if (got.error) co_await fail_with(std::move(got.error));
-    if constexpr (!std::is_void_v<T>) co_return std::move(*got.value);
+    if constexpr (std::is_reference_v<T>) co_return static_cast<T>(**got.value);
+    else if constexpr (!std::is_void_v<T>) co_return std::move(*got.value);
 }
 
 } // namespace detail

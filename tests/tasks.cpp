@@ -1049,6 +1049,10 @@ ASYNC_TEST_CASE("results may be move-only, references, or nothing") {
     const auto referring = asyncio::create_task(refer());
     int& through_task = co_await referring;
     CHECK(&through_task == &number);
+    int& after_all = co_await asyncio::finally(refer(), asyncio::sleep(0s));
+    CHECK(&after_all == &number);
+    int& in_time = co_await asyncio::with(asyncio::timeout(1h), refer);
+    CHECK(&in_time == &number);
 
     static_assert(std::is_same_v<asyncio::await_result_t<asyncio::coro<int>>, int>);
     static_assert(std::is_same_v<asyncio::await_result_t<asyncio::coro<>>, void>);
