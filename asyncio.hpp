@@ -9480,42 +9480,22 @@ private:
     std::shared_ptr<detail::executor_core> core_;
 };
 
-/// A callable that workers call before their first job.
-///
-/// Lifetime: this only points to the callable; the call that the options are given to copies
-/// it (moves it, if it was given as an rvalue). So write a lambda or an `&function` into that
-/// call itself; options that have a name point to a callable that has a name, too.
+/// A callable that workers call before their first job; the copies of this share it.
 class worker_initializer {
 public:
     constexpr worker_initializer() noexcept = default;
     template <class F>
         requires(!std::same_as<std::remove_cvref_t<F>, worker_initializer> &&
                  std::invocable<std::decay_t<F>&>)
-    worker_initializer(F&& fn) noexcept {
-        if constexpr (std::is_function_v<std::remove_reference_t<F>>) {
-            code_ = reinterpret_cast<detail::code_pointer>(&fn);
-            copy_ = [](const worker_initializer& from) {
-                return detail::function<void()>(
-                    reinterpret_cast<std::remove_reference_t<F>*>(from.code_));
-            };
-        } else {
-            object_ = const_cast<void*>(static_cast<const void*>(std::addressof(fn)));
-            copy_ = [](const worker_initializer& from) {
-                return detail::function<void()>(static_cast<F&&>(
-                    *static_cast<std::remove_reference_t<F>*>(from.object_)));
-            };
-        }
-    }
+    worker_initializer(F&& fn)
+        : fn_(std::make_shared<detail::function<void()>>(std::forward<F>(fn))) {}
 
     // For the library's own functions.
-    detail::function<void()> copy() const {
-        return copy_ ? copy_(*this) : detail::function<void()>();
-    }
+    explicit operator bool() const noexcept { return fn_ != nullptr; }
+    void operator()() const { (*fn_)(); }
 
 private:
-    void* object_ = nullptr;
-    detail::code_pointer code_ = nullptr;
-    detail::function<void()> (*copy_)(const worker_initializer&) = nullptr;
+    std::shared_ptr<detail::function<void()>> fn_;
 };
 
 /// Options of thread_pool_executor.
@@ -19790,7 +19770,7 @@ public:
         std::string prefix;
         std::size_t most = 1;
         std::optional<std::size_t> max_tasks;
-        function<void()> initializer;
+        worker_initializer initializer;
     };
 
     explicit thread_core(settings how) : executor_core(false), how_(std::move(how)) {}
@@ -20007,7 +19987,7 @@ thread_pool_executor::thread_pool_executor(std::ptrdiff_t workers,
                                                           : options.thread_name_prefix;
           how.most = automatic ? std::min<std::size_t>(detail::usable_processors() + 4, 32)
                                : static_cast<std::size_t>(workers);
-          how.initializer = options.initializer.copy();
+          how.initializer = options.initializer;
           return std::make_shared<detail::thread_core>(std::move(how));
       }()) {}
 

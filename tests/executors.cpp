@@ -896,6 +896,26 @@ TEST_CASE("EX-07: the initializer runs once per thread, before the first job") {
     CHECK(calls == 1);
 }
 
+TEST_CASE("EX-07: options keep their initializer, whatever becomes of what it was made of") {
+    static std::atomic<int> calls;
+    calls = 0;
+    asyncio::thread_pool_options options;
+    {
+        std::function<void()> once = [number = std::make_unique<int>(1).release()] {
+            calls += *number;
+            delete number;
+        };
+        options.initializer = std::move(once);
+    }
+    asyncio::thread_pool_executor pool(1, options);
+    CHECK(pool.submit([] { return calls.load(); }).result() == 1);
+    void (*named)() = [] { calls += 10; };
+    options.initializer = named;
+    named = nullptr;
+    asyncio::thread_pool_executor other(1, options);
+    CHECK(other.submit([] { return calls.load(); }).result() == 11);
+}
+
 TEST_CASE("EX-07: an initializer that throws breaks the pool") {
     asyncio::thread_pool_executor pool(1, {.initializer = [] { throw std::runtime_error("no"); }});
     std::vector<asyncio::concurrent_future<int>> jobs;
