@@ -19997,7 +19997,7 @@ void executor::shutdown(shutdown_options options) {
 }
 
 coro<bool> executor::aexit(exception_ptr) {
-    if (core_->inherited()) co_return false;
+    if (!core_ || core_->inherited()) co_return false; // moved from, or a fork's
     // The thread may outlive the executor object, when this wait is cancelled.
     auto ended = concurrent_future<void>::create();
     ended.set_running();

@@ -1655,6 +1655,13 @@ ASYNC_TEST_CASE("many jobs from many tasks all come back") {
     CHECK(total == 500 * 499 / 2 + 500);
 }
 
+ASYNC_TEST_CASE("with(pool, body) ends normally when the body has moved the pool away") {
+    asyncio::thread_pool_executor pool(1);
+    std::optional<asyncio::thread_pool_executor> mine;
+    co_await asyncio::with(pool, [&] { mine.emplace(std::move(pool)); });
+    CHECK(mine->submit([] { return 1; }).result() == 1);
+}
+
 ASYNC_TEST_CASE("with(pool, body) ends the pool without blocking the loop") {
     int three = 0;
     co_await asyncio::with(asyncio::process_pool_executor(1),
