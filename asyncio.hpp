@@ -8452,10 +8452,12 @@ public:
     // Blocks until it is done; false when the time passed first.
     ASYNCIO_API bool wait(std::optional<duration> timeout) noexcept;
 
-    // Blocks, and throws what result() throws without a value. `last`: by the handle
-    // that will not ask again; the error is moved out if there is no other.
-    ASYNCIO_API void require_value(std::optional<duration> timeout, bool last);
-    // The same of one that is done.
+    // wait(), or timeout_error.
+    ASYNCIO_API void require_done(std::optional<duration> timeout);
+
+    // Of one that is done: throws what result() throws without a value. `last`: by the
+    // handle that will not ask again; the error is moved out if there is no other.
+    ASYNCIO_API void require_value(bool last);
     ASYNCIO_API exception_ptr failure(bool last) noexcept;
 
     // Blocks, and gives what exception() gives.
@@ -8571,7 +8573,7 @@ public:
     }
     decltype(auto) await_resume() {
         if (interrupted()) throw_cancelled();
-        future_.state().require_value({}, Move);
+        future_.state().require_value(Move);
         if constexpr (Move) return future_.state().take();
         else if constexpr (!std::is_void_v<T>) return static_cast<const T&>(*future_.state().value);
     }
@@ -8647,20 +8649,14 @@ public:
 
     /// The value; blocks this thread until it is there, or for `timeout`. On an lvalue a
     /// reference that is good while a handle exists; on an rvalue the value itself, moved out
-    /// if there is no other handle, else copied.
+    /// if there is no other handle, else copied, and this handle is empty then.
     ///
     /// Throws: what the job threw; cancelled_error; timeout_error, and then nothing
     /// has changed; invalid_state_error for a value that would have to be copied and cannot.
     decltype(auto) result() const& { return view({}); }
     decltype(auto) result(duration timeout) const& { return view(timeout); }
-    T result() && {
-        state().require_value({}, true);
-        return state().take();
-    }
-    T result(duration timeout) && {
-        state().require_value(timeout, true);
-        return state().take();
-    }
+    T result() && { return give_away({}); }
+    T result(duration timeout) && { return give_away(timeout); }
 
     /// What the job threw, or null; blocks like result().
     ///
@@ -8691,7 +8687,8 @@ public:
 
     /// For executors: the outcome.
     ///
-    /// Throws: invalid_state_error when there is one; the first is kept.
+    /// Throws: invalid_state_error when there is one; the first is kept. std::invalid_argument
+    /// for a null exception.
     template <class U = T>
         requires(!std::is_void_v<T>)
     void set_result(U&& value) const {
@@ -8706,6 +8703,9 @@ public:
         state().finish_claimed({});
     }
     void set_exception(exception_ptr error) const {
+        if (!error)
+            detail::throw_invalid_argument(
+                "asyncio::concurrent_future::set_exception: there is no exception; give one");
         state().require_claim();
         state().error = std::move(error);
         state().publish(detail::concurrent_base::status::finished);
@@ -8750,8 +8750,16 @@ private:
         return std::forward<Self>(self);
     }
     decltype(auto) view(std::optional<duration> timeout) const {
-        state().require_value(timeout, false);
+        state().require_done(timeout);
+        state().require_value(false);
         if constexpr (!std::is_void_v<T>) return static_cast<const T&>(*state_->value);
+    }
+
+    T give_away(std::optional<duration> timeout) {
+        state().require_done(timeout);
+        const concurrent_future own(std::move(*this));
+        own.state().require_value(true);
+        return own.state().take();
     }
 
     detail::ref_ptr<detail::concurrent_state<T>> state_;
@@ -19546,21 +19554,20 @@ bool concurrent_base::wait(std::optional<duration> timeout) noexcept {
     return true;
 }
 
-static void require_done(bool done) {
-    if (done) return;
+void concurrent_base::require_done(std::optional<duration> timeout) {
+    if (wait(timeout)) return;
     throw_error(
         timeout_error("asyncio::concurrent_future: the time limit passed before the job was done; "
                       "it goes on"));
 }
 
 exception_ptr concurrent_base::exception(std::optional<duration> timeout) {
-    require_done(wait(timeout));
+    require_done(timeout);
     if (current() == status::cancelled) throw_error(cancelled_error());
     return error;
 }
 
-void concurrent_base::require_value(std::optional<duration> timeout, bool last) {
-    require_done(wait(timeout));
+void concurrent_base::require_value(bool last) {
     if (exception_ptr why = failure(last)) rethrow(std::move(why));
 }
 

@@ -511,6 +511,31 @@ TEST_CASE("CF-02: result(timeout) and exception(timeout) time out and change not
     CHECK(f.exception(0s) == nullptr);
 }
 
+TEST_CASE("CF-02: result() of an rvalue gives the handle away, however the job ended") {
+    auto f = asyncio::concurrent_future<int>::create();
+    CHECK_THROWS_AS(static_cast<void>(std::move(f).result(0s)), asyncio::timeout_error);
+    CHECK(f.valid()); // nothing has changed
+    f.set_exception(std::runtime_error("no"));
+    CHECK_THROWS_WITH_AS(static_cast<void>(std::move(f).result()), "no", std::runtime_error);
+    CHECK_FALSE(f.valid());
+    CHECK_THROWS_AS(static_cast<void>(f.result()), asyncio::invalid_state_error);
+
+    auto good = asyncio::concurrent_future<int>::create();
+    const asyncio::concurrent_future<int> copy = good;
+    good.set_result(3);
+    CHECK(std::move(good).result() == 3);
+    CHECK_FALSE(good.valid());
+    CHECK(copy.result() == 3);
+}
+
+TEST_CASE("CF-04: an outcome that is a null exception is refused, and there is none yet") {
+    auto f = asyncio::concurrent_future<int>::create();
+    CHECK_THROWS_AS(f.set_exception(std::exception_ptr()), std::invalid_argument);
+    CHECK_FALSE(f.done());
+    f.set_result(3);
+    CHECK(f.result() == 3);
+}
+
 TEST_CASE("CF-02: who waits with a timeout is woken by the outcome, long before it") {
     auto f = asyncio::concurrent_future<int>::create();
     std::atomic<int> id{0};
