@@ -23829,8 +23829,8 @@ void lookup_job::arrive(ready_node* node) {
 static std::vector<address> numeric_addresses(const std::string& host, const std::string& service) {
     int port = 0;
     for (char c : service) {
-        if (c < '0' || c > '9' || port > 65535) return {};
-        port = port * 10 + (c - '0');
+        if (c < '0' || c > '9') return {};
+        port = std::min(port * 10 + (c - '0'), 65536); // that is none
     }
     const std::uint16_t checked = checked_port(port);
     if (host.empty()) return {parse_numeric("::", checked), parse_numeric("0.0.0.0", checked)};

@@ -918,6 +918,10 @@ ASYNC_TEST_CASE("a service may be a port's number, 0 too") {
     CHECK(found == std::vector{asyncio::address("127.0.0.1", 65535)});
     CHECK_AWAIT_THROWS_AS(asyncio::getaddrinfo("127.0.0.1", 65536), std::invalid_argument);
     CHECK_AWAIT_THROWS_AS(asyncio::getaddrinfo("127.0.0.1", -1), std::invalid_argument);
+    found = co_await asyncio::getaddrinfo("127.0.0.1", "0000065535");
+    CHECK(found == std::vector{asyncio::address("127.0.0.1", 65535)});
+    for (const char* none : {"65536", "700000", "4294967377", "99999999999999999999"})
+        CHECK_AWAIT_THROWS_AS(asyncio::getaddrinfo("127.0.0.1", none), std::invalid_argument);
 }
 
 ASYNC_TEST_CASE("names are looked up on a helper thread") {
