@@ -11069,9 +11069,8 @@ public:
     address peername() const;
     address sockname() const;
 
-    /// Whether small writes are sent without delay. They are, by default, except over a socket
-    /// that was given to make_streams(). Does nothing for a Unix socket or a transport, and
-    /// once the connection is closed.
+    /// Whether small writes are sent without delay. They are, by default. Does nothing for a
+    /// Unix socket or a transport, and once the connection is closed.
     ///
     /// Throws: std::system_error.
     void set_nodelay(bool on);
@@ -25441,6 +25440,7 @@ ref_ptr<stream_link> stream_link::adopt(socket connected, std::size_t limit,
     if (error) return nullptr;
     // What was received for somebody who was cancelled.
     const std::string kept = connected.state_->take_kept_bytes();
+    if (!peer.is_local()) set_option(connected.fileno(), IPPROTO_TCP, TCP_NODELAY, 1);
     int failure = 0;
     ref_ptr<stream_link> link =
         make(core, owned_fd(connected.detach()), std::move(peer), limit, failure);

@@ -1383,6 +1383,21 @@ ASYNC_TEST_CASE("keep_alive is the connection's, on both sides") {
     }
 }
 
+ASYNC_TEST_CASE("streams made of a socket send small writes without delay, too") {
+    asyncio::socket listener = asyncio::socket::tcp();
+    listener.bind(asyncio::address("127.0.0.1", 0));
+    listener.listen();
+    asyncio::socket plain = asyncio::socket::tcp();
+    co_await plain.connect(listener.local_address());
+    const auto s = static_cast<system_socket>(plain.fileno());
+    auto [reader, writer] = asyncio::make_streams(std::move(plain));
+    int found = 0;
+    socklen_t size = sizeof found;
+    char* const to = reinterpret_cast<char*>(&found);
+    REQUIRE(::getsockopt(s, IPPROTO_TCP, TCP_NODELAY, to, &size) == 0);
+    CHECK(found == 1);
+}
+
 ASYNC_TEST_CASE("a server can listen on a socket that somebody else has bound") {
     const int before = open_descriptors();
     {
