@@ -78,9 +78,15 @@ asyncio::coro<int> fetch_and_process(asyncio::executor& pool, source from) {
 }
 
 asyncio::coro<std::vector<int>> overlapped(asyncio::executor& pool, sources all) {
-    std::vector<asyncio::coro<int>> running;
-    for (const source& s : all) running.push_back(fetch_and_process(pool, s));
-    co_return co_await asyncio::gather(std::move(running));
+    std::vector<asyncio::task<int>> running;
+    const auto all_sources = [&](asyncio::task_group& group) { // all end before the pool does
+        for (const source& s : all)
+            running.push_back(group.create_task(fetch_and_process(pool, s)));
+    };
+    co_await asyncio::with(asyncio::task_group(), all_sources);
+    std::vector<int> primes;
+    for (const auto& task : running) primes.push_back(task.result());
+    co_return primes;
 }
 
 asyncio::coro<double> timed(asyncio::coro<std::vector<int>> work, int expected, bool show,

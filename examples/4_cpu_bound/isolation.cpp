@@ -67,6 +67,8 @@ asyncio::coro<std::string> fate_of(asyncio::executor& pool, std::string name, in
         fate = "std::bad_alloc";
     } catch (const asyncio::timeout_error&) {
         fate = "timeout_error";
+    } catch (const std::exception& error) { // or gather() would leave the others running
+        fate = error.what();
     }
     say(name + ": " + fate);
     co_return fate;

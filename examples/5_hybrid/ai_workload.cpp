@@ -83,10 +83,14 @@ asyncio::coro<inference> fetch_and_infer(asyncio::executor& pool, source from) {
 }
 
 asyncio::coro<inference> as_they_come(asyncio::executor& pool) {
-    std::vector<asyncio::coro<inference>> parts;
-    for (const source& from : sources) parts.push_back(fetch_and_infer(pool, from));
+    std::vector<asyncio::task<inference>> parts;
+    const auto all_sources = [&](asyncio::task_group& group) { // all end before the pool does
+        for (const source& from : sources)
+            parts.push_back(group.create_task(fetch_and_infer(pool, from)));
+    };
+    co_await asyncio::with(asyncio::task_group(), all_sources);
     inference all;
-    for (const inference& i : co_await asyncio::gather(std::move(parts))) all += i;
+    for (const auto& part : parts) all += part.result();
     co_return all;
 }
 

@@ -65,11 +65,14 @@ asyncio::coro<processed> in_turn(asyncio::executor& pool) {
 
 asyncio::coro<processed> at_once(asyncio::executor& pool) {
     std::vector<asyncio::task<processed>> tasks;
-    for (int item = 0; item < items; ++item)
-        tasks.push_back(asyncio::create_task(fetch_and_process(pool, item),
-                                             {.name = "item " + std::to_string(item)}));
+    const auto all_items = [&](asyncio::task_group& group) { // all end before the pool does
+        for (int item = 0; item < items; ++item)
+            tasks.push_back(group.create_task(fetch_and_process(pool, item),
+                                              {.name = "item " + std::to_string(item)}));
+    };
+    co_await asyncio::with(asyncio::task_group(), all_items);
     processed all;
-    for (const processed& p : co_await asyncio::gather(std::move(tasks))) all += p;
+    for (const auto& task : tasks) all += task.result();
     co_return all;
 }
 

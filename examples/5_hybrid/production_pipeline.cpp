@@ -106,9 +106,11 @@ asyncio::coro<int> async_main(bool quick) {
     std::ostringstream timeline;
     for (int first = 0; first < items; first += batch_size) {
         asyncio::tracer trace(asyncio::get_running_loop());
-        std::vector<asyncio::coro<>> batch;
-        for (int i = first; i < first + batch_size; ++i) batch.push_back(handle_and_count(pool, i));
-        co_await asyncio::gather(std::move(batch));
+        const auto batch = [&](asyncio::task_group& group) { // gather() might leave some behind
+            for (int i = first; i < first + batch_size; ++i)
+                group.create_task(handle_and_count(pool, i));
+        };
+        co_await asyncio::with(asyncio::task_group(), batch);
         if (first == 40) trace.print_timeline(timeline);
     }
     std::fputc('\n', stderr);

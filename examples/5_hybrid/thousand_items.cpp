@@ -17,7 +17,6 @@
 #include <iostream>
 #include <string>
 #include <string_view>
-#include <vector>
 using namespace std::chrono_literals;
 
 double seconds() { return asyncio::elapsed().total_seconds(); }
@@ -50,11 +49,11 @@ asyncio::coro<> fetch_and_process(shop& s) {
 }
 
 asyncio::coro<> batch(shop& s, int size) {
-    std::vector<asyncio::task<void>> tasks;
-    for (int i = 0; i < size; ++i)
-        tasks.push_back(asyncio::create_task(fetch_and_process(s),
-                                             {.name = "item " + std::to_string(i)}));
-    co_await asyncio::gather(std::move(tasks));
+    const auto all_items = [&](asyncio::task_group& group) { // all end before `s` does
+        for (int i = 0; i < size; ++i)
+            group.create_task(fetch_and_process(s), {.name = "item " + std::to_string(i)});
+    };
+    co_await asyncio::with(asyncio::task_group(), all_items);
 }
 
 asyncio::coro<> in_turn(shop& s) {

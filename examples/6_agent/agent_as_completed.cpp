@@ -178,7 +178,8 @@ asyncio::coro<times> ask_as_completed(agent& a, const vector<service>& services)
         out.last = seconds() - began;
         if (out.order.empty()) out.first = out.last;
         out.order += next->get_name() + " ";
-        say("  " + next->get_name() + ": " + num(next->result()));
+        const bool good = next->exception() == nullptr; // a part that failed costs only itself
+        say("  " + next->get_name() + ": " + (good ? num(next->result()) : string("failed")));
     }
     co_return out;
 }

@@ -197,11 +197,11 @@ asyncio::coro<> infer(agent& a, asyncio::executor& pool, part& p, int pieces) {
     const double letters = static_cast<double>(p.question.size() + p.text.size());
     const int rounds = static_cast<int>(a.piece_letters / letters) + 1;
     vector<asyncio::future<ranking>> running;
-    for (int i = 0; i < pieces; ++i) {
-        const piece job{p.question, p.text, i * rounds, rounds};
-        running.push_back(asyncio::run_in_executor(pool, infer_piece, job));
-    }
     try {
+        for (int i = 0; i < pieces; ++i) {
+            const piece job{p.question, p.text, i * rounds, rounds};
+            running.push_back(asyncio::run_in_executor(pool, infer_piece, job));
+        }
         for (const ranking& r : co_await asyncio::gather(std::move(running))) p.work += r;
         p.work.relevance /= pieces;
         p.error.clear();
@@ -271,7 +271,7 @@ asyncio::coro<> answer_client(agent& a, asyncio::semaphore& slots, asyncio::stre
             body = to_json(got);
         }
         co_await send(out, "HTTP/1.1 " + status, body);
-    } catch (const std::exception&) {} // the client is gone
+    } catch (const std::exception&) {} // the client is gone, or took too long to ask
 }
 
 asyncio::coro<int> serve(agent& a, int port) {

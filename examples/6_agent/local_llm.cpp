@@ -3,7 +3,7 @@
 //     g++ -std=c++20 -O2 -pthread -I. examples/6_agent/local_llm.cpp -o llm && ./llm
 //
 // What it teaches: llama.cpp, Ollama and others speak the same HTTP. Each token comes back as an
-// event when it is made. A model asks for any tool call; they run on worker processes with limits.
+// event when it is made. Tool calls may be foolish; they run on worker processes with limits.
 // Look at: two of three tool calls want too much time or memory. They are stopped, the model is
 // told so, and its answer has the rest. Without --url a small server in this program plays a model;
 // try --url http://localhost:11434 --model llama3.2 --question "How many primes are below 5000?"
@@ -160,10 +160,11 @@ asyncio::coro<reply> converse(model& m, asyncio::executor& pool, string question
         std::cout << std::endl;
         all.text = r.text;
         if (r.calls.empty()) break;
-        vector<asyncio::task<>> running;
-        for (tool_call& call : r.calls)
-            running.push_back(asyncio::create_task(run_tool(pool, call), {.name = call.name}));
-        co_await asyncio::gather(running);
+        const auto all_calls = [&](asyncio::task_group& group) { // they write into r.calls
+            for (tool_call& call : r.calls)
+                group.create_task(run_tool(pool, call), {.name = call.name});
+        };
+        co_await asyncio::with(asyncio::task_group(), all_calls);
         string calls, results;
         for (const tool_call& call : r.calls) {
             const string id = quoted("call_" + std::to_string(all.calls.size()));

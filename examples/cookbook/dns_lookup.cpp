@@ -75,7 +75,8 @@ asyncio::coro<int> try_it(int copies) {
     claim(found[3].addresses.empty() && !error.empty(), "a name that does not exist has none");
 
     int turns = 0;
-    auto work = asyncio::create_task([&turns] { return count_up(turns); });
+    asyncio::task_scope work(asyncio::get_running_loop()); // ends with this block, come what may
+    work.create_task([&turns] { return count_up(turns); });
     std::vector<asyncio::task<std::vector<asyncio::address>>> asking;
     for (int i = 0; i < copies; ++i)
         asking.push_back(asyncio::create_task(asyncio::getaddrinfo("localhost", "443")));

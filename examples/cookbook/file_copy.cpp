@@ -89,7 +89,8 @@ asyncio::coro<int> async_main(std::string from, std::string to, std::size_t samp
     }
 
     int counter = 0; // stands for the rest of the program
-    auto work = asyncio::create_task([&counter] { return count_up(counter); });
+    asyncio::task_scope work(asyncio::get_running_loop()); // ends with this block, come what may
+    work.create_task([&counter] { return count_up(counter); });
     const double start = seconds();
     co_await copy(from, to);
     const double took = seconds() - start;

@@ -95,16 +95,18 @@ asyncio::coro<int> job(progress_bar& bar, int steps, bool fails) {
 asyncio::coro<std::string> run(progress_bar& bar, std::vector<int> jobs, bool fails,
                                bool terminal) {
     asyncio::task<> drawing = asyncio::create_task(bar.draw_for_ever(100ms, terminal));
+    const auto stop_drawing = [&drawing]() -> asyncio::coro<> { // also after Ctrl-C
+        drawing.cancel();
+        co_await asyncio::wait(drawing); // until it has drawn a last time
+    };
     const int shortest = *std::min_element(jobs.begin(), jobs.end());
     const auto start = [&bar, fails, shortest](int steps) {
         return job(bar, steps, fails && steps == shortest);
     };
     std::string error;
     try {
-        co_await asyncio::map(jobs, start); // a failure cancels the others
+        co_await asyncio::finally(asyncio::map(jobs, start), stop_drawing); // one failure ends all
     } catch (const std::runtime_error& e) { error = e.what(); }
-    drawing.cancel();
-    co_await asyncio::wait(drawing); // until it has drawn a last time
     co_return error;
 }
 

@@ -48,7 +48,8 @@ asyncio::coro<> count_up(int& counter) {
 
 asyncio::coro<int> talk(asyncio::duration limit) {
     int counter = 0; // stands for the work that goes on
-    auto work = asyncio::create_task([&counter] { return count_up(counter); });
+    asyncio::task_scope work(asyncio::get_running_loop()); // ends with this block, come what may
+    work.create_task([&counter] { return count_up(counter); });
 
     asyncio::stream_reader input = co_await asyncio::stdin_reader();
     const auto name = co_await ask(input, "Your name", limit);
