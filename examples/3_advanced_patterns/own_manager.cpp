@@ -80,7 +80,6 @@ asyncio::coro<> work(bool fails) {
 // Uses a connection and gives the time that it was open.
 asyncio::coro<double> session(bool fails) {
     connection link;
-    std::string outcome = "success";
     try {
         co_await asyncio::with(link, [&] { return work(fails); });
     } catch (const std::runtime_error& error) {

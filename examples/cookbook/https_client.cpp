@@ -152,7 +152,7 @@ asyncio::coro<response> receive(asyncio::stream_reader& reader) {
         r.fields[name] = line.substr(start, line.find_last_not_of("\r\n ") + 1 - start);
     }
     const string length = r.fields["content-length"];
-    if (r.status == 204 || r.status == 304) co_return r; // these have no body
+    if (r.status / 100 == 1 || r.status == 204 || r.status == 304) co_return r; // without a body
     if (r.fields["transfer-encoding"] == "chunked") { // "5\r\nhello\r\n0\r\n\r\n"
         for (long size = 1; size > 0;) {
             line = co_await reader.readline();
@@ -182,7 +182,9 @@ asyncio::coro<response> ask(SSL_CTX& context, string url, string fields = "", st
     writer.write((data.empty() ? "GET " : "POST ") + (path.empty() ? "/" : path) + " HTTP/1.1\r\n" +
                  "Host: " + place + "\r\nConnection: close\r\n" + fields + "\r\n" + data);
     co_await writer.drain();
-    co_return co_await receive(reader);
+    response r = co_await receive(reader);
+    while (r.status / 100 == 1) r = co_await receive(reader); // such as 103: the answer follows
+    co_return r;
 }
 
 // ---- 3. Servers, good ones and bad ones --------------------------------------------------------

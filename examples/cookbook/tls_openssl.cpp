@@ -41,7 +41,8 @@ public:
         if (host.empty()) return;
         SSL_ctrl(ssl_.get(), SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
                  const_cast<char*>(host.c_str())); // which of its certificates is wanted
-        SSL_set1_host(ssl_.get(), host.c_str());   // and whose it must be
+        if (SSL_set1_host(ssl_.get(), host.c_str()) != 1) // and whose it must be
+            throw std::runtime_error("TLS: not the name of a host: " + host);
     }
 
     asyncio::coro<> handshake() {
