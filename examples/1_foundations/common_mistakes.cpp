@@ -58,7 +58,7 @@ asyncio::coro<> run_inside_run() {
     }
     say("  " + error);
     claim(!error.empty(), "run() throws; inside a coroutine it is co_await");
-    co_return;
+    co_return; // no co_await in here: this makes it a coroutine
 }
 
 // A coroutine keeps what it takes by value. Of a reference it keeps only the reference.

@@ -2,8 +2,8 @@
 //
 //     g++ -std=c++20 -O2 -pthread -I. examples/1_foundations/concurrent_fetch.cpp -o fetch && ./fetch
 //
-// What it teaches: gather() starts several coroutines and waits for all of them. While one waits
-// for its answer, the others go on.
+// What it teaches: gather() starts several coroutines and waits for all of them: it makes a task of
+// each, which the loop runs by itself. While one waits for its answer, the others go on.
 // Look at: all start at 0 s and each ends when it is ready, but the results stand in the order of
 // the arguments. --virtual skips the waiting; --trace FILE is for ui.perfetto.dev.
 #define ASYNCIO_IMPLEMENTATION

@@ -1,4 +1,4 @@
-// Concurrent tasks: create_task() starts work now that is awaited later.
+// Concurrent tasks: create_task() schedules work now that is awaited later.
 //
 //     g++ -std=c++20 -O2 -pthread -I. examples/2_concurrent_tasks/create_task.cpp -o tasks && ./tasks
 //
@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
         if (word == "--virtual") options.clock = asyncio::clock_kind::virtual_time;
         else if (word == "--trace" && i + 1 < argc) trace_file = argv[++i];
         else {
-            std::fputs("create_task() starts work now that is awaited later.\n"
+            std::fputs("create_task() schedules work now that is awaited later.\n"
                        "usage: tasks [--virtual] [--trace FILE]\n",
                        word == "--help" ? stdout : stderr);
             return word == "--help" ? 0 : 2;

@@ -31,7 +31,8 @@ names finished, cancelled; // tasks of the present round
 std::string thrown;        // what the round threw
 double began = 0;          // when the round did
 
-// What tasks wait for. Who shares it goes on in the same turn; three sleeps might end in any order.
+// What tasks wait for. Who shares it goes on in the same turn. Three sleeps would end one after the
+// other, maybe in three turns, and the group could cancel task 3 before its answer is there.
 asyncio::task<> answer(asyncio::duration after) {
     return asyncio::create_task(asyncio::sleep(after), {.name = "(answer)"});
 }

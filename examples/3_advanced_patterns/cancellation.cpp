@@ -52,7 +52,7 @@ asyncio::coro<int> async_main() {
     say("cancel() was called");
     try {
         co_await task;
-    } catch (const asyncio::cancelled_error&) {
+    } catch (const asyncio::cancelled_error&) { // the task's; were it our own, we would swallow it
         note("the caller sees a cancelled_error");
     }
     const double ended = seconds();

@@ -67,7 +67,7 @@ asyncio::coro<int> async_main() {
     say("the fix:");
     co_await fix();
 
-    int line = 0; // the report ends in "save(int), [path]never_awaited.cpp:31"
+    int line = 0; // the report ends in "save(int), [path]never_awaited.cpp:37"
     if (const std::size_t colon = report.rfind("never_awaited.cpp:"); colon < report.size())
         std::sscanf(report.c_str() + colon, "never_awaited.cpp:%d", &line);
     claim(after_pitfall.empty(), "what nobody awaits does not run: order 1 is not saved");
@@ -100,5 +100,5 @@ int main(int argc, char** argv) {
 //  1.50 s  order 3 is being saved
 //  2.00 s  order 3 is saved
 // holds:  what nobody awaits does not run: order 1 is not saved
-// holds:  the report names save() and line 33 of its file
+// holds:  the report names save() and line 37 of its file
 // holds:  with co_await or create_task() it runs, and there is nothing to report

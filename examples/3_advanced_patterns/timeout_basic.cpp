@@ -2,8 +2,9 @@
 //
 //     g++ -std=c++20 -O2 -pthread -I. examples/3_advanced_patterns/timeout_basic.cpp -o basic && ./basic
 //
-// What it teaches: with(timeout(5s), body) is Python's `async with asyncio.timeout(5)`. A body that
-// is not done in time is cancelled where it waits, and timeout_error is thrown.
+// What it teaches: with(timeout(5s), body) is Python's `async with asyncio.timeout(5)`. The body is
+// a lambda, as C++ has no such block; what it returns is awaited. One that is not done in time is
+// cancelled where it waits, and timeout_error is thrown.
 // Look at: the slow call starts but never ends; the fast one gives its value as if there were no
 // limit. --virtual skips the waiting.
 #define ASYNCIO_IMPLEMENTATION

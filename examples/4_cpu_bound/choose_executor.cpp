@@ -105,7 +105,7 @@ void row(const std::string& job, place chosen, const seen& got, const seen& expe
 
 asyncio::coro<int> async_main(int prime) {
     const std::vector<int> table(1'000'000, 3);
-    pools all;
+    pools all; // after the table: they end first, and wait for jobs that look at it
 
     place chosen = choose({.waits = true});
     seen got = co_await ask_service();

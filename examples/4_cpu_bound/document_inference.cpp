@@ -92,7 +92,7 @@ template <class T>
 asyncio::coro<T> pass(stage& through, asyncio::coro<T> work) {
     auto place = co_await through.free.scoped();
     through.busy -= seconds();
-    auto result = co_await asyncio::as_outcome(std::move(work));
+    auto result = co_await asyncio::as_outcome(std::move(work)); // its value or its error
     through.busy += seconds();
     co_return std::move(result).value();
 }

@@ -108,7 +108,7 @@ asyncio::coro<int> async_main(double wanted_seconds) {
     }
     product p(expected.size);
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-    asyncio::thread_pool_executor pool(cores);
+    asyncio::thread_pool_executor pool(cores); // after `p`: it ends first, and waits for its jobs
     co_await on_pool(pool, p); // a first time, so that the threads are there
     say(std::to_string(p.size) + " rows and columns, " + std::to_string(cores) + " cores");
 

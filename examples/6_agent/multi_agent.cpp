@@ -142,7 +142,7 @@ struct summary { // of a run of the whole crew
 };
 asyncio::coro<> work(string name, int port, asyncio::executor& pool, int rounds,
                      asyncio::semaphore& slots, summary& out) {
-    vector<string>& errors = out.errors[name];
+    vector<string>& errors = out.errors[name]; // good during the awaits: a map moves no elements
     for (int i = 0; i < reports; ++i) {
         const double began = seconds();
         auto slot = co_await slots.scoped(); // first come, first served

@@ -107,7 +107,8 @@ asyncio::coro<string> ask(int port, string question, asyncio::duration limit) {
 
 asyncio::coro<int> async_main() {
     // The service stands before the reader and the writer: bind_front() makes a function of these
-    // two. By std::ref all clients share one service, which has to outlive the server.
+    // two. By std::ref all clients share one service. It has to outlive their connections, and
+    // these may go on when the server has gone: hence wait_closed() below.
     service news{"news", 1.5s};
     const auto on_client = std::bind_front(serve, std::ref(news));
     asyncio::server server = co_await asyncio::start_server(on_client, "127.0.0.1", 0);
