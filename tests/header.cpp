@@ -690,7 +690,7 @@ std::string as_program(const block& code) {
 #include <vector>
 using namespace std::chrono_literals;
 
-asyncio::coro<std::string> fetch(std::string name, asyncio::duration latency = 1s) {
+asyncio::coro<std::string> fetch(std::string name, asyncio::duration latency) {
     co_await asyncio::sleep(latency);
     co_return "data from " + name;
 }
