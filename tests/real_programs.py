@@ -612,11 +612,12 @@ def pages_over_tls(own):
 
 
 async def python_asked_over_tls(own):
-    """A server in Python's asyncio, which answers with what it has been sent."""
+    """A server in Python's asyncio, which answers with what it has been sent, after a hint."""
     async def serve(reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
         body = await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", head)[1]))
         answer = head + body
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
         writer.write(b"HTTP/1.1 %d Fine\r\nContent-Length: %d\r\n\r\n" % (status, len(answer)) + answer)
         writer.close()
 
