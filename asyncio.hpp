@@ -8765,6 +8765,8 @@ private:
     detail::ref_ptr<detail::concurrent_state<T>> state_;
 };
 
+struct isolated_stats; // see isolated_executor
+
 namespace detail {
 
 template <class T, class F>
@@ -9097,6 +9099,7 @@ public:
     virtual void stop(remote_job& job) noexcept;
     virtual void shutdown(bool wait, bool cancel_futures) = 0;
     virtual void kill(int signal);
+    virtual isolated_stats stats();
     // What the executor's destructor does.
     virtual void close() noexcept = 0;
 
@@ -9625,6 +9628,20 @@ struct isolated_options {
     std::optional<duration> job_timeout = {};
 };
 
+/// What is known of a worker process.
+struct worker_stats {
+    int pid = 0;                   ///< 0 until it is ready for jobs
+    std::size_t jobs = 0;          ///< that it has done
+    std::uint64_t peak_memory = 0; ///< bytes that it had resident at most; 0: not known
+};
+
+/// What isolated_executor::stats() gives.
+struct isolated_stats {
+    std::vector<worker_stats> workers = {}; ///< those that live, the oldest first
+    std::size_t jobs = 0;     ///< that were done, by all that there have ever been
+    std::size_t restarts = 0; ///< workers that were started in place of one that had ended
+};
+
 /// Runs jobs in processes of their own: a crash or an exit() costs that job only, which
 /// fails with worker_crashed, and the worker is replaced. A job that runs for ever is ended by
 /// job_timeout or cpu_time_limit, if given. Processes are for Linux and Windows.
@@ -9669,6 +9686,11 @@ public:
     auto map(Fn fn, Range&& elements, executor_map_options options = {}) {
         return map_with<isolated_kind>(std::move(fn), std::forward<Range>(elements), options);
     }
+
+    /// What the worker processes are doing.
+    ///
+    /// Throws: std::runtime_error with isolation::thread.
+    ASYNCIO_API isolated_stats stats() const;
 
     /// Sends SIGKILL, or SIGTERM, to all workers (Windows just ends them), and shuts the
     /// executor down without waiting: a job whose worker dies of it fails with worker_crashed,
@@ -19732,6 +19754,10 @@ void executor_core::kill(int) {
     throw_runtime_error("asyncio::isolated_executor::kill_workers: threads cannot be killed; use "
                         "isolation::process");
 }
+isolated_stats executor_core::stats() {
+    throw_runtime_error("asyncio::isolated_executor::stats: threads keep none; use "
+                        "isolation::process");
+}
 
 // What submit() throws; where nothing throws, the job fails with it.
 static void refuse(concurrent_base& job, exception_ptr error) {
@@ -21313,6 +21339,7 @@ public:
     void stop(remote_job& job) noexcept override;
     void shutdown(bool wait, bool cancel_futures) override;
     void kill(int signal) override;
+    isolated_stats stats() override;
     void close() noexcept override;
 
 private:
@@ -21387,6 +21414,9 @@ private:
     std::vector<std::unique_ptr<worker>> workers_; // the supervisor alone adds and removes
     std::size_t starting_ = 0;
     ULONG_PTR next_id_ = 1;
+    std::size_t done_ = 0;            // jobs
+    std::size_t buried_ = 0;          // workers
+    std::size_t restarts_ = 0;        // after so many of those
     std::size_t deaths_in_a_row_ = 0; // before they took a job
     std::size_t unfit_in_a_row_ = 0;  // whose initializer failed
     bool shut_down_ = false;
@@ -21455,7 +21485,10 @@ void process_core::submit(ref_ptr<concurrent_base> state, remote_job& job, box<o
         leave_worker(0);
     }
     cpu_alarm alarm(setup.cpu_limit);
-    send_frame(socket, frame_kind::ready, outgoing(), 0);
+    const auto pid = static_cast<std::int32_t>(::getpid());
+    outgoing ready;
+    ready.out.write(&pid, sizeof pid);
+    send_frame(socket, frame_kind::ready, ready, 0);
     while (reader.receive(socket, 0) == frame_reader::outcome::frame)
         answer(socket, [&](encoder& out) {
             decoder in(reader.bytes());
@@ -21827,6 +21860,7 @@ public:
     void stop(remote_job& job) noexcept override;
     void shutdown(bool wait, bool cancel_futures) override;
     void kill(int signal) override;
+    isolated_stats stats() override;
     void close() noexcept override;
 
 private:
@@ -21846,6 +21880,7 @@ private:
     // with the job unread in it, which is sent to another one then.
     struct worker {
         std::uint32_t id = 0;
+        std::int32_t pid = 0; // as it has told; only to be shown
         owned_fd socket;
         phase now = phase::starting;
         item job; // while busy
@@ -21911,6 +21946,9 @@ private:
     std::vector<worker*> idle_;                    // the last used is used next: it is warm
     std::size_t starting_ = 0;
     std::uint32_t next_id_ = 1;
+    std::size_t done_ = 0;            // jobs
+    std::size_t buried_ = 0;          // workers
+    std::size_t restarts_ = 0;        // after so many of those
     std::size_t deaths_in_a_row_ = 0; // before they took a job
     std::size_t unfit_in_a_row_ = 0;  // whose initializer failed
     bool shut_down_ = false;
@@ -22221,6 +22259,22 @@ static std::pair<owned_handle, owned_handle> start_program(const owned_handle& t
     return {std::move(process), std::move(group)};
 }
 
+isolated_stats process_core::stats() {
+    const std::lock_guard guard(mutex_);
+    isolated_stats all;
+    all.jobs = done_;
+    all.restarts = restarts_;
+    for (const auto& w : workers_) {
+        worker_stats& one = all.workers.emplace_back();
+        if (w->now != phase::starting) one.pid = static_cast<int>(::GetProcessId(w->process.get()));
+        one.jobs = w->jobs;
+        PROCESS_MEMORY_COUNTERS used{};
+        if (::GetProcessMemoryInfo(w->process.get(), &used, sizeof used) != 0)
+            one.peak_memory = used.PeakWorkingSetSize;
+    }
+    return all;
+}
+
 // From here on: what the process has already is not the jobs'.
 void process_core::limit_memory(worker& w, std::uint64_t growth) noexcept {
     PROCESS_MEMORY_COUNTERS used{};
@@ -22256,6 +22310,7 @@ bool process_core::start_worker(endings& ends) {
             throw_last_error("RegisterWaitForSingleObject");
         workers_.push_back(std::move(made));
         ++starting_;
+        if (restarts_ < buried_) ++restarts_;
         read(w);
         send(w, frame_kind::setup, setup);
         ::ResumeThread(thread.get());
@@ -22465,6 +22520,7 @@ bool process_core::take_frame(worker& from, endings& ends, item& job) {
         from.deadline.reset();
         from.look_at_time.reset();
         ++from.jobs;
+        ++done_;
         if (how_.max_tasks && from.jobs == *how_.max_tasks) dismiss(from);
         else from.now = phase::idle;
         return true;
@@ -22500,6 +22556,7 @@ void process_core::bury_dead(endings& ends) {
                                 0, code))});
         }
         workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(i));
+        ++buried_;
         if (early && ++deaths_in_a_row_ >= 3)
             break_pool(how_.who + ": three workers in a row died before they took a job, the last "
                                   "by " +
@@ -22656,6 +22713,32 @@ void process_core::set_timer() {
     ::timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
 }
 
+// 0: it is not known, as of a process that has ended.
+static std::uint64_t peak_memory(int pid) noexcept {
+    char path[32];
+    std::snprintf(path, sizeof path, "/proc/%d/status", pid);
+    std::FILE* const file = std::fopen(path, "re");
+    if (!file) return 0;
+    unsigned long long kib = 0;
+    char line[256];
+    while (std::fgets(line, sizeof line, file) && std::sscanf(line, "VmHWM: %llu kB", &kib) != 1) {}
+    std::fclose(file);
+    return std::uint64_t{kib} * 1024;
+}
+
+isolated_stats process_core::stats() {
+    isolated_stats all;
+    {
+        const std::lock_guard guard(mutex_);
+        all.jobs = done_;
+        all.restarts = restarts_;
+        for (const auto& w : workers_) all.workers.push_back({w->pid, w->jobs, 0});
+    }
+    for (worker_stats& one : all.workers)
+        if (one.pid != 0) one.peak_memory = peak_memory(one.pid);
+    return all;
+}
+
 process_core::worker* process_core::find(std::uint32_t id) noexcept {
     for (const auto& w : workers_)
         if (w->id == id) return w.get();
@@ -22792,6 +22875,7 @@ exception_ptr process_core::try_start_worker() {
                                              "died; make another executor"));
     workers_.push_back(std::move(made));
     ++starting_;
+    if (restarts_ < buried_) ++restarts_;
     return nullptr;
 }
 
@@ -22861,7 +22945,8 @@ bool process_core::take_frame(worker& from, const frame_reader& reader, item& jo
                               endings& ends) {
     switch (reader.kind()) {
     case frame_kind::ready:
-        if (from.now != phase::starting) return false;
+        if (from.now != phase::starting || reader.bytes().size() != sizeof from.pid) return false;
+        std::memcpy(&from.pid, reader.bytes().data(), sizeof from.pid);
         --starting_;
         unfit_in_a_row_ = 0;
         make_idle(from);
@@ -22891,6 +22976,7 @@ bool process_core::take_frame(worker& from, const frame_reader& reader, item& jo
         job = std::exchange(from.job, {});
         deaths_in_a_row_ = 0;
         ++from.jobs;
+        ++done_;
         if (how_.max_tasks && from.jobs == *how_.max_tasks) dismiss(from);
         else make_idle(from);
         return true;
@@ -22951,6 +23037,7 @@ void process_core::bury(std::uint32_t id, int signal, int code, bool by_itself) 
                                 signal, code))});
         }
         std::erase_if(workers_, [&](const auto& w) { return w.get() == dead; });
+        ++buried_;
         if (early && by_itself && ++deaths_in_a_row_ >= 3)
             break_pool(how_.who + ": three workers in a row died before they took a job, the last "
                                   "by " +
@@ -23415,6 +23502,7 @@ isolated_executor::isolated_executor(const char* who, std::ptrdiff_t workers,
 
 void isolated_executor::kill_workers() { core().kill(detail::kill_signal); }
 void isolated_executor::terminate_workers() { core().kill(SIGTERM); }
+isolated_stats isolated_executor::stats() const { return core().stats(); }
 
 } // namespace asyncio::inline ASYNCIO_ABI
 

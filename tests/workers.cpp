@@ -84,6 +84,12 @@ private:
 int add(int a, int b) { return a + b; }
 int number_of_worker() { return own_number(); }
 std::string twice(std::string text) { return text + text; }
+std::size_t touch_memory(std::size_t size) {
+    const std::vector<char> memory(size, 'x');
+    std::size_t found = 0;
+    for (std::size_t i = 0; i < size; i += 1024) found += memory[i] == 'x' ? 1 : 0;
+    return found;
+}
 
 int fail_with(std::string what) { throw std::out_of_range(what); }
 
@@ -243,6 +249,41 @@ ASYNC_TEST_CASE_REAL("max_tasks_per_child replaces a worker after so many jobs")
     CHECK(pids[0] == pids[1]);
     CHECK(pids[1] != pids[2]);
     CHECK(pids[2] == pids[3]);
+}
+
+ASYNC_TEST_CASE_REAL("stats() tells which processes work, and what they have done and needed") {
+    isolated_executor pool(1);
+    CHECK(pool.stats().jobs == 0);
+    const int pid = co_await run_in_executor(&pool, number_of_worker);
+    const int sum = co_await run_in_executor(&pool, add, 1, 2);
+    CHECK(sum == 3);
+    asyncio::isolated_stats now = pool.stats();
+    REQUIRE(now.workers.size() == 1);
+    CHECK(now.workers[0].pid == pid);
+    CHECK(now.workers[0].jobs == 2);
+    CHECK(now.workers[0].peak_memory > 0);
+    CHECK(now.jobs == 2);
+    CHECK(now.restarts == 0);
+
+    constexpr std::size_t much = 64 << 20;
+    const std::size_t touched = co_await run_in_executor(&pool, touch_memory, much);
+    CHECK(touched == much / 1024);
+    now = pool.stats();
+    REQUIRE(now.workers.size() == 1);
+    CHECK(now.workers[0].peak_memory > much);
+
+    CHECK_AWAIT_THROWS_AS(run_in_executor(&pool, leave, 3), asyncio::worker_crashed);
+    const int next = co_await run_in_executor(&pool, number_of_worker);
+    now = pool.stats();
+    REQUIRE(now.workers.size() == 1);
+    CHECK(now.workers[0].pid == next);
+    CHECK(now.workers[0].jobs == 1);
+    CHECK(now.workers[0].peak_memory < much);
+    CHECK(now.jobs == 4);
+    CHECK(now.restarts == 1);
+
+    asyncio::interpreter_pool_executor threads(1);
+    CHECK_THROWS_AS(static_cast<void>(threads.stats()), std::runtime_error);
 }
 
 TEST_CASE("shutdown() waits for what runs, and no worker is left then") {
