@@ -9131,6 +9131,7 @@ template <class R, class Fn, class... Args>
 ref_ptr<concurrent_state<R>> submit_remote(executor_core& core, const Fn& fn,
                                            const Args&... args) {
     box<outgoing> call(new outgoing);
+    call->out.bytes().reserve(128); // enough for most, where growing takes several steps
     remote_call<std::decay_t<Fn>, typename call_traits<Fn, Args...>::sent>::encode(
         call->out, fn, args...);
     call->seal();
@@ -12502,6 +12503,7 @@ static void refuse_in_worker() noexcept {}
 #if defined(__linux__)
 #include <elf.h>
 #include <link.h>
+#include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
@@ -20580,8 +20582,8 @@ code_pointer get_code(decoder& in) {
 // One loaded file that is looked for, by an address in it or by its identity.
 struct module_search {
     std::uintptr_t address = 0;
-    std::string id; // wanted; found
-    bool by_id = false;
+    std::string_view wanted; // empty: by the address
+    std::string id;          // of what is found
     std::uintptr_t base = 0;
     std::uintptr_t code_begin = 0, code_end = 0; // what may be called
     bool found = false;
@@ -20642,9 +20644,9 @@ static int visit_module(dl_phdr_info* info, std::size_t, void* context) {
         begin = begin == 0 ? first : std::min(begin, first);
         end = std::max(end, last);
     }
-    if (!search.by_id && !holds) return 0;
+    if (search.wanted.empty() && !holds) return 0;
     std::string id = module_identity(*info);
-    if (search.by_id && id != search.id) return 0;
+    if (!search.wanted.empty() && id != search.wanted) return 0;
     search.id = std::move(id);
     search.base = info->dlpi_addr;
     search.code_begin = begin;
@@ -20653,28 +20655,48 @@ static int visit_module(dl_phdr_info* info, std::size_t, void* context) {
     return 1;
 }
 
+// The program itself: most jobs are in it, and it stays where it is.
+static const module_search& own_program() {
+    static const module_search found = [] {
+        module_search search;
+        search.address = ::getauxval(AT_ENTRY);
+        ::dl_iterate_phdr(visit_module, &search);
+        return search;
+    }();
+    return found;
+}
+
 void put_code(encoder& out, code_pointer code) {
-    module_search search;
-    search.address = reinterpret_cast<std::uintptr_t>(code);
-    ::dl_iterate_phdr(visit_module, &search);
-    if (!search.found) throw_no_file();
-    out.put(search.id);
-    out.put(static_cast<std::uint64_t>(search.address - search.base));
+    const auto address = reinterpret_cast<std::uintptr_t>(code);
+    module_search other;
+    const module_search* in = &own_program();
+    if (address < in->code_begin || address >= in->code_end) {
+        other.address = address;
+        ::dl_iterate_phdr(visit_module, &other);
+        in = &other;
+    }
+    if (!in->found) throw_no_file();
+    out.put(in->id);
+    out.put(static_cast<std::uint64_t>(address - in->base));
 }
 
 code_pointer get_code(decoder& in) {
-    module_search search;
-    search.by_id = true;
-    search.id = in.get<std::string>();
+    const std::string_view id = in.read(in.get_size(1));
     const auto offset = in.get<std::uint64_t>();
-    ::dl_iterate_phdr(visit_module, &search);
-    if (!search.found)
+    module_search other;
+    const module_search* of = &own_program();
+    if (!of->found || id != of->id) {
+        other.wanted = id;
+        if (!id.empty()) ::dl_iterate_phdr(visit_module, &other);
+        of = &other;
+    }
+    if (!of->found)
         in.fail("asyncio::isolated_executor: the job's function is in a library that the worker "
                 "has not loaded; link it to the program, or load it before the executor is made "
                 "and use start_method::fork");
     if (in.failure()) return nullptr;
-    const std::uintptr_t address = search.base + static_cast<std::uintptr_t>(offset);
-    if (address < search.code_begin || address >= search.code_end) {
+    const std::uintptr_t address = of->base + static_cast<std::uintptr_t>(offset);
+    if (address < of->code_begin || address >= of->code_end) {
         in.fail("asyncio::isolated_executor: the job's function is at no place of its file that "
                 "holds code; decode exactly what was encoded");
         return nullptr;
@@ -20902,18 +20924,30 @@ static int send_frame(int socket, frame_kind kind, const outgoing& call, int fla
     frame_header header;
     header.kind = kind;
     header.size = call.out.written();
+    const std::string_view payload =
+        call.shared < 0 ? std::string_view(call.out.bytes()) : std::string_view();
+    const auto until_done = [](auto send) {
+        while (send() < 0)
+            if (errno != EINTR) return errno;
+        return 0;
+    };
+    // A copy of a few bytes costs less than what the system does for a message of parts.
+    char small[512];
+    if (call.shared < 0 && payload.size() <= sizeof small - sizeof header) {
+        std::memcpy(small, &header, sizeof header);
+        payload.copy(small + sizeof header, payload.size());
+        return until_done([&] {
+            return ::send(socket, small, sizeof header + payload.size(), flags | MSG_NOSIGNAL);
+        });
+    }
     iovec parts[2] = {{&header, sizeof header},
-                      {const_cast<char*>(call.out.bytes().data()),
-                       call.shared < 0 ? call.out.bytes().size() : 0}};
+                      {const_cast<char*>(payload.data()), payload.size()}};
     msghdr message = {};
     message.msg_iov = parts;
     message.msg_iovlen = 2;
     descriptor_message control;
     attach_descriptor(message, control, call.shared);
-    for (;;) {
-        if (::sendmsg(socket, &message, flags | MSG_NOSIGNAL) >= 0) return 0;
-        if (errno != EINTR) return errno;
-    }
+    return until_done([&] { return ::sendmsg(socket, &message, flags | MSG_NOSIGNAL); });
 }
 
 // Takes in one frame after the other.

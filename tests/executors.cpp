@@ -62,6 +62,13 @@ namespace {
 std::atomic<bool> sends_nothing{false};
 } // namespace
 
+extern "C" ssize_t send(int fd, const void* data, std::size_t size, int flags) {
+    using function = ssize_t(int, const void*, std::size_t, int);
+    static const auto real = reinterpret_cast<function*>(::dlsym(RTLD_NEXT, "send"));
+    if (!sends_nothing) return real(fd, data, size, flags);
+    errno = ETOOMANYREFS;
+    return -1;
+}
 extern "C" ssize_t sendmsg(int fd, const msghdr* message, int flags) {
     using function = ssize_t(int, const msghdr*, int);
     static const auto real = reinterpret_cast<function*>(::dlsym(RTLD_NEXT, "sendmsg"));
