@@ -8,6 +8,7 @@
 #include "asyncio.hpp"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -161,6 +162,7 @@ public:
         }
         return microseconds_since(start) / jobs;
     }
+    pid_t process() const { return child_; }
     double run_large() {
         const std::vector<char>& data = large_argument();
         const auto start = clock_type::now();
@@ -390,6 +392,49 @@ private:
     std::FILE* answers_ = nullptr;
 };
 
+// ---- where a worker runs: the other core makes a job ten times slower ---------------------------
+
+cpu_set_t processors_of(pid_t thread) {
+    cpu_set_t set;
+    require(::sched_getaffinity(thread, sizeof set, &set) == 0, "sched_getaffinity failed");
+    return set;
+}
+void move_to(pid_t thread, const cpu_set_t& set) {
+    require(::sched_setaffinity(thread, sizeof set, &set) == 0, "sched_setaffinity failed");
+}
+std::vector<std::size_t> usable_processors() {
+    const cpu_set_t set = processors_of(0);
+    std::vector<std::size_t> found;
+    for (std::size_t i = 0; i < CPU_SETSIZE; ++i)
+        if (CPU_ISSET(i, &set)) found.push_back(i);
+    return found;
+}
+
+// This thread and a worker process, each on one processor until the end of the block.
+class pinned {
+public:
+    pinned(std::size_t here, pid_t worker, std::size_t there)
+        : worker_(worker), before_(processors_of(0)) {
+        move_to(0, only(here));
+        move_to(worker_, only(there));
+    }
+    pinned(const pinned&) = delete;
+    ~pinned() {
+        move_to(0, before_);
+        move_to(worker_, before_);
+    }
+
+private:
+    static cpu_set_t only(std::size_t processor) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(processor, &set);
+        return set;
+    }
+    pid_t worker_;
+    cpu_set_t before_;
+};
+
 // ---- rounds and the table -----------------------------------------------------------------------
 
 struct row {
@@ -400,6 +445,7 @@ struct row {
 
     // The median of the rounds' ratios: the two stand side by side in each.
     double ratio() const {
+        if (ours.empty()) return 0;
         std::vector<double> ratios;
         for (std::size_t i = 0; i < ours.size(); ++i) ratios.push_back(ours[i] / bound[i]);
         return median(ratios);
@@ -441,7 +487,9 @@ int main(int argc, char** argv) {
     const int jobs = quick ? 300 : 2000;
     const int rounds = quick ? 7 : 21;
     row thread{"an empty job on a thread", 1.1};
-    row process{"an empty job in a process", 1.3};
+    row process{"an empty job in a process", 0};
+    row near{"... on the same core", 1.3};
+    row far{"... on another core", 1.3};
     row argument{"100 MB to a process, as a vector", 1.2};
     row forked{"an empty job in a fork of its own", 0};
     row heavy{"8 jobs that compute, on 2 workers", 1 / 0.95};
@@ -466,6 +514,16 @@ int main(int argc, char** argv) {
         const double result = other ? other->ask(name, count) : -1;
         if (result > 0) one.peer.push_back(result);
     };
+    const pid_t worker = workers.stats().workers.front().pid;
+    const std::vector<std::size_t> cores = usable_processors();
+    const auto place = [&](row& one, std::size_t there) {
+        {
+            const pinned both(cores[0], process_bound.process(), there);
+            one.bound.push_back(process_bound.run(jobs));
+        }
+        const pinned both(cores[0], worker, there);
+        one.ours.push_back(asyncio::run(jobs_on(workers, jobs)));
+    };
     for (int i = 0; i < rounds; ++i) {
         thread.bound.push_back(thread_bound.run(jobs));
         thread.ours.push_back(asyncio::run(jobs_on(threads, jobs)));
@@ -473,6 +531,8 @@ int main(int argc, char** argv) {
         process.bound.push_back(process_bound.run(jobs));
         process.ours.push_back(asyncio::run(jobs_on(workers, jobs)));
         ask(process, "process", jobs / 4);
+        place(near, cores[0]);
+        if (cores.size() > 1) place(far, cores[1]);
         argument.bound.push_back(process_bound.run_large());
         argument.ours.push_back(asyncio::run(large_job(workers)));
         if (i < 3) ask(argument, "large", 1);
@@ -493,7 +553,7 @@ int main(int argc, char** argv) {
     std::printf("%-34s %-12s %10s %10s %8s\n", "microseconds per job", "", "min", "median",
                 "/ bound");
     bool fine = true;
-    for (const row& one : {thread, process, argument, forked, heavy, small, big}) {
+    for (const row& one : {thread, process, near, far, argument, forked, heavy, small, big}) {
         print_row(one, "bound", one.bound, false);
         print_row(one, "asyncio.hpp", one.ours, true);
         print_row(one, "Python", one.peer, true);
