@@ -6112,7 +6112,8 @@ coro<outcome<await_result_t<A>>> run_as_outcome(coro<await_result_t<A>> work) {
     if constexpr (std::is_void_v<T>) {
         if (!got.error) co_return outcome<T>();
     } else {
-        if (!got.error) co_return outcome<T>(std::move(*got.value));
+        // Not outcome<T>(...): g++ 12 warns of it, as if that were without a value.
+        if (!got.error) co_return std::move(*got.value);
     }
     const bool delivered = pending && !self.has(task_base::must_cancel);
     const bool caller = self.cancel_requests > requests || delivered;

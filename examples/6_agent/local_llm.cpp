@@ -27,7 +27,7 @@ void claim(bool holds, const string& text) {
 }
 
 // ---- JSON: just what this program needs ---------------------------------------------------------
-string quoted(const string& text) { // as a JSON string
+string json_text(const string& text) { // as a JSON string
     string out;
     for (const char c : text) {
         if (c == '"' || c == '\\' || c == '\n') out += '\\';
@@ -125,7 +125,7 @@ struct event_stream { // the body of a response: an event is a line that begins 
 struct reply { string text; vector<tool_call> calls; };
 asyncio::coro<reply> chat(model& m, string messages) {
     auto [reader, writer] = co_await asyncio::open_connection(m.host, m.port);
-    const string body = "{\"model\":" + quoted(m.name) + ",\"stream\":true,\"messages\":[" +
+    const string body = "{\"model\":" + json_text(m.name) + ",\"stream\":true,\"messages\":[" +
                         messages + "],\"tools\":" + tool_list + "}";
     writer.write("POST /v1/chat/completions HTTP/1.1\r\nHost: " + m.host +
                  "\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: " +
@@ -152,7 +152,7 @@ asyncio::coro<reply> chat(model& m, string messages) {
     }
 }
 asyncio::coro<reply> converse(model& m, asyncio::executor& pool, string question) {
-    string messages = "{\"role\":\"user\",\"content\":" + quoted(question) + "}";
+    string messages = "{\"role\":\"user\",\"content\":" + json_text(question) + "}";
     reply all; // calls, and the last text
     for (int round = 0; round < 5; ++round) {
         say("asking " + m.name);
@@ -167,15 +167,15 @@ asyncio::coro<reply> converse(model& m, asyncio::executor& pool, string question
         co_await asyncio::with(asyncio::task_group(), all_calls);
         string calls, results;
         for (const tool_call& call : r.calls) {
-            const string id = quoted("call_" + std::to_string(all.calls.size()));
+            const string id = json_text("call_" + std::to_string(all.calls.size()));
             calls += R"(,{"id":)" + id + R"(,"type":"function","function":{"name":)" +
-                     quoted(call.name) + R"(,"arguments":)" + quoted(call.arguments) + "}}";
+                     json_text(call.name) + R"(,"arguments":)" + json_text(call.arguments) + "}}";
             results += R"(,{"role":"tool","tool_call_id":)" + id + R"(,"content":)" +
-                       quoted(call.result) + "}";
+                       json_text(call.result) + "}";
             all.calls.push_back(call);
         }
-        messages += R"(,{"role":"assistant","content":)" + quoted(r.text) + R"(,"tool_calls":[)" +
-                    calls.substr(1) + "]}" + results;
+        messages += R"(,{"role":"assistant","content":)" + json_text(r.text) +
+                    R"(,"tool_calls":[)" + calls.substr(1) + "]}" + results;
     }
     co_return all;
 }
@@ -187,7 +187,7 @@ asyncio::coro<> play(model& m, std::chrono::milliseconds gap, asyncio::stream_re
         const string head = co_await in.readuntil("\r\n\r\n"), name = "\r\nContent-Length: ";
         const string body = co_await in.readexactly(std::stol(head.substr(head.find(name) + 18)));
         vector<string> deltas;
-        const auto token = [&](string t) { deltas.push_back("\"content\":" + quoted(t)); };
+        const auto token = [&](string t) { deltas.push_back("\"content\":" + json_text(t)); };
         for (const char* word : {"I ", "\"think\" ", "of ", "this:"}) token(word);
         for (std::size_t at = 0; (at = body.find("\"tool_call_id\"", at)) != string::npos; ++at)
             token(' ' + string_at(body, value_of(body, "content", at)) + '.');
