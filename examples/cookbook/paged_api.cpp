@@ -3,8 +3,9 @@
 //     g++ -std=c++20 -O2 -pthread -I. examples/cookbook/paged_api.cpp -o paged && ./paged
 //
 // What it teaches: an async_generator is a coroutine that gives a value whenever it is asked for
-// one, with co_yield, and may await in between: here a rate_limiter, and the next page. map_stream()
-// is one, too: it calls a function for what comes, some at a time, and gives the results in order.
+// one, with co_yield, and may await in between: here a rate_limiter, and the next page.
+// map_stream() is one, too: it calls a function for each item, some at a time, and gives the
+// results in order.
 // Look at: nobody fetches a page that is not read, and what was begun is tidied up.
 // --virtual does not wait.
 #define ASYNCIO_IMPLEMENTATION
@@ -77,7 +78,9 @@ asyncio::coro<int> async_main() {
     int count = 0;
     {
         auto all = books(service, limit);
-        while (auto book = co_await all.next()) count += *book > 0 ? 1 : 0;
+        while (auto book = co_await all.next()) {
+            ++count; // *book is its number
+        }
     }
     std::printf("%.2f s  read all %d books\n", asyncio::elapsed().total_seconds(), count);
     claim(count == last_page * per_page, "every book came, and then nothing");
