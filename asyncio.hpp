@@ -25670,7 +25670,7 @@ void stream_link::go_on() noexcept {
         fail(ENOMEM, "recv"); // wakes the reader
         return;
     }
-    if (ready) reader_->wake();
+    if (ready && !reader_->woken()) reader_->wake(); // an error after the last bytes has done so
 }
 
 bool stream_link::satisfied(read_wait& w) const {

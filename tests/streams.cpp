@@ -435,6 +435,65 @@ ASYNC_TEST_CASE("who never has to wait, since the peer is fast, lets others have
 }
 #endif
 
+#if !defined(_WIN32)
+ASYNC_TEST_CASE("SR-12: an error that comes with the last bytes wakes the reader once") {
+    int fds[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    auto [reader, writer] = asyncio::make_streams(asyncio::socket(fds[0]));
+    auto reading = asyncio::create_task(reader.readline());
+    auto closing = asyncio::create_task(asyncio::as_outcome(writer.wait_closed()));
+    co_await support::turns(2);
+    writer.write("never read"); // so that the peer's end is a reset
+    CHECK(::send(fds[1], "part", 4, MSG_NOSIGNAL) == 4);
+    ::close(fds[1]);
+    const auto result = co_await asyncio::as_outcome(std::move(reading));
+    CHECK_FALSE(result.has_value());
+    const auto closed = co_await std::move(closing);
+    CHECK_FALSE(closed.has_value());
+}
+
+ASYNC_TEST_CASE("a read that is cancelled before it waits leaves nothing behind") {
+    int fds[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    auto [reader, writer] = asyncio::make_streams(asyncio::socket(fds[0]));
+    const asyncio::socket peer(fds[1]);
+    const auto say = [&](std::string_view text) {
+        CHECK(::send(peer.fileno(), text.data(), text.size(), MSG_NOSIGNAL) ==
+              static_cast<ssize_t>(text.size()));
+    };
+    say("0123456789");
+    std::string read = co_await reader.read(1);
+    CHECK(read == "0");
+    asyncio::current_task().cancel();
+    CHECK_AWAIT_THROWS_AS(reader.readexactly(20), asyncio::cancelled_error);
+    asyncio::current_task().uncancel();
+    read = co_await reader.read(9);
+    CHECK(read == "123456789");
+    say("abcdef");
+    read = co_await reader.read(6);
+    CHECK(read == "abcdef");
+}
+
+ASYNC_TEST_CASE("a write for whose rest there is no memory fails, and so does its connection" *
+                doctest::skip(support::sanitized)) { // whose allocator ends the program
+    constexpr std::size_t much = std::size_t{1} << 40;
+    void* const data = ::mmap(nullptr, much, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                              -1, 0);
+    if (sizeof(void*) < 8 || data == MAP_FAILED) co_return; // nothing is too large here
+    int fds[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    auto [reader, writer] = asyncio::make_streams(asyncio::socket(fds[0]));
+    auto [peer_reader, peer_writer] = asyncio::make_streams(asyncio::socket(fds[1]));
+    CHECK_THROWS_AS(writer.write(std::string_view(static_cast<const char*>(data), much)),
+                    std::bad_alloc);
+    CHECK(writer.get_write_buffer_size() == 0);
+    CHECK_AWAIT_THROWS_AS(writer.drain(), std::system_error);
+    std::string got = co_await peer_reader.read(); // the beginning, and then the end
+    CHECK(got.find_first_not_of('\0') == std::string::npos);
+    ::munmap(data, much);
+}
+#endif
+
 ASYNC_TEST_CASE("SR-11: a second reader is refused, the first is not disturbed") {
     link_ends ends = co_await connected();
     auto first = asyncio::create_task(ends.reader().readline());
