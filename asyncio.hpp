@@ -25604,7 +25604,9 @@ void stream_link::wait_for_data(read_wait& w) noexcept {
 // The wait is over, however it ended. What came for it and was not handed over
 // goes back to the buffer, which is empty: it was received past it.
 void stream_link::forget(read_wait& w) noexcept {
-    if ((w.reading_ || direct_ == &w) && receive_.pending) backend_->cancel(receive_);
+    // One that was cancelled before it could wait has begun to receive, too. A second reader,
+    // who was refused, has not.
+    if (receive_.pending && (reader_ == nullptr || reader_ == &w)) backend_->cancel(receive_);
     if (direct_ == &w) direct_ = nullptr;
     if (w.reading_) reader_ = nullptr;
     w.reading_ = false;
