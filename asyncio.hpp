@@ -25272,7 +25272,12 @@ public:
     std::size_t size() const noexcept { return size_; }
     bool empty() const noexcept { return size_ == 0; }
 
+    // All of it, or nothing when there is no memory.
     void append(std::string_view data) {
+        const std::size_t fits =
+            last_ != nullptr ? std::min(data.size(), last_->capacity - last_->end) : 0;
+        const std::string_view rest = data.substr(fits);
+        chunk* const fresh = rest.empty() ? nullptr : make(std::max(rest.size(), least));
         size_ += data.size();
         if (last_ != nullptr) {
             const std::size_t n = std::min(data.size(), last_->capacity - last_->end);
@@ -25280,10 +25285,9 @@ public:
             last_->end += n;
             data.remove_prefix(n);
         }
-        if (data.empty()) return;
-        chunk* const fresh = make(std::max(data.size(), least));
-        std::memcpy(fresh->bytes(), data.data(), data.size());
-        fresh->end = data.size();
+        if (fresh == nullptr) return;
+        std::memcpy(fresh->bytes(), rest.data(), rest.size());
+        fresh->end = rest.size();
         (last_ != nullptr ? last_->next : first_) = fresh;
         last_ = fresh;
     }
@@ -25638,7 +25642,7 @@ bool stream_link::pump(read_wait& w) {
 bool stream_link::receive(read_wait& w) {
     if (over_) {
         run_over(receiving_, &stream_link::receive_over);
-        return false;
+        return closed_; // for want of memory
     }
     if (w.goal_ == read_wait::goal::into && in_.empty()) {
         direct_ = &w;
@@ -25794,11 +25798,19 @@ void stream_link::write(std::span<const io_buffer> data) {
             done = send_.count;
         }
     }
-    for (const io_buffer& piece : data) {
-        const std::size_t skip = std::min(done, piece.size);
-        done -= skip;
-        if (skip < piece.size)
-            out_.append({static_cast<const char*>(piece.data) + skip, piece.size - skip});
+    const std::size_t kept = out_.size();
+    ASYNCIO_TRY {
+        std::size_t passed = done;
+        for (const io_buffer& piece : data) {
+            const std::size_t skip = std::min(passed, piece.size);
+            passed -= skip;
+            if (skip < piece.size)
+                out_.append({static_cast<const char*>(piece.data) + skip, piece.size - skip});
+        }
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
+        // The peer must not take for the whole what is only its beginning.
+        if (done != 0 || out_.size() != kept) fail(ENOMEM, "write");
+        rethrow_current();
     }
     if (out_.empty()) return;
     flush();
