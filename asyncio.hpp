@@ -10350,6 +10350,7 @@ public:
     address(family_type family, const numbers& n, std::uint16_t port) noexcept
         : numbers_(n), port_(port), family_(family) {}
     const numbers& raw() const noexcept { return numbers_; }
+    static address local_as_given(std::string_view path); // unchecked
 
 private:
     std::string path_;
@@ -23588,7 +23589,8 @@ system_address::system_address(const address& a) noexcept {
         un.sun_family = AF_UNIX;
         const std::string& path = a.path(); // address::local() has checked the length
         std::memcpy(un.sun_path, path.data(), path.size());
-        const bool named = !path.empty() && path[0] != '\0'; // then a zero byte ends it
+        // Then a zero byte ends it, if there is room.
+        const bool named = !path.empty() && path[0] != '\0' && path.size() < sizeof un.sun_path;
         size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + named);
         std::memcpy(&storage, &un, size);
     }
@@ -23597,6 +23599,7 @@ system_address::system_address(const address& a) noexcept {
 address system_address::to_address() const {
     address::numbers n;
     const auto length = static_cast<std::size_t>(size);
+    if (length < offsetof(sockaddr, sa_data)) return address(); // who has sent it has no name
     if (storage.ss_family == AF_INET && length >= sizeof(sockaddr_in)) {
         sockaddr_in in;
         std::memcpy(&in, &storage, sizeof in);
@@ -23614,9 +23617,11 @@ address system_address::to_address() const {
         sockaddr_un un;
         std::memcpy(&un, &storage, sizeof un);
         constexpr std::size_t start = offsetof(sockaddr_un, sun_path);
-        std::string_view path(un.sun_path, length > start ? length - start : 0);
+        std::string_view path(un.sun_path, length > start
+                                               ? std::min(length - start, sizeof un.sun_path)
+                                               : 0);
         if (!path.empty() && path.front() != '\0') path = path.substr(0, path.find('\0'));
-        return address::local(path);
+        return address::local_as_given(path); // others may use all of sun_path
     }
     return address();
 }
@@ -23668,6 +23673,10 @@ address address::local(std::string_view path) {
     if (!path.empty() && path.front() != '\0' && path.find('\0') != std::string_view::npos)
         detail::throw_invalid_argument("asyncio::address: the path of a Unix socket holds a zero "
                                        "byte");
+    return local_as_given(path);
+}
+
+address address::local_as_given(std::string_view path) {
     address a;
     a.path_ = path;
     a.family_ = family_type::local;
