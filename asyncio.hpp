@@ -11046,7 +11046,9 @@ public:
         requires detail::range_of_text<Range>
     void writelines(Range&& pieces) {
         // Pieces that do not outlive the step to the next one are copied.
-        detail::text_list list(!std::is_reference_v<decltype(*std::begin(pieces))>);
+        constexpr bool stay = std::is_lvalue_reference_v<decltype(*std::begin(pieces))> &&
+                              std::forward_iterator<decltype(std::begin(pieces))>;
+        detail::text_list list(!stay);
         for (auto&& piece : pieces) list.add(std::string_view(piece));
         write_pieces(list);
     }
@@ -23803,7 +23805,9 @@ void name_lookup::look_up() {
         if (entry->ai_addrlen > sizeof a.storage) continue;
         a.size = static_cast<socklen_t>(entry->ai_addrlen);
         std::memcpy(&a.storage, entry->ai_addr, entry->ai_addrlen);
-        found.push_back(a.to_address());
+        address one = a.to_address(); // a host that is listed twice is one all the same
+        if (std::find(found.begin(), found.end(), one) == found.end())
+            found.push_back(std::move(one));
     }
     ::freeaddrinfo(list);
 }
@@ -25937,6 +25941,11 @@ void stream_link::finish_close() noexcept {
     }
     if (over_) end_over(); // what it sends must stay until it has ended
     else out_.clear();
+    ASYNCIO_TRY {
+        if (is_socket()) static_cast<void>(local()); // for those who ask later
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
+        // They find none.
+    }
     fd_.reset();
     if (reader_ != nullptr && !reader_->woken()) reader_->wake();
     paused_ = false;

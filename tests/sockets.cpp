@@ -11,6 +11,7 @@
 #if !defined(_WIN32)
 #include <dlfcn.h>
 #include <netdb.h>
+#include <sys/un.h>
 #endif
 
 // Look-ups of "slow.test" come here and wait until the test lets them go.
@@ -60,7 +61,10 @@ int look_up(look_up_function real, const char* host, const char* service, const 
         slow.pass();
         host = "127.0.0.1";
     }
-    return real(host, service, hints, found);
+    const bool twice = host != nullptr && std::string(host) == "twice.test";
+    const int failure = real(twice ? "127.0.0.1" : host, service, hints, found);
+    if (twice && failure == 0) return real("127.0.0.1", service, hints, &(*found)->ai_next);
+    return failure;
 }
 
 } // namespace
@@ -709,6 +713,37 @@ ASYNC_TEST_CASE("Unix datagrams: a queue that others have filled is waited for")
     CHECK(data == "modest");
 }
 
+ASYNC_TEST_CASE("Unix datagrams: a name of any length is a sender's, and none is no address") {
+    const scratch_path path;
+    asyncio::socket receiver = asyncio::socket::unix_dgram();
+    receiver.bind(asyncio::address::local(path.text));
+    sockaddr_un to{};
+    to.sun_family = AF_UNIX;
+    path.text.copy(to.sun_path, sizeof to.sun_path - 1);
+    const auto send_from = [&](const sockaddr_un* own, std::size_t size) {
+        const asyncio::socket sender(::socket(AF_UNIX, SOCK_DGRAM, 0));
+        if (own != nullptr)
+            REQUIRE(::bind(sender.fileno(), reinterpret_cast<const sockaddr*>(own),
+                           static_cast<socklen_t>(size)) == 0);
+        REQUIRE(::sendto(sender.fileno(), "x", 1, 0, reinterpret_cast<const sockaddr*>(&to),
+                         sizeof to) == 1);
+    };
+    send_from(nullptr, 0);
+    asyncio::datagram got = co_await receiver.recvfrom(10);
+    CHECK_FALSE(got.from);
+#if defined(__linux__) // where a name in C is often as long as there is room
+    sockaddr_un full{};
+    full.sun_family = AF_UNIX;
+    std::memset(full.sun_path + 1, 'x', sizeof full.sun_path - 1);
+    send_from(&full, sizeof full);
+    got = co_await receiver.recvfrom(10);
+    CHECK(got.from.path() == std::string(full.sun_path, sizeof full.sun_path));
+    send_from(nullptr, 0);
+    got = co_await receiver.recvfrom(10);
+    CHECK_FALSE(got.from);
+#endif
+}
+
 ASYNC_TEST_CASE("Unix datagrams: a full queue is waited for while the same socket receives") {
     const scratch_path path;
     const scratch_path own;
@@ -923,6 +958,13 @@ ASYNC_TEST_CASE("a service may be a port's number, 0 too") {
     for (const char* none : {"65536", "700000", "4294967377", "99999999999999999999"})
         CHECK_AWAIT_THROWS_AS(asyncio::getaddrinfo("127.0.0.1", none), std::invalid_argument);
 }
+
+#if defined(__GLIBC__) // where a list may be put together
+ASYNC_TEST_CASE("an address that a host has twice is found once") {
+    const std::vector<asyncio::address> found = co_await asyncio::getaddrinfo("twice.test", "80");
+    CHECK(found == std::vector{asyncio::address("127.0.0.1", 80)});
+}
+#endif
 
 ASYNC_TEST_CASE("names are looked up on a helper thread") {
     std::vector<asyncio::address> found = co_await asyncio::getaddrinfo("localhost", "80");

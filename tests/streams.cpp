@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <fcntl.h>
 #include <optional>
+#include <ranges>
+#include <sstream>
 #if defined(_WIN32)
 #include <io.h>
 #else
@@ -11,6 +13,7 @@
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #if defined(__APPLE__)
 #include <malloc/malloc.h>
@@ -652,8 +655,12 @@ ASYNC_TEST_CASE("SW-01: writelines takes ranges of text and pieces made on the w
         iterator end() const { return {5}; }
     };
     ends.writer().writelines(numbers());
-    const std::string received = co_await ends.peer_reader().readexactly(7);
+    std::string received = co_await ends.peer_reader().readexactly(7);
     CHECK(received == "ab01234");
+    std::istringstream words("one two three");
+    ends.writer().writelines(std::views::istream<std::string>(words)); // one string for all
+    received = co_await ends.peer_reader().readexactly(11);
+    CHECK(received == "onetwothree");
 }
 
 ASYNC_TEST_CASE("SW-02: drain waits from the high mark down to the low one") {
@@ -861,7 +868,12 @@ ASYNC_TEST_CASE("both ends know their addresses, also after closing") {
     ends.writer().set_nodelay(true);
     ends.writer().close();
     CHECK(ends.writer().peername() == ends.peer().sockname());
+    CHECK(ends.writer().sockname() == ends.peer().peername());
     ends.writer().set_nodelay(true); // nothing to do any more
+    link_ends others = co_await connected();
+    const asyncio::address own = others.peer().peername();
+    others.writer().abort();
+    CHECK(others.writer().sockname() == own); // which nobody has asked for before
 }
 
 ASYNC_TEST_CASE("sendfile sends a file, or a part of it, between what is written") {
