@@ -9363,7 +9363,8 @@ public:
 
 private:
     void cancel_rest() noexcept {
-        while (taken_ < jobs_.size()) jobs_[taken_++].cancel();
+        for (; taken_ < jobs_.size(); ++taken_)
+            if (jobs_[taken_].valid()) jobs_[taken_].cancel(); // result() empties a handle
         submit_next_ = {};
         chunk_ = {};
         place_ = 0;
@@ -22871,7 +22872,7 @@ void process_core::settle(endings& ends) {
             send_control(control_.get(), {control_kind::kill, w->id, signal, 0}, -1);
     // While some workers are fit and the new ones are not, those are enough.
     while (broken_.empty() && starting_ < queue_.size() && workers_.size() < how_.most &&
-           unfit_in_a_row_ < how_.most)
+           (unfit_in_a_row_ < how_.most || !any_fit()))
         if (!start_worker(ends)) break;
     set_timer();
 }
