@@ -27925,7 +27925,7 @@ public:
     static constexpr int killed = -SIGKILL; // what wait() gives of one that was
 
     child_process(pid_t pid, bool leads_group) noexcept
-        : pid_(pid), leads_group_(leads_group), pidfd_(open_pidfd(pid)) {}
+        : pid_(pid), leads_group_(leads_group), forks_(fork_count), pidfd_(open_pidfd(pid)) {}
 
     pid_t pid() const noexcept { return pid_; }
     int pidfd() const noexcept { return pidfd_.get(); } // -1: the system has none
@@ -27951,10 +27951,12 @@ private:
     pid_t pid_;
     bool leads_group_;
     bool ended_ = false;
+    unsigned forks_; // of the process whose child it is: a fork of that must not kill it
     owned_fd pidfd_;
 };
 
 int child_process::send_signal(int number) const noexcept {
+    if (fork_count != forks_) return ESRCH;
     // A child whose end nobody has seen is a group's leader still, though a zombie.
     if (leads_group_ && ::kill(-pid_, number) == 0) return 0;
     if (leads_group_) return errno;
@@ -28008,7 +28010,7 @@ bool child_process::ended_within(int milliseconds) noexcept {
 }
 
 void child_process::destroy() noexcept {
-    send_signal(SIGKILL);
+    if (send_signal(SIGKILL) == ESRCH && fork_count != forks_) return;
     // What is killed is gone within a millisecond, unless it hangs in the kernel.
     if (ended_within(100)) return;
     ASYNCIO_TRY {
@@ -28483,12 +28485,20 @@ static coro<process> start(launch job) {
     started_process started = spawn(job, ends);
 #else
     child_ends ends = make_ends(job, error);
+    count_forks(); // from now on, at the latest
     pid_t started = -1;
     if (!error) started = spawn(job, ends, error);
     if (error) co_await fail_with(std::move(error));
 #endif
-    const ref_ptr<process_state> state(new process_state(
-        core, child_process(std::move(started), job.new_group), job.kill_on_cancel));
+    child_process made(std::move(started), job.new_group);
+    ref_ptr<process_state> state;
+    ASYNCIO_TRY {
+        state = ref_ptr<process_state>(
+            new process_state(core, std::move(made), job.kill_on_cancel));
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
+        made.destroy();
+        rethrow_current();
+    }
     process child(state); // from here on it is killed when something fails
     std::array<ref_ptr<stream_link>, 3> links;
     for (std::size_t i = 0; i < 3; ++i)
@@ -28507,7 +28517,8 @@ coro<process> create_subprocess(text_list& arguments, const subprocess_options& 
 }
 
 // Into a place that outlives a cancellation.
-static coro<> read_all(read_awaiter reading, std::optional<std::string>* into) {
+static coro<> read_all(ref_ptr<process_state> /*has it*/, read_awaiter reading,
+                       std::optional<std::string>* into) {
     const std::string rest = co_await std::move(reading);
     if (!*into) into->emplace();
     into->value() += rest;
@@ -28523,12 +28534,14 @@ struct child_streams {
     std::optional<read_awaiter> err;
 };
 
-static coro<> read_both(child_streams& from, process_output& output) {
+// When one fails, the other one goes on.
+static coro<> read_both(child_streams& from, ref_ptr<process_state> state) {
+    process_output& output = state->output;
     if (from.out && from.err)
-        co_await gather(read_all(std::move(*from.out), &output.first),
-                        read_all(std::move(*from.err), &output.second));
-    else if (from.out) co_await read_all(std::move(*from.out), &output.first);
-    else if (from.err) co_await read_all(std::move(*from.err), &output.second);
+        co_await gather(read_all(state, std::move(*from.out), &output.first),
+                        read_all(state, std::move(*from.err), &output.second));
+    else if (from.out) co_await read_all(state, std::move(*from.out), &output.first);
+    else if (from.err) co_await read_all(state, std::move(*from.err), &output.second);
 }
 
 static coro<process_output> communicate(child_streams streams, ref_ptr<process_state> state,
@@ -28538,8 +28551,7 @@ static coro<process_output> communicate(child_streams streams, ref_ptr<process_s
         stream_writer to(std::move(streams.in)); // which closes it
         if (!input.empty()) to.write(input);
     }
-    process_output& output = state->output;
-    const caught<void> read = co_await catching(read_both(streams, output));
+    const caught<void> read = co_await catching(read_both(streams, state));
     if (read.error) {
         const bool cancelled = kind_of(read.error) == error_kind::cancelled;
         if (!cancelled || !state->kills_on_cancel()) co_await fail_with(read.error);
@@ -28547,7 +28559,7 @@ static coro<process_output> communicate(child_streams streams, ref_ptr<process_s
     }
     co_await process_awaiter(state);
     if (read.error) co_await fail_with(read.error);
-    co_return std::move(output);
+    co_return std::move(state->output);
 }
 
 } // namespace detail

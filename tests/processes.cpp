@@ -213,6 +213,36 @@ ASYNC_TEST_CASE_REAL("communicate without input may follow write_eof(), also whe
     CHECK(p.returncode() == 0);
 }
 
+ASYNC_TEST_CASE_REAL("communicate that fails leaves no reader behind that writes into nothing") {
+    asyncio::task<> reading;
+    {
+        asyncio::process child = co_await asyncio::create_subprocess_shell(
+            "sleep 60", {.stdout_ = stdio::pipe, .stderr_ = stdio::pipe});
+        const auto read = [&]() -> asyncio::coro<> { co_await child.stdout_->readline(); };
+        reading = asyncio::create_task(read);
+        co_await support::turns(2);
+        CHECK_AWAIT_THROWS_AS(child.communicate(), std::runtime_error); // somebody reads already
+        reading.cancel();
+        CHECK_AWAIT_THROWS_AS(reading, asyncio::cancelled_error);
+    } // kills the child, whose other pipe ends then
+    while (asyncio::all_tasks().size() > 1) co_await support::turns(1);
+}
+
+ASYNC_TEST_CASE_REAL("a fork that ends normally leaves its parent's children alone") {
+    asyncio::process child = co_await asyncio::create_subprocess_exec(argv("sleep", "60"));
+    const auto forked = support::in_child([&] {
+        {
+            const asyncio::process gone = std::move(child);
+        }
+        return 0;
+    });
+    CHECK(forked.exit_code == 0);
+    CHECK(forked.err == "");
+    child.terminate();
+    const int code = co_await child.wait();
+    CHECK(code == -SIGTERM); // and not killed before
+}
+
 ASYNC_TEST_CASE_REAL("a process may be moved while somebody communicates with it") {
     std::vector<process> children;
     std::vector<asyncio::task<asyncio::process_output>> talks;
