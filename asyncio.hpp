@@ -28754,7 +28754,11 @@ static int write_all(int fd, std::string_view data) noexcept {
 static int read_up_to(int fd, std::string& into, std::size_t most) {
     constexpr std::size_t least = 64 * 1024; // where a size says nothing, as in /proc
     std::size_t step = least;
-    if (const std::size_t known = size_of_file(fd)) step = std::max(step, known + 1);
+    if (const std::size_t known = size_of_file(fd)) {
+        const std::int64_t at = seek_to(fd, 0, SEEK_CUR);
+        const auto passed = static_cast<std::uint64_t>(std::max<std::int64_t>(at, 0));
+        if (passed < known) step = std::max(step, known - static_cast<std::size_t>(passed) + 1);
+    }
     while (most > 0) {
         const std::size_t size = into.size();
         const std::size_t wanted = std::min(step, most);
