@@ -8568,8 +8568,10 @@ public:
             future_.state().abort();
             return true;
         }
+        attempt waiting(*this);
         hold_ = clock_hold(*core());
         if (!join(future_.state(), *core())) wake();
+        waiting.keep();
         return true;
     }
     decltype(auto) await_resume() {
@@ -16574,6 +16576,16 @@ void want_signal(loop_core& core, int number) {
     ++signal_users.users[number];
 }
 
+#if defined(__linux__)
+// In a child that the library has forked, which handles no signals yet.
+void forget_signals() noexcept {
+    for (atomic<loop_core*>& slot : signal_users.loops) slot = nullptr;
+    std::fill(std::begin(signal_users.wanted), std::end(signal_users.wanted), 0);
+    std::fill(std::begin(signal_users.users), std::end(signal_users.users), 0);
+    signal_users.handling = 0;
+}
+#endif
+
 void unwant_signal(loop_core& core, int number) noexcept {
     const std::lock_guard lock(signal_users.mutex);
     for (std::size_t i = 0; i < signal_table::most_loops; ++i) {
@@ -19892,7 +19904,11 @@ void thread_core::start_thread() {
     ++started_;
     ++alive_;
     const std::thread::id id = thread.get_id();
-    threads_.emplace(id, std::move(thread));
+    ASYNCIO_TRY {
+        threads_.emplace(id, std::move(thread));
+    } ASYNCIO_CATCH_ALL {
+        thread.detach(); // it works all the same; shutdown() waits for its last word
+    }
 }
 
 local_job* thread_core::take_first() noexcept {
@@ -21149,6 +21165,13 @@ static void leave_at_exit() noexcept {
 #endif
 }
 
+// A program without standard descriptors, as a daemon is, has workers to whom what is opened
+// next must not look like theirs.
+static void fill_standard_descriptors() noexcept {
+    for (int fd = 0; fd <= STDERR_FILENO; ++fd)
+        if (::fcntl(fd, F_GETFD) < 0) static_cast<void>(::open("/dev/null", O_RDWR)); // is fd
+}
+
 static void close_descriptors_from(int first) noexcept {
 #if defined(SYS_close_range)
     if (::syscall(SYS_close_range, static_cast<unsigned>(first), ~0u, 0u) == 0) return;
@@ -21854,6 +21877,7 @@ void worker_main() {
     const char role = detail::worker_role(parent);
     if (role == 0) return;
     ::unsetenv("ASYNCIO_WORKER");
+    detail::fill_standard_descriptors();
     if (role == 'w') {
         ::prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (::getppid() != parent) ::_exit(0);
@@ -22000,9 +22024,17 @@ private:
     frame_reader reader_; // the supervisor's
 };
 
+// Not where the standard descriptors of a program stand that has closed its own: workers have
+// those, too.
+static owned_fd above_those_of_workers(owned_fd fd) noexcept {
+    if (fd.get() < 0 || fd.get() > STDERR_FILENO) return fd;
+    return owned_fd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+}
+
 static owned_fd made_fd(int fd, const char* call) {
-    if (fd < 0) throw_last_error(call);
-    return owned_fd(fd);
+    owned_fd made = above_those_of_workers(owned_fd(fd));
+    if (!made) throw_last_error(call);
+    return made;
 }
 
 // None: `error` says why.
@@ -22012,10 +22044,16 @@ static std::pair<owned_fd, owned_fd> socket_pair(exception_ptr& error) {
         error = call_error(errno, "socketpair");
         return {};
     }
-    std::pair<owned_fd, owned_fd> pair{owned_fd(both[0]), owned_fd(both[1])};
+    std::pair<owned_fd, owned_fd> pair{above_those_of_workers(owned_fd(both[0])),
+                                       above_those_of_workers(owned_fd(both[1]))};
+    if (!pair.first || !pair.second) {
+        error = call_error(errno, "socketpair");
+        return {};
+    }
     // Room for a full frame, whatever the system's default is.
     const int room = 4 * static_cast<int>(frame_room);
-    for (const int fd : both) ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    for (const owned_fd* fd : {&pair.first, &pair.second})
+        ::setsockopt(fd->get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
     return pair;
 }
 
@@ -22038,10 +22076,12 @@ static pid_t fork_child(exception_ptr& error, Body body) {
         return pid;
     }
     this_thread_core = nullptr;
+    forget_signals();
     ::setpgid(0, 0);
     for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
     const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (null >= 0) ::dup2(null, STDIN_FILENO);
+    fill_standard_descriptors();
     const sigset_t none = no_signals();
     ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
     body();
@@ -22974,6 +23014,7 @@ bool process_core::take(worker& from, frame_reader::outcome got, const frame_rea
                                                     "must not write to descriptors it did not "
                                                     "open"));
         ends.push_back({std::exchange(from.job, {}), std::move(why)});
+        from.now = phase::leaving;
     }
     if (from.now == phase::idle) from.now = phase::leaving;
     return false;
@@ -25293,11 +25334,9 @@ public:
         const std::string_view rest = data.substr(fits);
         chunk* const fresh = rest.empty() ? nullptr : make(std::max(rest.size(), least));
         size_ += data.size();
-        if (last_ != nullptr) {
-            const std::size_t n = std::min(data.size(), last_->capacity - last_->end);
-            std::memcpy(last_->bytes() + last_->end, data.data(), n);
-            last_->end += n;
-            data.remove_prefix(n);
+        if (fits != 0) {
+            std::memcpy(last_->bytes() + last_->end, data.data(), fits);
+            last_->end += fits;
         }
         if (fresh == nullptr) return;
         std::memcpy(fresh->bytes(), rest.data(), rest.size());

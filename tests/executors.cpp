@@ -1,6 +1,7 @@
 // Tests [SECTION] executors and [SECTION] codec: concurrent futures, thread pools, isolated
 // workers, and what happens when workers die.
 #include "support.hpp"
+#include "system.hpp"
 
 #include <any>
 #include <array>
@@ -29,6 +30,7 @@
 #include <thread>
 #include <unordered_map>
 #if !defined(_WIN32)
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -1622,6 +1624,86 @@ TEST_CASE("forgotten worker_main: the process says so and ends") {
     CHECK(has_no_children());
 }
 
+TEST_CASE("map(): a job that dies ends it with what it died of, and the pool goes on") {
+    asyncio::process_pool_executor pool(1);
+    const auto work = [](int v) {
+        if (v == 1) std::_Exit(3);
+        return v;
+    };
+    auto results = pool.map(work, std::vector<int>{0, 1, 2});
+    CHECK(*results.next() == 0);
+    CHECK_THROWS_AS(results.next(), asyncio::worker_crashed);
+    CHECK_FALSE(results.next().has_value());
+    CHECK(pool.submit(add, 1, 2).result() == 3);
+}
+
+#if defined(__linux__)
+namespace {
+// Lets one worker at a time begin; the others leave a byte.
+void begin_alone() {
+    const std::string folder = std::getenv("ASYNCIO_TEST_ALONE");
+    const int fd = ::open((folder + "/lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return; // for as long as the process lives
+    const int log = ::open((folder + "/log").c_str(), O_CREAT | O_WRONLY | O_APPEND, 0600);
+    static_cast<void>(!::write(log, "x", 1));
+    throw std::runtime_error("taken");
+}
+void leave_when_two_have_failed() {
+    const std::string log = std::string(std::getenv("ASYNCIO_TEST_ALONE")) + "/log";
+    struct stat about;
+    while (::stat(log.c_str(), &about) != 0 || about.st_size < 2) ::usleep(1000);
+    std::_Exit(1);
+}
+} // namespace
+
+TEST_CASE("PP-06: workers that are unfit beside a fit one are tried again when that one has gone") {
+    const support::scratch folder;
+    ::setenv("ASYNCIO_TEST_ALONE", (folder / "").c_str(), 1);
+    asyncio::isolated_executor pool(2, {.initializer = begin_alone});
+    const auto leaves = pool.submit(leave_when_two_have_failed);
+    const auto waits = pool.submit(add, 1, 2);
+    CHECK_THROWS_AS(leaves.result(), asyncio::worker_crashed);
+    CHECK(waits.result() == 3);
+    ::unsetenv("ASYNCIO_TEST_ALONE");
+}
+
+TEST_CASE("a worker whose noise has ended its job has none that could be late") {
+    asyncio::isolated_executor pool(2, {.job_timeout = 500ms});
+    const auto parent = [] {
+        ::usleep(20'000); // so that another worker gets the other one
+        return ::getppid();
+    };
+    const auto one = pool.submit(parent);
+    const auto other = pool.submit(parent);
+    const pid_t server = one.result();
+    CHECK(other.result() == server);
+    const auto noisy = pool.submit([] {
+        ::kill(::getppid(), SIGSTOP); // which would tell of this one's death
+        static_cast<void>(!::write(3, "x", 1));
+        ::pause();
+    });
+    const auto late = pool.submit([] { ::pause(); });
+    CHECK_THROWS_AS(noisy.result(), asyncio::codec_error);
+    CHECK_THROWS_AS(late.result(), asyncio::timeout_error);
+    ::kill(server, SIGCONT);
+    CHECK(pool.submit(add, 1, 2).result() == 3);
+}
+
+TEST_CASE("workers of a program without standard descriptors have none of the pool's there") {
+    const auto child = support::in_child([] {
+        for (int fd = 0; fd < 3; ++fd) ::close(fd);
+        asyncio::isolated_executor pool(1, {.start = asyncio::start_method::fork});
+        const auto print = [] {
+            std::fputs("hello\n", stderr);
+            std::fflush(stderr);
+        };
+        pool.submit(print).result();
+        return pool.submit(add, 1, 2).result() == 3 ? 0 : 1;
+    });
+    CHECK(child.exit_code == 0);
+}
+#endif
+
 TEST_CASE("map() on processes, in chunks, with an error in its place") {
     asyncio::process_pool_executor pool(2);
     std::vector<int> numbers(20);
@@ -2510,6 +2592,27 @@ ASYNC_TEST_CASE("what a loop had open for a pool is closed when the pool is gone
 // ---- fork_job -----------------------------------------------------------------------------------
 
 TEST_SUITE("fork_job") {
+ASYNC_TEST_CASE_REAL("a forked job handles signals of its own, whatever its parent did") {
+    const auto mine = asyncio::create_task([]() -> asyncio::coro<> {
+        static_cast<void>(co_await asyncio::wait_signal(SIGUSR1));
+    });
+    co_await support::turns(2);
+    const auto waits = [] {
+        return asyncio::run([]() -> asyncio::coro<int> {
+            auto got = asyncio::create_task([]() -> asyncio::coro<int> {
+                co_return co_await asyncio::wait_signal(SIGUSR1);
+            });
+            co_await support::turns(2);
+            ::kill(::getpid(), SIGUSR1);
+            co_return co_await got;
+        });
+    };
+    const int number = co_await asyncio::fork_job(waits);
+    CHECK(number == SIGUSR1);
+    CHECK_FALSE(mine.done());
+    mine.cancel();
+}
+
 ASYNC_TEST_CASE("any capture works, and only the result comes back") {
     struct local {
         std::string text;
