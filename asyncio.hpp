@@ -16464,7 +16464,10 @@ struct stream_state : timer_node {
         core->remove_timer(*this);
         if (timers.empty() || paused || scale == 0) return;
         const std::int64_t moment = timers.first_when();
-        std::int64_t loop_time = loop_time_of(moment);
+        const bool stands = paused || scale == 0;
+        const bool due = moment <= now();
+        if (stands && !due) return;
+        std::int64_t loop_time = stands ? core->now_ns() : loop_time_of(moment);
         // Rounding never makes it fire in vain for ever.
         if (moment > now()) loop_time = std::max(loop_time, core->now_ns() + 1);
         core->timers.insert_in_place(*this, loop_time);
@@ -17115,12 +17118,12 @@ void event_loop::take_due_timers(std::int64_t now) noexcept {
 // Nanoseconds that the system may sleep; negative: until something happens.
 std::int64_t event_loop::sleep_time(std::int64_t now) const noexcept {
     const detail::loop_core& core = *core_;
+    if (!core.timers.empty() && core.timers.first_when() <= now) return 0; // though it may stand
     if (core.clock == clock_kind::virtual_time)
         return core.clock_holds > 0 || core.timers.empty() ? -1 : 0;
     if (core.clock == clock_kind::manual) return core.stands_at < manual_target_ ? 0 : -1;
     if (core.timers.empty() || core.paused) return -1;
     const std::int64_t left = core.timers.first_when() - now;
-    if (left <= 0) return 0;
     return core.scaled ? core.scaled->real_span(core, left) : left;
 }
 
@@ -17279,9 +17282,10 @@ std::optional<duration> event_loop::next_deadline() const noexcept {
         if (told) core.telling.store(false); // it has not polled since
         return duration();
     }
-    if (core.timers.empty() || core.paused) return std::nullopt;
+    if (core.timers.empty()) return std::nullopt;
     const std::int64_t left = core.timers.first_when() - core.now_ns();
     if (left <= 0) return duration();
+    if (core.paused) return std::nullopt;
     return duration(
         std::chrono::nanoseconds(core.scaled ? core.scaled->real_span(core, left) : left));
 }

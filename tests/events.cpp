@@ -1432,6 +1432,45 @@ TEST_CASE("a paused clock stands until resume(), though its scale was zero meanw
     CHECK(moves());
 }
 
+ASYNC_TEST_CASE("what is due already is done while the clock stands") {
+    asyncio::event_loop& loop = asyncio::get_running_loop();
+    const auto never = asyncio::create_future<void>();
+    const auto held = asyncio::concurrent_future<void>::create(); // holds a virtual clock
+    loop.call_later(0s, [&] { held.set_result(); });
+    co_await held;
+    const auto none = co_await asyncio::wait(never, {.timeout = 0s});
+    CHECK(none.done.empty());
+
+    asyncio::event_loop paused;
+    const asyncio::time_point begin = paused.time();
+    paused.pause();
+    int ran = 0;
+    std::thread([&] { // a loop of its own, as none runs inside another
+        paused.call_at(begin, [&] {
+            ++ran;
+            paused.stop();
+        });
+        CHECK(paused.next_deadline() == asyncio::duration());
+        paused.run_forever();
+        asyncio::event_loop by_hand(manual);
+        by_hand.call_later(0s, [&] {
+            ++ran;
+            by_hand.stop();
+        });
+        by_hand.run_forever();
+        asyncio::time_stream world(by_hand);
+        world.pause();
+        const auto waits = [&]() -> asyncio::coro<> {
+            static_cast<void>(co_await asyncio::wait(by_hand.create_future<void>(),
+                                                     {.timeout = 0s}));
+        };
+        const asyncio::task<> task = by_hand.create_task(waits, {.clock = &world});
+        by_hand.run_until_complete(task);
+        ++ran;
+    }).join();
+    CHECK(ran == 3);
+}
+
 TEST_CASE("a loop that is closed has no deadline, whatever is left in it") {
     asyncio::event_loop loop;
     loop.call_soon([] {});
