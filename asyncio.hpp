@@ -6614,7 +6614,7 @@ struct shield_state final : value_state<T, state_base> {
     }
 
     bool cancel(std::string_view message) override {
-        if (this->done()) return false;
+        if (this->done() || this->core->closed) return false;
         if (node.is_linked()) {
             // Nobody waits for it now; an error of it is reported.
             inner.state().unlink(node);
@@ -16941,6 +16941,7 @@ void event_loop::watch(int fd, bool write, detail::box<detail::callback_base> fn
     check_call(who);
     auto entry = std::make_shared<watch_entry>(*this, fd, write, std::move(fn));
     unwatch(fd, write);
+    rest_->watches.reserve(rest_->watches.size() + 1);
     backend_->watch(fd, write, *entry, who);
     entry->shared = entry;
     rest_->watches.push_back(std::move(entry));
@@ -18850,6 +18851,8 @@ void task_group::place::take(detail::state_base& task) noexcept {
     children = c;
     if (task.done()) c->completed(c, task);
     else task.link(*c);
+    // An eager one may have ended the group in its first step.
+    if (c->group->aborting_ && !task.done()) task.cancel({});
 }
 
 void task_group::abort() noexcept {

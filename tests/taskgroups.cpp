@@ -2616,6 +2616,25 @@ TEST_CASE("a group takes no pending task of another loop, and one that is done a
 } // TEST_SUITE
 #endif
 
+TEST_SUITE("taskgroups: an eager child") {
+
+ASYNC_TEST_CASE("that cancels its group is cancelled with it") {
+    const asyncio::time_point begin = asyncio::get_running_loop().time();
+    asyncio::task<> child;
+    const auto body = [&](asyncio::task_group& group) {
+        const auto ends_all = [&group]() -> asyncio::coro<> {
+            group.cancel();
+            co_await asyncio::sleep(1h);
+        };
+        child = group.create_task(ends_all, {.eager_start = true});
+    };
+    co_await asyncio::with(asyncio::task_group(), body);
+    CHECK(child.cancelled());
+    CHECK(asyncio::get_running_loop().time() == begin);
+}
+
+} // TEST_SUITE
+
 TEST_SUITE("taskgroups: destroyed while pending") {
 
 TEST_CASE("what completes after its loop has closed is kept by nothing that waited for it") {
@@ -2633,6 +2652,7 @@ TEST_CASE("what completes after its loop has closed is kept by nothing that wait
             shielded = asyncio::shield(first);
         }
         loop.close();
+        CHECK_FALSE(shielded.cancel()); // there is nobody to tell
         first.set_result(value);
         second.set_result(value);
         CHECK_FALSE(both.done());
