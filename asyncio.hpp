@@ -16462,14 +16462,14 @@ struct stream_state : timer_node {
     }
     void set_timer() noexcept {
         core->remove_timer(*this);
-        if (timers.empty() || paused || scale == 0) return;
+        if (timers.empty()) return;
         const std::int64_t moment = timers.first_when();
         const bool stands = paused || scale == 0;
         const bool due = moment <= now();
         if (stands && !due) return;
         std::int64_t loop_time = stands ? core->now_ns() : loop_time_of(moment);
         // Rounding never makes it fire in vain for ever.
-        if (moment > now()) loop_time = std::max(loop_time, core->now_ns() + 1);
+        if (!due) loop_time = std::max(loop_time, core->now_ns() + 1);
         core->timers.insert_in_place(*this, loop_time);
         core->note_timer(loop_time);
     }
@@ -16766,7 +16766,7 @@ void event_loop::close() {
     if (running_)
         detail::throw_runtime_error("asyncio::event_loop::close: the loop is running; stop() it "
                                     "and close it after run_forever() has returned");
-    if (core_->closed) return;
+    if (core_->closed || core_->closing) return; // closing: by a destructor in a frame
     set_wake_handler({});
     destroy_pending();
     while (core_->first_generator) core_->first_generator->leave();
@@ -18141,8 +18141,9 @@ void task_base::stop_at_await() noexcept {
 void task_base::destroy_frames() noexcept {
     if (!root) return;
     promise_base* const first = root;
-    // While the frames go, wake-ups of this task lead nowhere.
+    // While the frames go, wake-ups and cancellations of this task lead nowhere.
     root = nullptr;
+    waiting = nullptr;
     set(gone);
     const bool before = std::exchange(core->ending_frames, true);
     for (promise_base* p = at; p;) {

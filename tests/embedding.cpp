@@ -1899,6 +1899,31 @@ TEST_CASE("a second loop does not run inside a callback of the first one on the 
     CHECK(other.time() == before); // what was refused moves no clock later
 }
 
+TEST_CASE("a destructor in a frame that goes with its loop may cancel the task, and close the loop") {
+    struct last_words {
+        asyncio::any_task* task;
+        asyncio::event_loop* loop;
+        ~last_words() {
+            task->cancel();
+            loop->close();
+        }
+    };
+    asyncio::any_task parent;
+    {
+        asyncio::event_loop loop(manual);
+        const auto inner = []() -> asyncio::coro<> { co_await asyncio::sleep(1h); };
+        const auto outer = [&]() -> asyncio::coro<> {
+            const last_words here{&parent, &loop};
+            co_await inner();
+        };
+        const auto both = [&]() -> asyncio::coro<> { co_await asyncio::create_task(outer); };
+        parent = loop.create_task(both);
+        loop.poll();
+        loop.poll();
+    }
+    CHECK(parent.done());
+}
+
 TEST_CASE("run() and close() inside a callback are refused") {
     const auto nothing = []() -> asyncio::coro<> { co_return; };
     const std::string run = refused_inside([&](asyncio::event_loop&) { asyncio::run(nothing); });
