@@ -16579,7 +16579,7 @@ void want_signal(loop_core& core, int number) {
     ++signal_users.users[number];
 }
 
-#if defined(__linux__)
+#if defined(__linux__) && !defined(ASYNCIO_NO_THREADS)
 // In a child that the library has forked, which handles no signals yet.
 void forget_signals() noexcept {
     for (atomic<loop_core*>& slot : signal_users.loops) slot = nullptr;
