@@ -20961,12 +20961,12 @@ static int send_frame(int socket, frame_kind kind, const outgoing& call, int fla
         return 0;
     };
     // A copy of a few bytes costs less than what the system does for a message of parts.
-    char small[512];
-    if (call.shared < 0 && payload.size() <= sizeof small - sizeof header) {
-        std::memcpy(small, &header, sizeof header);
-        payload.copy(small + sizeof header, payload.size());
+    char frame[512];
+    if (call.shared < 0 && payload.size() <= sizeof frame - sizeof header) {
+        std::memcpy(frame, &header, sizeof header);
+        payload.copy(frame + sizeof header, payload.size());
         return until_done([&] {
-            return ::send(socket, small, sizeof header + payload.size(), flags | MSG_NOSIGNAL);
+            return ::send(socket, frame, sizeof header + payload.size(), flags | MSG_NOSIGNAL);
         });
     }
     iovec parts[2] = {{&header, sizeof header},

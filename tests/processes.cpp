@@ -216,8 +216,8 @@ ASYNC_TEST_CASE_REAL("communicate without input may follow write_eof(), also whe
 ASYNC_TEST_CASE_REAL("communicate that fails leaves no reader behind that writes into nothing") {
     asyncio::task<> reading;
     {
-        asyncio::process child = co_await asyncio::create_subprocess_shell(
-            "sleep 60", {.stdout_ = stdio::pipe, .stderr_ = stdio::pipe});
+        process child = co_await asyncio::create_subprocess_exec( // no shell that has a child
+            argv("sleep", "60"), {.stdout_ = stdio::pipe, .stderr_ = stdio::pipe});
         const auto read = [&]() -> asyncio::coro<> { co_await child.stdout_->readline(); };
         reading = asyncio::create_task(read);
         co_await support::turns(2);
