@@ -1673,10 +1673,18 @@ TEST_CASE("a worker whose noise has ended its job has none that could be late") 
         ::usleep(20'000); // so that another worker gets the other one
         return ::getppid();
     };
-    const auto one = pool.submit(parent);
-    const auto other = pool.submit(parent);
-    const pid_t server = one.result();
-    CHECK(other.result() == server);
+    const auto both_ready = [&pool] {
+        const std::vector<asyncio::worker_stats> workers = pool.stats().workers;
+        return std::count_if(workers.begin(), workers.end(),
+                             [](const auto& w) { return w.pid != 0; }) == 2;
+    };
+    pid_t server = 0;
+    while (!both_ready()) {
+        const auto one = pool.submit(parent);
+        const auto other = pool.submit(parent);
+        server = one.result();
+        CHECK(other.result() == server);
+    }
     const auto noisy = pool.submit([] {
         ::kill(::getppid(), SIGSTOP); // which would tell of this one's death
         static_cast<void>(!::write(3, "x", 1));

@@ -478,11 +478,15 @@ ASYNC_TEST_CASE("a read that is cancelled before it waits leaves nothing behind"
 }
 
 ASYNC_TEST_CASE("a write for whose rest there is no memory fails, and so does its connection" *
-                doctest::skip(support::sanitized)) { // whose allocator ends the program
-    constexpr std::size_t much = std::size_t{1} << 40;
+                doctest::skip(support::sanitized || sizeof(void*) < 8)) {
+    // A sanitizer's allocator ends the program, and with 32 bits nothing is too large.
+    constexpr std::size_t much = std::size_t{1} << (sizeof(void*) < 8 ? 20 : 40);
     void* const data = ::mmap(nullptr, much, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                               -1, 0);
-    if (sizeof(void*) < 8 || data == MAP_FAILED) co_return; // nothing is too large here
+    if (data == MAP_FAILED) {
+        MESSAGE("no address space for what no memory can hold: not tested");
+        co_return;
+    }
     int fds[2];
     REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     auto [reader, writer] = asyncio::make_streams(asyncio::socket(fds[0]));
