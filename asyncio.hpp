@@ -6210,7 +6210,8 @@ coro<outcome<await_result_t<A>>> as_outcome(A&& work) {
 /// they came, and then the body's; a keyboard_interrupt as it is; cancelled_error when the
 /// task was cancelled from outside. When something failed as well, the group is thrown and the
 /// cancellation comes at the next await. A child that was cancelled is no error.
-/// Python's asyncio.TaskGroup.
+/// Where the frame of the block is destroyed, by the end of a task_scope, of a generator or of
+/// the loop, the children end as those of a task_scope do. Python's asyncio.TaskGroup.
 class task_group {
 public:
     task_group() = default;
@@ -18805,13 +18806,19 @@ task_group::task_group(task_group&& other) {
 }
 
 task_group::~task_group() {
+    finished_ = true;
     while (child* c = children_) {
-        if (c->is_linked()) {
-            c->task->unlink(*c);
-            c->forget();
-        } else {
+        if (!c->is_linked()) {
             c->leave(); // it is in the ready queue, and goes when its turn comes
+            continue;
         }
+        const detail::ref_ptr<detail::state_base> left = c->task;
+        left->unlink(*c);
+        c->forget();
+        if (!left->is_task) continue;
+        auto& task = static_cast<detail::task_base&>(*left);
+        if (task.is_running()) task.stop_at_await();
+        else if (task.root) task.end_at_once(nullptr);
     }
     while (child* c = failed_) {
         failed_ = c->next_child;

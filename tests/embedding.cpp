@@ -1317,6 +1317,61 @@ TEST_CASE("a task that ends leaves those alone that it only waited for") {
     CHECK_FALSE(sleeps.cancelled());
 }
 
+TEST_CASE("the children of a group end with the block that a scope ends") {
+    asyncio::event_loop loop(manual);
+    auto scope = std::make_unique<asyncio::task_scope>(loop);
+    words log;
+    struct leaves {
+        words& log;
+        std::string who;
+        leaves(words& l, std::string w) : log(l), who(std::move(w)) {}
+        leaves(const leaves&) = delete;
+        ~leaves() { log.push_back(who); }
+    };
+    const auto child = [&](std::string who) -> asyncio::coro<> {
+        const leaves last(log, who);
+        co_await asyncio::sleep(1h);
+    };
+    asyncio::task<> first;
+    asyncio::task<> running;
+    const auto parent = [&]() -> asyncio::coro<> {
+        const leaves last(log, "parent");
+        co_await asyncio::with(asyncio::task_group(),
+                               [&](asyncio::task_group& group) -> asyncio::coro<> {
+                                   first = group.create_task(child("first"));
+                                   group.create_task(child("second"));
+                                   running = group.create_task([&]() -> asyncio::coro<> {
+                                       const leaves end(log, "running");
+                                       co_await asyncio::sleep(1s);
+                                       scope.reset();
+                                       log.push_back("goes on");
+                                       co_await asyncio::sleep(0s);
+                                       log.push_back("never");
+                                   });
+                                   co_await asyncio::sleep(1h);
+                               });
+    };
+    // It began elsewhere, so that its children are not of the scope.
+    const auto adopted = loop.create_task(parent);
+    scope->create_task(adopted);
+    SUBCASE("from outside") {
+        loop.poll();
+        scope.reset();
+        CHECK(log == words{"running", "second", "first", "parent"});
+    }
+    SUBCASE("by one of them") {
+        loop.poll();
+        loop.advance(1s);
+        CHECK(log == words{"second", "first", "parent", "goes on", "running"});
+    }
+    CHECK(adopted.cancelled());
+    CHECK(first.cancelled());
+    CHECK(running.cancelled());
+    loop.advance(2h);
+    CHECK(log.size() <= 5);
+    CHECK(asyncio::all_tasks(loop).empty());
+}
+
 TEST_CASE("who runs until a task of a scope is done is told that it ended") {
     asyncio::event_loop loop(manual);
     auto scope = std::make_unique<asyncio::task_scope>(loop);
