@@ -17266,12 +17266,15 @@ void event_loop::fix_time() noexcept {
 bool event_loop::clock_can_move() noexcept {
     detail::loop_core& core = *core_;
     if (core.clock == clock_kind::real) return false;
-    if (core.clock == clock_kind::manual && core.stands_at >= manual_target_) return false;
-    if (core.clock == clock_kind::virtual_time && (core.timers.empty() || core.clock_holds > 0))
-        return false;
-    move_clock();
-    take_due_timers(core.stands_at);
-    return !core.ready.empty();
+    do {
+        if (core.clock == clock_kind::manual && core.stands_at >= manual_target_) return false;
+        if (core.clock == clock_kind::virtual_time &&
+            (core.timers.empty() || core.clock_holds > 0))
+            return false;
+        move_clock();
+        take_due_timers(core.stands_at);
+    } while (core.ready.empty()); // a time_stream rounds its moments, and may have none yet
+    return true;
 }
 
 std::optional<duration> event_loop::next_deadline() const noexcept {
@@ -17310,7 +17313,7 @@ void detail::loop_core::tell_host() noexcept {
 
 void detail::loop_core::watch_for_host() noexcept {
     last_now = timers.empty() ? INT64_MAX : timers.first_when() - 1;
-    if (paused) last_now = INT64_MIN; // no timer comes before the clock goes on
+    if (paused) last_now = std::min(last_now, stands_at); // what comes later waits for the clock
     telling.store(true);
 }
 
@@ -17404,11 +17407,15 @@ void event_loop::rescale(double scale, bool held) noexcept {
     const std::int64_t now = core.now_ns();
     const bool paused = held || scale == 0;
     const bool faster = !paused && (core.paused || scale > core.scale);
+    const std::int64_t shown = core.now_ns();
+    const bool fixed = std::exchange(core.time_fixed, false);
+    const std::int64_t now = core.now_ns(); // of the clock, which goes on while a frame's stands
+    core.time_fixed = fixed;
     core.scale_origin = now;
     core.scale_start = detail::system_now_ns();
     core.scale = scale;
     core.scaled = &detail::changed_scale;
-    core.stands_at = now;
+    core.stands_at = shown;
     core.held = held;
     core.paused = paused;
     core.ask_soon = true;

@@ -360,6 +360,49 @@ TEST_CASE("the host is told when the clock moves a deadline nearer") {
     CHECK(told == 3);
 }
 
+TEST_CASE("the host is told of what is due already, though the clock stands") {
+    asyncio::event_loop loop;
+    int told = 0;
+    loop.pause();
+    loop.set_wake_handler([&] { ++told; });
+    bool ran = false;
+    loop.call_later(0s, [&] { ran = true; });
+    CHECK(told == 1);
+    CHECK(loop.next_deadline() == asyncio::duration());
+    loop.poll();
+    CHECK(ran);
+}
+
+TEST_CASE("a change of the time's scale within a frame loses none of the frame's time") {
+    asyncio::event_loop loop;
+    const asyncio::time_point began = loop.time();
+    asyncio::duration in_frame;
+    loop.call_soon([&] {
+        const asyncio::time_point frame = loop.time();
+        const auto begin = std::chrono::steady_clock::now();
+        while (std::chrono::steady_clock::now() - begin < 2ms) {}
+        loop.set_time_scale(1e-9);
+        in_frame = loop.time() - frame;
+    });
+    loop.poll();
+    CHECK(in_frame == asyncio::duration());
+    CHECK(loop.time() - began >= asyncio::duration(2ms));
+}
+
+TEST_CASE("advance() goes all the way, though a stream's moment is rounded") {
+    asyncio::event_loop loop(manual);
+    asyncio::time_stream world(loop);
+    world.set_scale(0.7);
+    const auto slow = loop.create_task(asyncio::sleep(490ms), {.clock = &world});
+    const auto own = loop.create_task(asyncio::sleep(2s));
+    loop.poll();
+    const asyncio::time_point before = loop.time();
+    loop.advance(3s);
+    CHECK(loop.time() - before == asyncio::duration(3s));
+    CHECK(slow.done());
+    CHECK(own.done());
+}
+
 TEST_CASE("a handler may replace itself, be taken away, and be set within the loop") {
     asyncio::event_loop loop(manual);
     std::string log;
