@@ -5287,6 +5287,8 @@ template <class A>
 inline constexpr bool is_task = false;
 template <class T>
 inline constexpr bool is_task<task<T>> = true;
+template <>
+inline constexpr bool is_task<any_task> = true;
 template <class A>
 inline constexpr bool is_future = is_task<A>;
 template <class T>
@@ -5362,7 +5364,9 @@ private:
 template <class A>
 auto ensure_future(loop_core& core, A&& work) {
     using kept = std::decay_t<A>;
-    if constexpr (is_future<kept>) {
+    if constexpr (std::same_as<kept, any_task>) { // what its state holds is not known
+        return future<void>(spawn<void>(core, as_coro(kept(std::forward<A>(work))), {}));
+    } else if constexpr (is_future<kept>) {
         require_same_loop(core, work.state());
         return future<typename kept::value_type>(std::forward<A>(work));
     } else {
@@ -6760,8 +6764,7 @@ std::vector<Handle> without_duplicates(std::vector<Handle> handles) {
 }
 
 template <class H>
-concept waitable =
-    is_future<std::remove_cvref_t<H>> || std::same_as<std::remove_cvref_t<H>, any_task>;
+concept waitable = is_future<std::remove_cvref_t<H>>;
 
 template <class R>
 concept waitable_range = requires(R& r) {

@@ -2338,6 +2338,18 @@ ASYNC_TEST_CASE("AC-02: the tasks that were given are yielded, and for coroutine
     co_await mixed.next();
 }
 
+ASYNC_TEST_CASE("as_completed() yields an any_task as it was given, too") {
+    const asyncio::any_task slow = asyncio::create_task(after(2s, 1));
+    const asyncio::any_task quick = asyncio::create_task(asyncio::sleep(1s));
+    auto given = asyncio::as_completed(these(slow, quick));
+    const auto first = co_await given.next();
+    REQUIRE(first);
+    CHECK(*first == quick);
+    const auto last = co_await given.next();
+    REQUIRE(last);
+    CHECK(*last == slow);
+}
+
 ASYNC_TEST_CASE("AC-03: a timeout gives what was done, then timeout_error, and cancels nothing") {
     asyncio::task<int> quick = asyncio::create_task(after(1s, 1));
     asyncio::task<int> slow = asyncio::create_task(after(3s, 2));

@@ -627,6 +627,10 @@ ASYNC_TEST_CASE("any_task does what every task can, without a value") {
     CHECK(told);
     const std::unordered_set<asyncio::any_task> hashed{any, t};
     CHECK(hashed.size() == 1);
+    CHECK(asyncio::create_task(any) == any);
+    const std::vector<asyncio::any_task> twice = {any, any};
+    const auto both = co_await asyncio::gather(asyncio::return_exceptions, twice);
+    CHECK(support::message_of(both.at(1).error().exception()) == "any");
 }
 
 ASYNC_TEST_CASE("the loop keeps a task alive whose handle is dropped") {
