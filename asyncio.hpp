@@ -9216,6 +9216,19 @@ constexpr bool check_isolated() {
     return traits::travels();
 }
 
+// The elements of a span instead of it; others become what is stored by themselves.
+template <class S, class A>
+decltype(auto) copy_of_span(A&& arg) {
+    if constexpr (is_span<std::remove_cvref_t<A>>) return S(arg.begin(), arg.end());
+    else return std::forward<A>(arg);
+}
+template <class R, class Call, class... Sent, class Fn, class... Args>
+ref_ptr<concurrent_state<R>> submit_copies(executor_core& core, type_list<Sent...> sent, Fn&& fn,
+                                           Args&&... args) {
+    return submit_local<R, Call>(core, sent, std::forward<Fn>(fn),
+                                 copy_of_span<Sent>(std::forward<Args>(args))...);
+}
+
 // For isolated executors: in a process, or with copies of its own on a thread.
 template <class Fn, class... Args>
 auto submit_isolated(executor_core& core, Fn&& fn, Args&&... args) {
@@ -9224,8 +9237,8 @@ auto submit_isolated(executor_core& core, Fn&& fn, Args&&... args) {
         using result = typename traits::remote::type;
         using call = remote_call<typename traits::callable, typename traits::sent>;
         if (core.remote) return submit_remote<result>(core, fn, args...);
-        return submit_local<result, call>(core, typename traits::sent(), std::forward<Fn>(fn),
-                                          std::forward<Args>(args)...);
+        return submit_copies<result, call>(core, typename traits::sent(), std::forward<Fn>(fn),
+                                           std::forward<Args>(args)...);
     } else {
         return ref_ptr<concurrent_state<void>>(); // the reason has been given above
     }

@@ -1752,6 +1752,23 @@ ASYNC_TEST_CASE("a text literal, a view and a span parameter get values of their
     CHECK(sum == 6);
 }
 
+ASYNC_TEST_CASE("a span is an argument, too, with either isolation") {
+    std::vector<int> numbers{1, 2, 3};
+    const auto total = [](std::vector<int> v) { return std::accumulate(v.begin(), v.end(), 0); };
+    const auto total_of_span = [](std::span<const int> s) {
+        return std::accumulate(s.begin(), s.end(), 0);
+    };
+    asyncio::isolated_executor processes(1);
+    asyncio::isolated_executor threads(1, {.isolation = asyncio::isolation::thread});
+    for (auto* pool : {&processes, &threads}) {
+        const std::span<int> given(numbers);
+        const int whole = co_await pool->submit(total, given);
+        const int part = co_await pool->submit(total_of_span, given.first(2));
+        CHECK(whole == 6);
+        CHECK(part == 3);
+    }
+}
+
 struct scaled {
     double factor;
     double operator()(double v) const { return factor * v; }
