@@ -8519,9 +8519,27 @@ public:
     }
 };
 
-// A done-callback of the user's. What it throws is printed, and the others run.
+class thread_core;
+
+// While a thread pool's thread calls a done-callback of the user's, it does not count as idle:
+// the callback may wait for another job of the pool.
+class callback_on_worker {
+public:
+    ASYNCIO_API callback_on_worker() noexcept;
+    callback_on_worker(const callback_on_worker&) = delete;
+    callback_on_worker& operator=(const callback_on_worker&) = delete;
+    ASYNCIO_API ~callback_on_worker();
+
+private:
+    thread_core* core_;
+};
+
+// A done-callback of the user's. What it throws is printed, and the others run. One that takes
+// the future is a handle from the beginning, so that nobody moves the value out before.
 template <class T, class F>
 struct concurrent_callback final : done_node {
+    static constexpr bool takes_future = std::invocable<F&, concurrent_future<T>>;
+
     explicit concurrent_callback(F f) : fn(std::move(f)) {}
     void done(concurrent_base& state) noexcept override;
     void dropped() noexcept override { delete this; }
@@ -8676,8 +8694,9 @@ public:
     /// what one throws is printed to standard error.
     template <class F>
     void add_done_callback(F&& fn) const {
-        auto node = std::make_unique<detail::concurrent_callback<T, std::decay_t<F>>>(
-            std::forward<F>(fn));
+        using callback = detail::concurrent_callback<T, std::decay_t<F>>;
+        auto node = std::make_unique<callback>(std::forward<F>(fn));
+        if constexpr (callback::takes_future) state().add_handle();
         if (state().watch(*node)) static_cast<void>(node.release());
         else node.release()->done(state());
     }
@@ -8779,11 +8798,16 @@ namespace detail {
 template <class T, class F>
 void concurrent_callback<T, F>::done(concurrent_base& state) noexcept {
     const std::unique_ptr<concurrent_callback> own(this);
+    const callback_on_worker busy;
     ASYNCIO_TRY {
-        if constexpr (std::invocable<F&, concurrent_future<T>>)
-            fn(concurrent_future<T>(
-                ref_ptr<concurrent_state<T>>(static_cast<concurrent_state<T>*>(&state))));
-        else fn();
+        if constexpr (takes_future) {
+            concurrent_future<T> ended(
+                ref_ptr<concurrent_state<T>>(static_cast<concurrent_state<T>*>(&state)));
+            state.release_handle();
+            fn(std::move(ended));
+        } else {
+            fn();
+        }
     } ASYNCIO_CATCH_ALL {
         report_callback_error();
     }
@@ -17420,7 +17444,6 @@ void event_loop::require_real_clock(const char* who) const {
 // A scale of 0 stops the clock until another scale is set, and a pause until resume().
 void event_loop::rescale(double scale, bool held) noexcept {
     detail::loop_core& core = *core_;
-    const std::int64_t now = core.now_ns();
     const bool paused = held || scale == 0;
     const bool faster = !paused && (core.paused || scale > core.scale);
     const std::int64_t shown = core.now_ns();
@@ -18828,6 +18851,8 @@ task_group::task_group(task_group&& other) {
         detail::throw_runtime_error("asyncio::task_group: it cannot move once its block has begun");
 }
 
+// Its block has ended, or the frames of its task are being destroyed: then the children end,
+// too, the newest first, before what they refer to goes.
 task_group::~task_group() {
     finished_ = true;
     while (child* c = children_) {
@@ -19877,6 +19902,12 @@ private:
     local_job* take_all() noexcept;
     static void release(local_job& job) noexcept { job.state().release(); }
 
+    friend class callback_on_worker;
+    void begin_callback() noexcept;
+    void end_callback() noexcept;
+    // On a thread of its own, from the end of a job until it looks for the next.
+    static thread_local constinit thread_core* resting;
+
     const settings how_;
     std::mutex mutex_;
     std::condition_variable wake_;
@@ -19926,6 +19957,7 @@ void thread_core::submit(ref_ptr<concurrent_base> state, local_job& job) {
 
 void thread_core::start_thread() {
     for (std::thread& thread : std::exchange(ended_, {})) thread.join();
+    ended_.reserve(threads_.size() + 1); // where they go when they leave
     auto self = std::static_pointer_cast<thread_core>(shared_from_this());
     note_process();
     harmless_threads.fetch_add(1);
@@ -19988,8 +20020,44 @@ void thread_core::break_pool(const std::string& why) noexcept {
     }
 }
 
+thread_local constinit thread_core* thread_core::resting = nullptr;
+
+void thread_core::begin_callback() noexcept {
+    const std::lock_guard lock(mutex_);
+    --idle_;
+    if (queued_ <= idle_ || alive_ >= how_.most) return;
+    ASYNCIO_TRY {
+        start_thread(); // for who counted on this one
+    } ASYNCIO_CATCH_ALL {
+        return; // it comes to it after the callback
+    }
+}
+
+void thread_core::end_callback() noexcept {
+    const std::lock_guard lock(mutex_);
+    ++idle_;
+}
+
+callback_on_worker::callback_on_worker() noexcept
+    : core_(std::exchange(thread_core::resting, nullptr)) {
+    if (!core_) return;
+    harmless_threads.fetch_sub(1);
+    core_->begin_callback();
+}
+
+callback_on_worker::~callback_on_worker() {
+    if (!core_) return;
+    core_->end_callback();
+    harmless_threads.fetch_add(1);
+    thread_core::resting = core_;
+}
+
 void thread_core::work(std::size_t number) {
-    name_this_thread(how_.prefix + "_" + std::to_string(number));
+    ASYNCIO_TRY {
+        name_this_thread(how_.prefix + "_" + std::to_string(number));
+    } ASYNCIO_CATCH_ALL {
+        static_cast<void>(number); // it works without a name, too
+    }
     const bool ready = initialise();
     std::size_t done = 0;
     std::unique_lock lock(mutex_);
@@ -20012,8 +20080,10 @@ void thread_core::work(std::size_t number) {
         lock.lock();
         if (!retired) ++idle_;
         lock.unlock();
+        if (!retired) resting = this;
         if (begun) job->state().publish(concurrent_base::status::finished);
         release(*job);
+        resting = nullptr;
         lock.lock();
         if (!retired) --idle_;
     }

@@ -605,6 +605,41 @@ TEST_CASE("CF-02: a cancelled one throws cancelled_error, also in threads that w
     for (const auto& way : ways) CHECK_THROWS_AS(way(), asyncio::cancelled_error);
 }
 
+TEST_CASE("a callback on a pool's thread may wait for another job of the pool") {
+    asyncio::thread_pool_executor pool(2);
+    gate go;
+    gate waited;
+    int got = 0;
+    auto first = pool.submit(go.waiting());
+    first.add_done_callback([&] {
+        got = pool.submit([] { return 7; }).result();
+        waited.open();
+    });
+    go.open();
+    waited.waiting()();
+    CHECK(got == 7);
+}
+
+TEST_CASE("a callback that takes the future keeps the value from being moved out") {
+    asyncio::thread_pool_executor pool(1);
+    gate go;
+    auto f = pool.submit([opened = go.waiting()] {
+        opened();
+        return std::string("a value that is long enough to be moved");
+    });
+    std::string taken;
+    std::string seen;
+    // The first one takes what it can, as a thread does that wakes before the others run.
+    f.add_done_callback([&] { taken = std::move(f).result(); });
+    f.add_done_callback([&](asyncio::concurrent_future<std::string> done) {
+        seen = std::move(done).result();
+    });
+    go.open();
+    pool.shutdown();
+    CHECK(taken == "a value that is long enough to be moved");
+    CHECK(seen == taken);
+}
+
 TEST_CASE("CF-03: callbacks run in order in the completing thread; one that throws stops no other") {
     auto f = asyncio::concurrent_future<int>::create();
     std::vector<std::string> calls;
