@@ -26891,9 +26891,12 @@ namespace detail {
 
 // A listening socket. It stays in the server's list after it was closed, because
 // callbacks that are on their way point to it.
-struct listener {
-    listener(owned_fd f, address a, server_state& s, io_operation::done_function done) noexcept
+// Its turn in the ready queue needs no memory: a server without it stays a server.
+struct listener final : ready_node {
+    listener(owned_fd f, address a, server_state& s, io_operation::done_function done,
+             void (*turn)(ready_node*)) noexcept
         : fd(std::move(f)), local(std::move(a)), accept(*this, s, done) {
+        run = turn;
         descriptor.fd = fd.get();
         accept.on = &descriptor;
     }
@@ -26914,6 +26917,8 @@ struct listener {
     io_descriptor descriptor;
     operation accept;
     bool parked = false; // stopped by max_connections or by an error; see unpark()
+    bool queued = false; // its turn comes, and holds the server
+    bool ended = false;  // the accept that it had started
 };
 
 class server_state final : public frame_allocated, public wait_source {
@@ -26921,9 +26926,15 @@ public:
     server_state(loop_core& core, client_handler on_client, std::size_t limit,
                  std::size_t max_connections, int backlog)
         : core_(&core), on_client_(std::move(on_client)), limit_(limit),
-          max_connections_(max_connections), backlog_(backlog) {}
+          max_connections_(max_connections), backlog_(backlog) {
+        core.timers.hold_place();
+        retry_.fire = [](timer_node* node) { static_cast<retry_timer*>(node)->server->unpark(); };
+    }
     server_state(const server_state&) = delete;
-    ~server_state() { close(); }
+    ~server_state() {
+        close();
+        core_->timers.give_up_place();
+    }
 
     void add_ref() noexcept override { ++count_; }
     void release() noexcept override {
@@ -26955,7 +26966,14 @@ public:
 private:
     static constexpr int most_accepts = 64; // before others have a turn
 
+    struct retry_timer final : timer_node {
+        explicit retry_timer(server_state& s) noexcept : server(&s) {}
+        server_state* server;
+    };
+
     static void accepted(io_operation& op) noexcept;
+    static void take_turn(ready_node* node);
+    void queue(listener& l) noexcept;
     bool full() const noexcept {
         return max_connections_ != 0 && client_count_ >= max_connections_;
     }
@@ -26977,7 +26995,8 @@ private:
     int backlog_;
     bool serving_ = false;
     bool closed_ = false;
-    handle retry_;
+    retry_timer retry_{*this};
+    context_slot variables_ = copy_context(); // what handlers begin with
     std::string file_; // of a Unix socket, to be removed if it is still the same
 #if !defined(_WIN32)
     dev_t file_device_ = 0;
@@ -26993,7 +27012,8 @@ static void leave_server(stream_link& link) noexcept {
 
 void server_state::add_listener(owned_fd fd, address local) {
     listeners_.push_back(std::make_unique<listener>(std::move(fd), std::move(local), *this,
-                                                    &server_state::accepted));
+                                                    &server_state::accepted,
+                                                    &server_state::take_turn));
 }
 
 #if !defined(_WIN32)
@@ -27029,13 +27049,32 @@ exception_ptr server_state::start_serving() {
 void server_state::accepted(io_operation& op) noexcept {
     auto& accept = static_cast<listener::operation&>(op);
     if (op.error == ECANCELED) return; // the loop is gone
-    server_state& server = accept.server;
-    server.core_->loop->call_soon(
-        [self = ref_ptr<server_state>(&server), &from = accept.of] {
-            // Another socket's connection may have got the last place in the same turn.
-            if (self->full() && from.accept.error == 0) from.parked = true;
-            else if (self->take(from)) self->accept_from(from);
-        });
+    accept.of.ended = true;
+    accept.server.queue(accept.of);
+}
+
+void server_state::queue(listener& l) noexcept {
+    if (std::exchange(l.queued, true)) return;
+    add_ref();
+    core_->schedule(&l);
+}
+
+void server_state::take_turn(ready_node* node) {
+    auto& from = *static_cast<listener*>(node);
+    const auto self = ref_ptr<server_state>::adopt(&from.accept.server);
+    from.queued = false;
+    const bool ended = std::exchange(from.ended, false);
+    if (self->core_->dropping) return;
+    const context_scope scope(self->variables_);
+    ASYNCIO_TRY {
+        // Another socket's connection may have got the last place in the same turn.
+        if (ended && self->full() && from.accept.error == 0) from.parked = true;
+        else if (!ended || self->take(from)) self->accept_from(from);
+    } ASYNCIO_CATCH(const keyboard_interrupt&) {
+        rethrow_current();
+    } ASYNCIO_CATCH_ALL {
+        self->report("asyncio::server: accepting failed", current_error());
+    }
 }
 
 // Accepts what is waiting, then lets the system tell when there is more.
@@ -27052,8 +27091,7 @@ void server_state::accept_from(listener& from) {
         if (!came && !core_->loop->backend().start(from.accept)) return;
         if (!take(from)) return;
     }
-    core_->loop->call_soon(
-        [self = ref_ptr<server_state>(this), &from] { self->accept_from(from); });
+    queue(from);
 }
 
 // Handles the outcome of an accept. False: accepting stops for now.
@@ -27082,10 +27120,12 @@ bool server_state::take(listener& from) {
     // Out of descriptors or memory. The connection stays in the backlog and would
     // be reported again at once, for ever; so it is left there for a second.
     from.parked = true;
+    const std::int64_t later = deadline_after(core_->now_ns(), std::chrono::seconds(1));
+    core_->remove_timer(retry_);
+    core_->timers.insert_in_place(retry_, later);
+    core_->note_timer(later);
     report("asyncio::start_server: cannot accept connections for now",
            make_error(std::system_error(code_of(error), "accept")));
-    retry_ = core_->loop->call_later(std::chrono::seconds(1),
-                                     [self = ref_ptr<server_state>(this)] { self->unpark(); });
     return false;
 }
 
@@ -27131,7 +27171,12 @@ void server_state::park_when_full() noexcept {
 }
 
 void server_state::report(const char* message, exception_ptr error) const {
-    if (core_->loop != nullptr) core_->loop->call_exception_handler({message, error, {}});
+    if (core_->loop == nullptr) return;
+    ASYNCIO_TRY {
+        core_->loop->call_exception_handler({message, error, {}});
+    } ASYNCIO_CATCH(const std::bad_alloc&) {
+        std::fprintf(stderr, "%s; there is no memory to say why\n", message);
+    }
 }
 
 void server_state::leave(stream_link& link) noexcept {
@@ -27147,15 +27192,14 @@ void server_state::unpark() noexcept {
     for (const auto& l : listeners_) {
         if (!l->parked) continue;
         l->parked = false;
-        core_->loop->call_soon(
-            [self = ref_ptr<server_state>(this), from = l.get()] { self->accept_from(*from); });
+        queue(*l);
     }
 }
 
 void server_state::close() noexcept {
     if (closed_) return;
     closed_ = true;
-    retry_.cancel();
+    core_->remove_timer(retry_);
     for (const auto& l : listeners_) {
         if (l->descriptor.attached) {
             backend_state& backend = core_->loop->backend();

@@ -993,6 +993,40 @@ TEST_CASE("whichever request fails, only what asked for it fails, and nothing is
     cache = before;
 }
 
+TEST_CASE("a server without memory loses connections, and serves the next ones") {
+    std::string served;
+    bool refused_some = false;
+    const auto program = [&]() -> asyncio::coro<> {
+        asyncio::get_running_loop().set_exception_handler(
+            [](asyncio::event_loop&, const asyncio::exception_context&) {});
+        const auto greet = [](asyncio::stream_reader, asyncio::stream_writer w) -> asyncio::coro<> {
+            w.write("hello");
+            w.close();
+            co_await w.wait_closed();
+        };
+        auto server = co_await asyncio::start_server(greet, "127.0.0.1", 0);
+        const int port = server.port();
+        const auto where = asyncio::address::parse("127.0.0.1:" + std::to_string(port));
+        for (const long long count : {1LL, 1'000'000LL}) {
+            for (long long n = 0; n < 40; ++n) {
+                auto lost = asyncio::socket::tcp();
+                co_await lost.connect(where);
+                failure::begin(n, count);
+                for (int turn = 0; turn < 200; ++turn) co_await asyncio::sleep(0s);
+                refused_some = failure::stop() || refused_some;
+                lost.close();
+                auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+                const std::string said = co_await reader.read();
+                served += said == "hello" ? "" : "not " + std::to_string(n) + ' ';
+            }
+        }
+        server.close();
+    };
+    asyncio::run(program());
+    CHECK(served == "");
+    CHECK(refused_some);
+}
+
 TEST_CASE("a cancellation needs no memory: without it, it comes without its message") {
     constexpr std::string_view message = "a message that does not fit into the string itself";
     bool refused = false;
