@@ -1415,9 +1415,11 @@ ASYNCIO_API void* frame_alloc_if_possible(std::size_t size) noexcept;
     frame_free_slow(memory, size);
 }
 
-// Base of classes whose objects live in that memory.
+// Base of classes whose objects live in that memory, which suits every type but those that are
+// aligned to more than operator new gives.
 struct frame_allocated {
     static void* operator new(std::size_t size) { return frame_alloc(size); }
+    static void* operator new(std::size_t, std::align_val_t) = delete;
     static void operator delete(void* memory, std::size_t size) noexcept {
         frame_free(memory, size);
     }
@@ -3251,6 +3253,9 @@ private:
 // A state with room for the value. Base is state_base, or a task's.
 template <class T, class Base>
 struct value_state : Base {
+    static_assert(alignof(stored<T>) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__,
+                  "asyncio: a result of a type that is aligned to more than operator new gives "
+                  "cannot be kept; give a std::unique_ptr to it");
     using Base::Base;
 
     std::optional<stored<T>> value;

@@ -2,6 +2,7 @@
 // WRONG=1 says: create_task
 // WRONG=2 says: thread_pool_executor
 // WRONG=3 says: a number has no unit
+// WRONG=4 says: give a std::unique_ptr to it
 #include "asyncio.hpp"
 
 using namespace std::chrono_literals;
@@ -12,7 +13,20 @@ using namespace std::chrono_literals;
 
 static asyncio::coro<int> answer() { co_return 42; }
 
+#if WRONG == 4
+struct alignas(64) line {
+    char bytes[64];
+};
+#else
+struct line {
+    char bytes[64];
+};
+#endif
+
 static asyncio::coro<> async_main() {
+    const asyncio::future<line> kept = asyncio::create_future<line>();
+    kept.set_result(line{});
+
     // A coroutine given to wait() could not be recognised in what comes back.
 #if WRONG == 1
     auto result = co_await asyncio::wait(answer(), answer());
