@@ -8323,7 +8323,7 @@ public:
         : detail::basic_queue<T, detail::fifo_store<T>>(maxsize) {}
 };
 
-/// Gives the smallest item first. Python's asyncio.PriorityQueue.
+/// Gives the smallest item first. `Compare` must not throw. Python's asyncio.PriorityQueue.
 template <class T, class Compare = std::less<T>>
 class priority_queue : public detail::basic_queue<T, detail::priority_store<T, Compare>> {
 public:
@@ -8696,7 +8696,8 @@ public:
 
     /// Runs `fn`, which takes the future or nothing, on the thread that completes
     /// it; at once when it is done already. Callbacks run in the order given, and
-    /// what one throws is printed to standard error.
+    /// what one throws is printed to standard error. One that takes the future counts as a
+    /// handle of it until it has returned.
     template <class F>
     void add_done_callback(F&& fn) const {
         using callback = detail::concurrent_callback<T, std::decay_t<F>>;
