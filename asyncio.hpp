@@ -8429,7 +8429,10 @@ public:
     // For the executor, before it runs the job. False: cancelled, do not run it.
     ASYNCIO_API bool start() noexcept;
 
-    // When it was, in nanoseconds of the system's monotonic clock; 0 before that.
+    // Whether there has been a tracer: nobody else asks when a job began.
+    static inline constinit std::atomic<bool> are_traced{false};
+
+    // When it was, in nanoseconds of the system's monotonic clock; 0 before that, and untraced.
     std::int64_t started_at() const noexcept {
         return started_at_.load(std::memory_order_relaxed);
     }
@@ -8884,7 +8887,7 @@ ASYNCIO_API void put_code(encoder& out, code_pointer code);
 ASYNCIO_API code_pointer get_code(decoder& in);
 
 // An encoded call on its way to a worker: bytes, or shared memory if they are many.
-class outgoing final : encoder_overflow {
+class outgoing final : public frame_allocated, encoder_overflow {
 public:
     ASYNCIO_API outgoing();
     ASYNCIO_API ~outgoing();
@@ -19528,7 +19531,8 @@ concurrent_base::~concurrent_base() {
 bool concurrent_base::start() noexcept {
     const std::lock_guard guard(lock_);
     if (claimed_ || status_.load(std::memory_order_relaxed) != status::pending) return false;
-    started_at_.store(system_now_ns(), std::memory_order_relaxed);
+    if (are_traced.load(std::memory_order_relaxed))
+        started_at_.store(system_now_ns(), std::memory_order_relaxed);
     status_.store(status::running, std::memory_order_release);
     return true;
 }
@@ -21386,14 +21390,14 @@ void answer(int socket, Job job) noexcept {
         result.seal();
         if (!error) error = result.failure;
         if (!error) {
-            std::fflush(nullptr);
+            std::fflush(stdout); // other streams that it may have left open wait for the end
             deliver(socket, frame_kind::result, result);
             return;
         }
     } ASYNCIO_CATCH_ALL {
         error = current_error();
     }
-    std::fflush(nullptr);
+    std::fflush(stdout);
     ASYNCIO_TRY {
         send_error(socket, frame_kind::failure, error);
     } ASYNCIO_CATCH_ALL {
@@ -29793,6 +29797,9 @@ tracer::tracer(event_loop& loop) : core_(&loop.core()), record_(new record{core_
         detail::throw_runtime_error("asyncio::tracer: the loop is being traced already; end the "
                                     "other tracer first");
     core_->tracing = this;
+#if !defined(ASYNCIO_NO_THREADS)
+    detail::concurrent_base::are_traced.store(true, std::memory_order_relaxed);
+#endif
     for (const any_task& task : all_tasks(loop))
         task_started(static_cast<detail::task_base&>(task.state()));
 }

@@ -2162,6 +2162,23 @@ TEST_CASE("what a job prints appears once, and nothing of the parent's appears t
     CHECK(result.out == "job parent job job ");
 }
 
+TEST_CASE("what a job wrote to a file that it left open is there when its worker has ended") {
+    const support::scratch folder;
+    const std::string path = folder / "notes";
+    asyncio::isolated_executor pool(1);
+    const auto note = [](std::string where, std::string text) {
+        static std::FILE* const notes = std::fopen(where.c_str(), "w");
+        return std::fputs(text.c_str(), notes) >= 0;
+    };
+    CHECK(pool.submit(note, path, "one ").result());
+    CHECK(pool.submit(note, path, "two").result());
+    pool.shutdown();
+    std::ifstream file(path);
+    std::string all;
+    std::getline(file, all);
+    CHECK(all == "one two");
+}
+
 TEST_CASE("when the program is killed, its workers and what they have started are gone") {
     for (const auto start : all_start_methods) {
         CAPTURE(static_cast<int>(start));
