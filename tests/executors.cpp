@@ -1683,10 +1683,9 @@ void begin_alone() {
     static_cast<void>(!::write(log, "x", 1));
     throw std::runtime_error("taken");
 }
-void leave_when_two_have_failed() {
-    const std::string log = std::string(std::getenv("ASYNCIO_TEST_ALONE")) + "/log";
-    struct stat about;
-    while (::stat(log.c_str(), &about) != 0 || about.st_size < 2) ::usleep(1000);
+void leave_when_told() {
+    const std::string told = std::string(std::getenv("ASYNCIO_TEST_ALONE")) + "/told";
+    while (::access(told.c_str(), F_OK) != 0) ::usleep(1000);
     std::_Exit(1);
 }
 } // namespace
@@ -1695,8 +1694,16 @@ TEST_CASE("PP-06: workers that are unfit beside a fit one are tried again when t
     const support::scratch folder;
     ::setenv("ASYNCIO_TEST_ALONE", (folder / "").c_str(), 1);
     asyncio::isolated_executor pool(2, {.initializer = begin_alone});
-    const auto leaves = pool.submit(leave_when_two_have_failed);
+    const auto leaves = pool.submit(leave_when_told);
     const auto waits = pool.submit(add, 1, 2);
+    // Two have failed, and the pool has heard it.
+    const auto failed = [&] {
+        std::error_code missing;
+        const auto size = std::filesystem::file_size(folder / "log", missing);
+        return !missing && size >= 2 && pool.stats().workers.size() == 1;
+    };
+    while (!failed()) ::usleep(1000);
+    std::ofstream(folder / "told") << "go";
     CHECK_THROWS_AS(leaves.result(), asyncio::worker_crashed);
     CHECK(waits.result() == 3);
     ::unsetenv("ASYNCIO_TEST_ALONE");
