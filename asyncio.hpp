@@ -27076,14 +27076,20 @@ void server_state::take_turn(ready_node* node) {
     const bool ended = std::exchange(from.ended, false);
     if (self->core_->dropping) return;
     const context_scope scope(self->variables_);
+    // Whatever is thrown here, it accepts the next ones in its next turn.
+    const auto go_on = [&] {
+        if (!from.parked && self->serving()) self->queue(from);
+    };
     ASYNCIO_TRY {
         // Another socket's connection may have got the last place in the same turn.
         if (ended && self->full() && from.accept.error == 0) from.parked = true;
         else if (!ended || self->take(from)) self->accept_from(from);
     } ASYNCIO_CATCH(const keyboard_interrupt&) {
+        go_on();
         rethrow_current();
     } ASYNCIO_CATCH_ALL {
-        self->report("asyncio::server: accepting failed", current_error());
+        go_on();
+        self->report("asyncio::start_server: a connection is dropped", current_error());
     }
 }
 

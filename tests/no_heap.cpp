@@ -39,6 +39,8 @@ asyncio::fixed_arena& the_arena() {
 #include <vector>
 
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 using namespace std::chrono_literals;
 
@@ -1030,6 +1032,48 @@ TEST_CASE("a server without memory loses connections, and serves the next ones")
     CHECK(served == "");
     CHECK(refused_some);
     cache = before;
+}
+
+TEST_CASE("a server without memory for a peer's address serves the next ones") {
+    const std::string folder = "/tmp/asyncio-test-no-heap-" + std::to_string(::getpid());
+    const std::string path = folder + "-server";
+    std::string served;
+    bool refused_some = false;
+    const auto program = [&]() -> asyncio::coro<> {
+        asyncio::get_running_loop().set_exception_handler(
+            [](asyncio::event_loop&, const asyncio::exception_context&) {});
+        const auto greet = [](asyncio::stream_reader, asyncio::stream_writer w) -> asyncio::coro<> {
+            w.write("hello");
+            w.close();
+            co_await w.wait_closed();
+        };
+        auto server = co_await asyncio::start_unix_server(greet, path);
+        for (long long n = 0; n < 20; ++n) {
+            // It has a name that needs memory.
+            const std::string name = folder + "-client-" + std::to_string(n);
+            sockaddr_un own{};
+            own.sun_family = AF_UNIX;
+            name.copy(own.sun_path, sizeof own.sun_path - 1);
+            sockaddr_un to{};
+            to.sun_family = AF_UNIX;
+            path.copy(to.sun_path, sizeof to.sun_path - 1);
+            const int lost = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+            REQUIRE(::bind(lost, reinterpret_cast<sockaddr*>(&own), sizeof own) == 0);
+            REQUIRE(::connect(lost, reinterpret_cast<sockaddr*>(&to), sizeof to) == 0);
+            failure::begin(n, 1);
+            for (int turn = 0; turn < 200; ++turn) co_await asyncio::sleep(0s);
+            refused_some = failure::stop() || refused_some;
+            ::close(lost);
+            ::unlink(name.c_str());
+            auto [reader, writer] = co_await asyncio::open_unix_connection(path);
+            const std::string said = co_await reader.read();
+            served += said == "hello" ? "" : "not " + std::to_string(n) + ' ';
+        }
+        server.close();
+    };
+    asyncio::run(program());
+    CHECK(served == "");
+    CHECK(refused_some);
 }
 
 TEST_CASE("a cancellation needs no memory: without it, it comes without its message") {
