@@ -13144,7 +13144,8 @@ constexpr int shut_reading = SHUT_RD, shut_writing = SHUT_WR, shut_both = SHUT_R
 
 static int socket_of(int fd) noexcept { return fd; }
 
-static unsigned fork_count = 0; // of this process and those that it came from, once they count
+// Of this process and those that it came from, once they count. Written by a fork's only thread.
+static std::atomic<unsigned> fork_count = 0;
 
 // Gives the present count. A process that has another one later is a fork of this.
 static unsigned count_forks() {
