@@ -127,7 +127,10 @@ int change_exit(queue& q, const struct kevent& change) {
     const int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u));
     if (pidfd < 0) return -1;
     pollfd ended = {pidfd, POLLIN, 0};
-    if (::syscall(SYS_ppoll, &ended, 1, std::array<long, 2>{}.data(), nullptr, 0) != 0) {
+    long answer = 0;
+    do answer = ::syscall(SYS_ppoll, &ended, 1, std::array<long, 2>{}.data(), nullptr, 0);
+    while (answer < 0 && errno == EINTR);
+    if (answer != 0) {
         close_now(pidfd);
         return fail(ESRCH);
     }
