@@ -1,16 +1,14 @@
 #include "support.hpp"
+#include "system.hpp"
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <future>
 #include <sstream>
 #include <stdexcept>
 #include <string_view>
 #include <thread>
 #include <utility>
-
-#include <unistd.h>
 
 namespace {
 
@@ -48,30 +46,28 @@ std::string bar_of(const std::string& text, std::string_view name) {
 // Evaluates a Python expression about a JSON text, `t`, which Python's own parser has read;
 // `e` is its list of events.
 std::string ask_python(const std::string& json, const std::string& expression) {
-    char folder[] = "/tmp/asyncio-test-XXXXXX";
-    REQUIRE(::mkdtemp(folder) != nullptr);
-    const std::string path = folder;
-    std::ofstream(path + "/trace.json", std::ios::binary) << json;
-    std::ofstream(path + "/ask.py", std::ios::binary)
-        << "import json, sys\n"
-           "t = json.load(open(sys.argv[1], encoding='utf-8'))\n"
-           "e = t['traceEvents']\n"
-           "def named(name, ph='X'): return [x for x in e if x['name'] == name and x['ph'] == ph]\n"
-           "print(" << expression << ", end='', file=open(sys.argv[2], 'w', encoding='utf-8'))\n";
-    const std::string command = "python3 " + path + "/ask.py " + path + "/trace.json " + path +
-                                "/answer 2> " + path + "/error";
+    const support::scratch folder;
+    support::put(folder / "trace.json", json);
+    support::put(folder / "ask.py",
+                 "import json, sys\n"
+                 "t = json.load(open(sys.argv[1], encoding='utf-8'))\n"
+                 "e = t['traceEvents']\n"
+                 "def named(name, ph='X'):\n"
+                 "    return [x for x in e if x['name'] == name and x['ph'] == ph]\n"
+                 "print(" +
+                     expression + ", end='', file=open(sys.argv[2], 'w', encoding='utf-8'))\n");
+    const std::string command = "python3 " + folder / "ask.py" + " " + folder / "trace.json" +
+                                " " + folder / "answer" + " 2> " + folder / "error";
     const int status = std::system(command.c_str());
-    std::ifstream in(path + (status == 0 ? "/answer" : "/error"), std::ios::binary);
-    std::ostringstream answer;
-    answer << in.rdbuf();
-    for (const char* name : {"/trace.json", "/ask.py", "/answer", "/error"})
-        ::unlink((path + name).c_str());
-    ::rmdir(folder);
-    return answer.str();
+    return support::get(folder / (status == 0 ? "answer" : "error"));
 }
 
 bool python_is_there() {
+#if defined(_WIN32)
+    static const bool there = false; // Wine's shell finds this system's, and cannot start it
+#else
     static const bool there = std::system("python3 -c 'import json' > /dev/null 2>&1") == 0;
+#endif
     if (!there) MESSAGE("python3 is not there: the trace is not read back");
     return there;
 }

@@ -9,6 +9,7 @@
 #define ASYNCIO_TESTS_SWEEPING_HPP
 
 #include "support.hpp"
+#include "system.hpp"
 
 #include <array>
 #include <atomic>
@@ -23,8 +24,6 @@
 #include <thread>
 #include <utility>
 #include <vector>
-
-#include <dirent.h>
 
 // ---- counted memory -----------------------------------------------------------------------------
 
@@ -327,15 +326,6 @@ private:
     std::string second_name_;
 };
 
-int open_descriptors() {
-    int count = 0;
-    DIR* const folder = ::opendir("/proc/self/fd");
-    if (folder == nullptr) return 0;
-    while (::readdir(folder) != nullptr) ++count;
-    ::closedir(folder);
-    return count;
-}
-
 struct outcome_of_sweep {
     std::vector<std::string> faults;
     int runs = 0;
@@ -383,8 +373,8 @@ bool play(outcome_of_sweep& result, program what, const rules& r, const plan& p,
 
 outcome_of_sweep sweep(program what, const rules& r) {
     outcome_of_sweep result;
-    const int descriptors = open_descriptors();
     play(result, what, r, {});
+    const auto descriptors = support::open_descriptors(); // with those of the system's libraries
     if (!result.faults.empty()) return result;
     const std::array blows{blow::cancel,     blow::cancel_twice,  blow::taken_back,
                            blow::cancel_two, blow::cancel_within, blow::end,
@@ -409,7 +399,8 @@ outcome_of_sweep sweep(program what, const rules& r) {
                 }
             }
         }
-    if (open_descriptors() != descriptors) result.faults.emplace_back("descriptors are left open");
+    if (support::open_descriptors() != descriptors)
+        result.faults.emplace_back("descriptors are left open");
     return result;
 }
 

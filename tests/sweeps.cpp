@@ -19,7 +19,11 @@
 #include <vector>
 
 #include <csignal>
+#if defined(_WIN32)
+#include <io.h>
+#else
 #include <unistd.h>
+#endif
 
 #define SWEEP_AS(body, name, ...)                                                                  \
     static asyncio::coro<> body(stage& set);                                                       \
@@ -233,30 +237,24 @@ asyncio::async_generator<int> twice_of(int n) {
     while (const auto value = co_await inner.next()) co_yield *value * 2;
 }
 
-// A folder for the sockets of this program.
-class socket_folder {
-public:
-    socket_folder() {
-        char name[] = "/tmp/asyncio-sweeps-XXXXXX";
-        if (::mkdtemp(name) == nullptr) throw std::runtime_error("mkdtemp");
-        path_ = name;
-    }
-    socket_folder(const socket_folder&) = delete;
-    socket_folder& operator=(const socket_folder&) = delete;
-    ~socket_folder() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    const std::string& path() const { return path_; }
-
-private:
-    std::string path_;
-};
-
-std::string socket_path() {
-    static const socket_folder folder;
-    return folder.path() + "/socket";
+// Where servers listen: a Unix socket, or where the system has none a port.
+#if defined(_WIN32)
+template <class Handler>
+auto listen_here(Handler handler) {
+    return asyncio::start_server(std::move(handler), "127.0.0.1", 0);
 }
+auto connect_here(int port) { return asyncio::open_connection("127.0.0.1", port); }
+#else
+std::string socket_path() {
+    static const support::scratch folder;
+    return folder / "socket";
+}
+template <class Handler>
+auto listen_here(Handler handler) {
+    return asyncio::start_unix_server(std::move(handler), socket_path());
+}
+auto connect_here(int) { return asyncio::open_unix_connection(socket_path()); }
+#endif
 
 // Sends each line back.
 asyncio::coro<> echo(asyncio::stream_reader reader, asyncio::stream_writer writer) {
@@ -275,11 +273,11 @@ asyncio::coro<> echo(asyncio::stream_reader reader, asyncio::stream_writer write
     }
 }
 
-asyncio::coro<int> ask_lines(std::string path, int count) {
+asyncio::coro<int> ask_lines(int port, int count) {
     const probe here;
     int answers = 0;
     try {
-        auto [reader, writer] = co_await asyncio::open_unix_connection(path);
+        auto [reader, writer] = co_await connect_here(port);
         for (int i = 0; i < count; ++i) {
             writer.write("line\n");
             const std::string answer = co_await reader.readline();
@@ -1187,6 +1185,7 @@ SWEEP("concurrent futures that another thread completes", .threads = true) {
     set.require(one == 1 && failed, "an outcome is lost");
 }
 
+#if !defined(_WIN32)
 // What nobody waits for has no effect with this signal.
 SWEEP("wait_signal: a signal that comes, and one that does not") {
     const probe here;
@@ -1202,6 +1201,7 @@ SWEEP("wait_signal: a signal that comes, and one that does not") {
     }
     set.require(late, "a signal came that nobody sent");
 }
+#endif
 
 } // TEST_SUITE
 
@@ -1209,12 +1209,12 @@ TEST_SUITE("sweeps: streams") {
 
 SWEEP("a server and two clients") {
     const probe here;
-    auto server = co_await asyncio::start_unix_server(echo, socket_path());
+    auto server = co_await listen_here(echo);
     std::vector<asyncio::task<int>> clients;
     co_await asyncio::with(server, [&]() -> asyncio::coro<> {
         const probe inside;
         for (const char* name : {"first", "second"})
-            clients.push_back(asyncio::create_task(ask_lines(socket_path(), 2), {.name = name}));
+            clients.push_back(asyncio::create_task(ask_lines(server.port(), 2), {.name = name}));
         co_await asyncio::gather(asyncio::return_exceptions, clients);
     });
     set.require(!server.is_serving(), "the server goes on");
@@ -1238,12 +1238,12 @@ SWEEP("a writer that has to wait for its reader") {
         set.require(count <= 400'000, "more came than was sent");
         writer.close();
     };
-    auto server = co_await asyncio::start_unix_server(take_all, socket_path());
+    auto server = co_await listen_here(take_all);
     const auto send_all = [&]() -> asyncio::coro<> {
         const probe inside;
         const std::string part(100'000, 'x');
         try {
-            auto [reader, writer] = co_await asyncio::open_unix_connection(socket_path());
+            auto [reader, writer] = co_await connect_here(server.port());
             for (int i = 0; i < 4; ++i) {
                 writer.write(part);
                 co_await writer.drain();
@@ -1264,8 +1264,8 @@ SWEEP("a writer that has to wait for its reader") {
 
 SWEEP("serve_forever, ended by a limit of time; clients that come and go") {
     const probe here;
-    auto server = co_await asyncio::start_unix_server(echo, socket_path());
-    const auto client = asyncio::create_task(ask_lines(socket_path(), 1), {.name = "client"});
+    auto server = co_await listen_here(echo);
+    const auto client = asyncio::create_task(ask_lines(server.port(), 1), {.name = "client"});
     bool late = false;
     try {
         co_await asyncio::wait_for(server.serve_forever(), 1s);
@@ -1610,11 +1610,11 @@ SWEEP("a server whose clients are served by jobs on threads", .threads = true) {
             // The client has gone.
         }
     };
-    auto server = co_await asyncio::start_unix_server(serve, socket_path());
+    auto server = co_await listen_here(serve);
     int answers = 0;
     co_await asyncio::with(server, [&]() -> asyncio::coro<> {
         const probe inside;
-        const auto client = asyncio::create_task(ask_lines(socket_path(), 1), {.name = "client"});
+        const auto client = asyncio::create_task(ask_lines(server.port(), 1), {.name = "client"});
         const auto outcome = co_await asyncio::as_outcome(client);
         if (outcome.has_value()) answers = *outcome;
     });

@@ -98,13 +98,36 @@ inline std::string pattern(std::size_t size) {
 
 #if defined(_WIN32)
 
-/// The handles of this process.
+/// What a handle is of, in the system's words: "File", "Process".
+inline std::string kind_of(HANDLE handle) {
+    struct answer {
+        USHORT bytes;
+        USHORT room;
+        const wchar_t* text;
+        wchar_t rest[256];
+    };
+    using function = LONG(WINAPI*)(HANDLE, int, void*, ULONG, ULONG*);
+    static const auto ask = reinterpret_cast<function>(reinterpret_cast<void*>(
+        ::GetProcAddress(::GetModuleHandleW(L"ntdll.dll"), "NtQueryObject")));
+    constexpr int object_type = 2;
+    answer got = {};
+    std::string kind;
+    if (ask(handle, object_type, &got, sizeof got, nullptr) != 0) return kind;
+    for (int i = 0; i < got.bytes / 2; ++i) kind += static_cast<char>(got.text[i]);
+    return kind;
+}
+
+/// The handles of this process, without what the thread library makes and keeps.
 inline std::set<std::string> open_descriptors() {
+    static const std::set<std::string> of_threads{"Event", "KeyedEvent", "Mutant", "Semaphore",
+                                                  "Thread"};
     std::set<std::string> found;
     for (std::uintptr_t number = 4; number < 0x4000; number += 4) {
+        const auto handle = reinterpret_cast<HANDLE>(number);
         DWORD flags = 0;
-        if (::GetHandleInformation(reinterpret_cast<HANDLE>(number), &flags) != 0)
-            found.insert(std::to_string(number));
+        if (::GetHandleInformation(handle, &flags) == 0) continue;
+        const std::string kind = kind_of(handle);
+        if (of_threads.count(kind) == 0) found.insert(kind + " " + std::to_string(number));
     }
     return found;
 }

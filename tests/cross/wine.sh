@@ -58,4 +58,6 @@ fi
         "$folder/build" >"$folder/setup.log" ||
     { cat "$folder/setup.log"; exit 1; }
 ninja -C "$folder/build" -j "$jobs"
-meson test -C "$folder/build" --no-rebuild --print-errorlogs --num-processes "$jobs" "$@" || exit 1
+export ASYNCIO_TEST_TIMEOUT=300 # seconds for each case: Wine takes its time
+meson test -C "$folder/build" --no-rebuild --print-errorlogs --num-processes "$jobs" \
+    --timeout-multiplier 4 "$@" || exit 1
