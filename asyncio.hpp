@@ -15178,12 +15178,11 @@ void iocp_backend::watch(int fd, bool write, io_watch& w, const char* call) {
     if (fresh) {
         d.fd = fd;
         d.watched = true;
-        char type[sizeof(int)];
+        char type[sizeof(int)]; // Wine takes any handle for a socket, until it is asked this
         int size = sizeof type;
-        int error = 0; // Wine takes any handle for a socket, until it is asked this
-        if (::getsockopt(socket_of(fd), SOL_SOCKET, SO_TYPE, type, &size) != 0) error = last_error();
-        if (error == 0) error = connect_to_afd(d);
-        if (error != 0) {
+        const bool is_socket =
+            ::getsockopt(socket_of(fd), SOL_SOCKET, SO_TYPE, type, &size) == 0;
+        if (const int error = is_socket ? connect_to_afd(d) : last_error()) {
             watched_.erase(place);
             refuse_watch(error, fd, call);
         }
