@@ -1087,6 +1087,25 @@ ASYNC_TEST_CASE("TH-03: a cancelled to_thread ends at once; the function runs to
     ended.get_future().wait();
 }
 
+ASYNC_TEST_CASE("a task that awaits a thread's concurrent future itself is cancelled at once, too") {
+    asyncio::thread_pool_executor pool(1);
+    gate closed;
+    std::promise<void> begun;
+    auto job = pool.submit([&, wait = closed.waiting()] {
+        begun.set_value();
+        wait();
+    });
+    auto wait = [job]() -> asyncio::coro<> { co_await job; };
+    auto task = asyncio::create_task(wait);
+    co_await support::turns(2);
+    begun.get_future().wait();
+    task.cancel();
+    CHECK_AWAIT_THROWS_AS(task, asyncio::cancelled_error);
+    CHECK(job.running());
+    closed.open();
+    job.result();
+}
+
 ASYNC_TEST_CASE("TH-04: a queued job whose future is cancelled never runs") {
     asyncio::thread_pool_executor pool(1);
     gate closed;
