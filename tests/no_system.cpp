@@ -10,6 +10,7 @@
 // without exceptions, which has a test of its own.
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #if defined(__arm__) && !defined(__linux__) && !defined(__APPLE__)
@@ -17,14 +18,14 @@
 #else
 #define ON_A_CHIP 0
 #include <cstdio>
-#include <cstdlib>
 #endif
 
 [[noreturn]] void give_up(const char* text);
 void* take_frame(std::size_t size);
+void give_frame(void* frame, std::size_t size);
 #define ASYNCIO_FATAL(text) give_up(text)
 #define ASYNCIO_ALLOC(size) take_frame(size)
-#define ASYNCIO_FREE(memory, size) ::operator delete(memory, size)
+#define ASYNCIO_FREE(memory, size) give_frame(memory, size)
 #define ASYNCIO_BACKEND_NONE
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
@@ -68,8 +69,10 @@ const char* expected_end = nullptr; // the sentence that should end this run
 
 // -- memory: what is left for frames, and on a chip an array for everything -----------------------
 
-std::size_t frames_left = SIZE_MAX;
-std::size_t frames_taken = 0; // bytes, in all
+std::size_t largest_frame = SIZE_MAX; // bytes
+std::size_t frames_most = SIZE_MAX;   // that may be held at a time
+std::size_t frames_held = 0;
+std::size_t frames_taken = 0; // in all
 
 } // namespace
 
@@ -82,45 +85,30 @@ void give_up(const char* text) {
 }
 
 void* take_frame(std::size_t size) {
-    if (size > frames_left) return nullptr;
-    frames_left -= size;
+    if (size > largest_frame || frames_held + size > frames_most) return nullptr;
+    frames_held += size;
     frames_taken += size;
     return ::operator new(size);
+}
+void give_frame(void* frame, std::size_t size) {
+    frames_held -= size;
+    ::operator delete(frame, size);
 }
 
 #if ON_A_CHIP
 
-namespace {
-struct block {
-    std::size_t units; // of eight bytes
-    block* next;
-};
-block memory[5 * 1024];
-block* free_blocks[256];
-std::size_t blocks_used = 0;
-} // namespace
-
-void* operator new(std::size_t size) {
-    const std::size_t units = (size + sizeof(block) - 1) / sizeof(block) + 1;
-    if (units >= std::size(free_blocks)) give_up("no block is that large");
-    block* found = free_blocks[units];
-    if (found) {
-        free_blocks[units] = found->next;
-    } else {
-        if (units > std::size(memory) - blocks_used) give_up("no memory is left");
-        found = memory + blocks_used;
-        blocks_used += units;
-    }
-    found->units = units;
-    return found + 1;
+// For newlib's malloc(), which takes more at the end of what it has.
+extern "C" void* _sbrk(std::ptrdiff_t more) {
+    alignas(8) static char memory[40 * 1024];
+    static std::ptrdiff_t taken = 0;
+    if (more > static_cast<std::ptrdiff_t>(sizeof memory) - taken) give_up("no memory is left");
+    char* const begin = memory + taken;
+    taken += more;
+    return begin;
 }
-void operator delete(void* data) noexcept {
-    if (!data) return;
-    block* const freed = static_cast<block*>(data) - 1;
-    freed->next = free_blocks[freed->units];
-    free_blocks[freed->units] = freed;
-}
-void operator delete(void* data, std::size_t) noexcept { operator delete(data); }
+void* operator new(std::size_t size) { return std::malloc(size); }
+void operator delete(void* data) noexcept { std::free(data); }
+void operator delete(void* data, std::size_t) noexcept { std::free(data); }
 
 #endif
 
@@ -840,7 +828,7 @@ asyncio::coro<> large() {
 }
 
 ASYNC_TEST("no memory for a task is an error of who makes it, and the loop goes on") {
-    frames_left = 1'200;
+    largest_frame = 1'200;
 #if defined(ASYNCIO_NO_EXCEPTIONS)
     auto task = asyncio::create_task(large());
     CHECK(task.done());
@@ -853,7 +841,7 @@ ASYNC_TEST("no memory for a task is an error of who makes it, and the loop goes 
         refused = true;
     }
 #endif
-    frames_left = SIZE_MAX;
+    largest_frame = SIZE_MAX;
     CHECK(refused);
     co_await large();
     CHECK(now_ms() == 1);
@@ -874,11 +862,11 @@ asyncio::coro<int> deeper(int depth) {
 }
 
 ASYNC_TEST("a coroutine that gets no memory fails where it is awaited, and so do those above") {
-    frames_left = 20'000;
+    frames_most = frames_held + 10'000;
     ends = 0;
     const auto r = co_await asyncio::as_outcome(deeper(1'000'000));
     const int reached = ends;
-    frames_left = SIZE_MAX;
+    frames_most = SIZE_MAX;
     CHECK(!r.has_value());
     CHECK(r.error().holds<std::bad_alloc>());
     CHECK(reached > 10);
@@ -888,11 +876,11 @@ ASYNC_TEST("a coroutine that gets no memory fails where it is awaited, and so do
 }
 
 ASYNC_TEST("a coroutine that got no memory and is not awaited leaves nothing") {
-    frames_left = 1'200;
+    largest_frame = 1'200;
     { const auto never = large(); }
     auto moved = large();
     auto taken = std::move(moved);
-    frames_left = SIZE_MAX;
+    largest_frame = SIZE_MAX;
     const auto r = co_await asyncio::as_outcome(std::move(taken));
     CHECK(!r.has_value());
 }
@@ -915,12 +903,13 @@ int fill_with_tasks(std::vector<asyncio::task<int>>& tasks, asyncio::event& go) 
 
 ASYNC_TEST("wherever memory ends, one task is refused and the others run on") {
     asyncio::event go;
+    const std::size_t held = frames_held;
     for (std::size_t more = 0; more < 600; more += 20) { // for a frame, but not for its task
         std::vector<asyncio::task<int>> tasks;
-        frames_left = 10'000 + more;
+        frames_most = held + 10'000 + more;
         int made = fill_with_tasks(tasks, go);
         CHECK(fill_with_tasks(tasks, go) == made);
-        frames_left = SIZE_MAX;
+        frames_most = SIZE_MAX;
         CHECK(made > 10);
         ends = 0;
         go.set();
@@ -937,7 +926,7 @@ asyncio::coro<> group_that_fills_the_memory(int& made) {
         auto work = [](counts_its_end) -> asyncio::coro<> { co_await asyncio::sleep(1h); };
         while (!group.create_task(work({})).done()) ++made;
         group.create_task(work({})); // by who does not look
-        frames_left = SIZE_MAX;
+        frames_most = SIZE_MAX;
         group.create_task(work({}));
         co_await asyncio::sleep(2h);
     };
@@ -953,11 +942,11 @@ asyncio::async_generator<int> large_numbers() {
 }
 
 ASYNC_TEST("a generator that gets no memory fails at its first value, then gives nothing") {
-    frames_left = 1'200;
+    largest_frame = 1'200;
     auto refused = large_numbers();
     auto closed = large_numbers();
     { const auto never = large_numbers(); }
-    frames_left = SIZE_MAX;
+    largest_frame = SIZE_MAX;
     auto taken = std::move(refused);
     const auto r = co_await asyncio::as_outcome(taken.next());
     CHECK(!r.has_value());
@@ -974,9 +963,9 @@ ASYNC_TEST("a generator that gets no memory fails at its first value, then gives
 asyncio::coro<> group_with_a_large_one() {
     auto body = [](asyncio::task_group& group) -> asyncio::coro<> {
         group.create_task(after(1h, 1));
-        frames_left = 1'200;
+        largest_frame = 1'200;
         group.create_task(large());
-        frames_left = SIZE_MAX;
+        largest_frame = SIZE_MAX;
         co_await asyncio::sleep(2h);
     };
     co_await asyncio::with(asyncio::task_group(), body);
@@ -992,10 +981,11 @@ ASYNC_TEST("no memory for a member of a group ends the others") {
 }
 
 ASYNC_TEST("wherever memory ends in a group, its children are ended, and it fails with that") {
+    const std::size_t held = frames_held;
     for (std::size_t more = 0; more < 600; more += 20) {
         int made = 0;
         ends = 0;
-        frames_left = 10'000 + more;
+        frames_most = held + 10'000 + more;
         const auto r = co_await asyncio::as_outcome(group_that_fills_the_memory(made));
         CHECK(!r.has_value());
         CHECK(made > 10);
@@ -1006,7 +996,6 @@ ASYNC_TEST("wherever memory ends in a group, its children are ended, and it fail
     }
     CHECK(now_ms() == 0);
 }
-
 
 #endif
 
@@ -1023,8 +1012,8 @@ asyncio::coro<> forgotten() {
 }
 asyncio::coro<> hungry() {
     std::vector<asyncio::task<int>> tasks;
-    frames_left = 20'000;
-    for (int i = 0; i < 1'000; ++i) tasks.push_back(asyncio::create_task(after(1h, i)));
+    frames_most = frames_held + 10'000;
+    for (int i = 0; i < 200; ++i) tasks.push_back(asyncio::create_task(after(1h, i)));
     co_await asyncio::gather(tasks);
 }
 
