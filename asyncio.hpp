@@ -2497,6 +2497,8 @@ struct loop_core {
     void require_open(const char* message) const {
         if (closed) throw_runtime_error(message);
     }
+    // In debug mode: throws std::runtime_error while another thread runs the loop.
+    ASYNCIO_API void require_own_thread(const char* who) const;
 
     // Handles on the loop's thread count without atomics; all of them together
     // hold one count of those that may be shared between threads.
@@ -3494,6 +3496,7 @@ public:
 
 private:
     void require_pending() const {
+        state().core->require_own_thread("asyncio::future");
         if (!state().settable)
             detail::throw_invalid_state(
                 "asyncio::future: the result of a task, a job or a gather() comes from there; "
@@ -16936,10 +16939,12 @@ void event_loop::call_exception_handler(const exception_context& context) {
 
 void event_loop::check_call(const char* who) const {
     if (core_->closed) detail::throw_runtime_error(who, ": the loop is closed");
-    if (detail::can_debug && core_->debug && running_ &&
-        detail::this_thread_core != core_.get())
-        detail::throw_runtime_error(who, ": called from another thread; use "
-                                         "call_soon_threadsafe()");
+    core_->require_own_thread(who);
+}
+
+void detail::loop_core::require_own_thread(const char* who) const {
+    if (can_debug && debug && loop && loop->running_ && this_thread_core != this)
+        throw_runtime_error(who, ": called from another thread; use call_soon_threadsafe()");
 }
 
 std::int64_t event_loop::after_ns(duration delay) const noexcept {
@@ -17687,6 +17692,7 @@ void fresh_tasks::take_back() noexcept {
 
 void require_open_for_tasks(loop_core& core) {
     core.require_open("asyncio::create_task: the loop is closed; make another one");
+    core.require_own_thread("asyncio::create_task");
 }
 
 #if defined(ASYNCIO_NO_EXCEPTIONS)

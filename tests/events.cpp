@@ -1123,8 +1123,10 @@ TEST_SUITE("debug mode") {
 
 #if !defined(ASYNCIO_NO_EXCEPTIONS)
 TEST_CASE("DB-01: with debug on, calls from a foreign thread are refused") {
+    const auto nothing = []() -> asyncio::coro<> { co_return; };
     for (const bool debug : {true, false}) {
         asyncio::event_loop loop({.debug = debug});
+        const auto future = loop.create_future<int>();
         CHECK(loop.get_debug() == debug);
         loop.slow_callback_duration = 1h;
         int refused = 0;
@@ -1141,12 +1143,15 @@ TEST_CASE("DB-01: with debug on, calls from a foreign thread are refused") {
                 refuses([&] { loop.call_soon([&] { ++ran; }); });
                 refuses([&] { loop.call_later(-1s, [&] { ++ran; }); });
                 refuses([&] { loop.call_at(asyncio::time_point(), [&] { ++ran; }); });
+                refuses([&] { loop.create_task(nothing()); });
+                refuses([&] { future.set_result(1); });
             }).join();
         });
         loop.run_once();
         loop.run_once();
-        CHECK(refused == (debug ? 3 : 0));
+        CHECK(refused == (debug ? 5 : 0));
         CHECK(ran == (debug ? 0 : 3));
+        CHECK(future.done() == !debug);
     }
 }
 #endif
