@@ -9163,6 +9163,10 @@ private:
 template <class R, class Call, class... Stored, class Fn, class... Args>
 ref_ptr<concurrent_state<R>> submit_local(executor_core& core, type_list<Stored...>, Fn&& fn,
                                           Args&&... args) {
+    static_assert(!is_coro<R>,
+                  "asyncio::run_in_executor, to_thread, submit: the function returns a coroutine, "
+                  "which no thread would run; await it here, or let the thread have a loop of its "
+                  "own: [...] { return asyncio::run(f(...)); }");
     using job = local_job_of<R, Call, std::decay_t<Fn>, Stored...>;
     auto* made = new job(std::forward<Fn>(fn), std::forward<Args>(args)...);
     const ref_ptr<concurrent_state<R>> state(made);

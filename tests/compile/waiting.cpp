@@ -3,6 +3,7 @@
 // WRONG=2 says: thread_pool_executor
 // WRONG=3 says: a number has no unit
 // WRONG=4 says: give a std::unique_ptr to it
+// WRONG=5 says: which no thread would run
 #include "asyncio.hpp"
 
 using namespace std::chrono_literals;
@@ -50,6 +51,11 @@ static asyncio::coro<> async_main() {
     loop.set_default_executor(std::make_shared<asyncio::isolated_executor>(1));
 #else
     loop.set_default_executor(std::make_shared<asyncio::thread_pool_executor>(1));
+#endif
+#if WRONG == 5
+    co_await asyncio::to_thread(answer);
+#else
+    co_await asyncio::to_thread([] { return asyncio::run(answer()); });
 #endif
 }
 
