@@ -16330,6 +16330,20 @@ void timer_heap::sift_down(std::size_t place, entry e) noexcept {
 
 // -- callbacks -------------------------------------------------------------------
 
+// value.wait(old), whose wake-up g++'s library loses where the system has no futex: version 12
+// looks at the value before it takes its lock.
+template <class T>
+static void wait_while(const std::atomic<T>& value, T old) noexcept {
+#if defined(__GLIBCXX__) && !defined(__linux__) && !defined(ASYNCIO_NO_THREADS)
+    for (int times = 0; value.load(std::memory_order_acquire) == old; ++times) {
+        if (times < 100) std::this_thread::yield();
+        else std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+#else
+    value.wait(old, std::memory_order_acquire);
+#endif
+}
+
 callback_base::callback_base() {
     when = 0; // what a handle shows of one that is not timed
     run = [](ready_node* node) {
@@ -16384,7 +16398,7 @@ void callback_base::cancel() noexcept {
         return;
     }
     if (shared && expected == state::running && this_thread_core != posted_to)
-        progress.wait(state::running);
+        wait_while(progress, state::running);
 }
 
 // -- what other threads may do -----------------------------------------------------
@@ -19527,7 +19541,7 @@ inline void job_lock::lock() noexcept {
     int seen = free;
     if (state_.compare_exchange_strong(seen, held, std::memory_order_acquire)) return;
     while (state_.exchange(contended, std::memory_order_acquire) != free)
-        state_.wait(contended, std::memory_order_relaxed);
+        wait_while(state_, contended);
 }
 
 inline void job_lock::unlock() noexcept {

@@ -425,22 +425,20 @@ TEST_CASE("a handler may replace itself, be taken away, and be set within the lo
 
 TEST_CASE("set_wake_handler() waits for a handler that runs on another thread") {
     asyncio::event_loop loop;
-    std::atomic<bool> entered = false;
-    std::atomic<bool> go_on = false;
+    support::flag entered;
+    support::flag go_on;
     std::atomic<int> id = support::thread_id();
     bool ended = false;
     loop.set_wake_handler([&] {
-        entered = true;
-        entered.notify_all();
-        go_on.wait(false);
+        entered.set();
+        go_on.wait();
         ended = true;
     });
     std::thread poster([&] { loop.call_soon_threadsafe([] {}); });
-    entered.wait(false);
+    entered.wait();
     std::thread releaser([&] {
         support::wait_until_asleep(id);
-        go_on = true;
-        go_on.notify_all();
+        go_on.set();
     });
     loop.set_wake_handler({});
     CHECK(ended);
@@ -1739,14 +1737,20 @@ ASYNC_TEST_CASE_REAL("a task in the middle of I/O takes it back, and the next on
 
 ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children may end as well") {
     asyncio::event_loop& loop = asyncio::get_running_loop();
-    const auto go_on = std::make_shared<std::atomic<bool>>(false); // a job may outlive this test
-    const auto job = [go_on] {
-        go_on->wait(false);
-        return std::string(100, 'x');
+    auto go_on = std::make_shared<support::flag>();
+    const auto job = [&go_on] {
+        return [go_on] { // which may outlive this test
+            go_on->wait();
+            return std::string(100, 'x');
+        };
     };
-    const auto in_thread = [&]() -> asyncio::coro<> { co_await asyncio::to_thread(job); };
+    const auto in_thread = [&]() -> asyncio::coro<> {
+        const auto work = job();
+        co_await asyncio::to_thread(work);
+    };
     const auto in_executor = [&]() -> asyncio::coro<> {
-        co_await asyncio::run_in_executor(nullptr, job);
+        const auto work = job();
+        co_await asyncio::run_in_executor(nullptr, work);
     };
     const auto resolves = []() -> asyncio::coro<> {
         for (;;) co_await asyncio::getaddrinfo("localhost", "80");
@@ -1776,7 +1780,7 @@ ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children m
     };
     for (const auto pause : {0ms, 1ms, 20ms}) {
         auto scope = std::make_unique<asyncio::task_scope>(loop);
-        *go_on = false;
+        go_on = std::make_shared<support::flag>();
         scope->create_task(in_thread);
         scope->create_task(in_executor);
         scope->create_task(resolves);
@@ -1785,8 +1789,7 @@ ASYNC_TEST_CASE_REAL("tasks that wait for threads, files, streams and children m
         scope->create_task(serves);
         co_await asyncio::sleep(pause);
         scope.reset();
-        *go_on = true;
-        go_on->notify_all();
+        go_on->set();
         co_await asyncio::sleep(1ms);
         CHECK(asyncio::all_tasks().size() == 1);
     }

@@ -840,22 +840,20 @@ TEST_CASE("TH-07: cancel() from another thread prevents the call, or waits for i
     loop.run_once();
     CHECK_FALSE(ran);
 
-    std::atomic<bool> begun{false};
-    std::atomic<bool> go{false};
+    support::flag begun;
+    support::flag go;
     std::atomic<bool> ended{false};
     bool waited = false;
     std::thread other([&] {
         auto h = loop.call_soon_threadsafe([&] {
-            begun = true;
-            begun.notify_all();
-            go.wait(false);
+            begun.set();
+            go.wait();
             for (int i = 0; i < 1000; ++i) std::this_thread::yield();
             ended = true;
             loop.stop();
         });
-        begun.wait(false);
-        go = true;
-        go.notify_all();
+        begun.wait();
+        go.set();
         h.cancel();
         waited = ended;
         CHECK_FALSE(h.cancelled());

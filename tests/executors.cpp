@@ -20,7 +20,6 @@
 #include <fstream>
 #include <functional>
 #include <future>
-#include <latch>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -894,13 +893,15 @@ TEST_CASE("EX-02: jobs one after the other run on one thread, 60 blocking ones o
         CHECK(used.size() == 1);
     }
     asyncio::thread_pool_executor pool(4);
-    std::latch four(4); // opens only when four jobs are inside at the same time
+    std::atomic<int> inside{0};
+    support::flag four; // jobs are inside at the same time
     std::mutex mutex;
     std::set<std::thread::id> used;
     std::vector<asyncio::concurrent_future<void>> jobs;
     for (int i = 0; i < 60; ++i)
         jobs.push_back(pool.submit([&, i] {
-            if (i < 4) four.arrive_and_wait();
+            if (++inside == 4) four.set();
+            if (i < 4) four.wait();
             const std::lock_guard lock(mutex);
             used.insert(std::this_thread::get_id());
         }));

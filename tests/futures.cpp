@@ -379,17 +379,16 @@ ASYNC_TEST_CASE("FU-09: so does that of run_in_executor(), whose callbacks run i
 
 ASYNC_TEST_CASE("FU-10: cancelling the loop's side takes back a job that has not begun, no other") {
     asyncio::thread_pool_executor pool(1);
-    std::atomic<bool> go{false};
-    std::atomic<bool> begun{false};
+    support::flag go;
+    support::flag begun;
     std::atomic<int> ran{0};
     const auto running = pool.submit([&] {
-        begun = true;
-        begun.notify_all();
-        go.wait(false);
+        begun.set();
+        go.wait();
         ++ran;
         return 1;
     });
-    begun.wait(false);
+    begun.wait();
     const auto count = [&] { return 10 + ++ran; };
     const auto queued = pool.submit(count);
     const auto last = pool.submit(count);
@@ -412,8 +411,7 @@ ASYNC_TEST_CASE("FU-10: cancelling the loop's side takes back a job that has not
     CHECK(taken_back.cancelled());
     CHECK_FALSE(running.cancelled());
     CHECK_FALSE(running.done());
-    go = true;
-    go.notify_all();
+    go.set();
     CHECK(running.result() == 1);
     CHECK(last.result() == 12); // only the first and the last have run
     CHECK(ran == 2);

@@ -301,22 +301,20 @@ TEST_CASE("of tasks that do not end after their cancellation ten are shown, and 
 }
 
 TEST_CASE("RN-14: jobs of the default executor have ended when run() returns") {
-    std::atomic<bool> begun{false};
-    std::atomic<bool> main_ended{false};
+    support::flag begun;
+    support::flag main_ended;
     std::atomic<bool> ended{false};
     const std::atomic<int> loop_thread{support::thread_id()};
     const auto main = [&]() -> asyncio::coro<> {
         const auto job = asyncio::get_running_loop().run_in_executor(nullptr, [&] {
-            begun = true;
-            begun.notify_all();
-            main_ended.wait(false);
+            begun.set();
+            main_ended.wait();
             // Until the loop's thread waits, as it has nothing else to do than to wait for this.
             support::wait_until_asleep(loop_thread);
             ended = true;
         });
-        begun.wait(false);
-        main_ended = true;
-        main_ended.notify_all();
+        begun.wait();
+        main_ended.set();
         co_return;
     };
     asyncio::run(main());
@@ -324,9 +322,10 @@ TEST_CASE("RN-14: jobs of the default executor have ended when run() returns") {
 }
 
 TEST_CASE("RN-14: after five minutes a job that does not end is reported, and left to itself") {
-    std::atomic<bool> begun{false};
-    std::atomic<bool> may_end{false};
-    std::atomic<bool> ended{false};
+    support::flag begun;
+    support::flag may_end;
+    std::atomic<bool> has_ended{false};
+    support::flag ended;
     std::vector<std::string> reports;
     asyncio::duration waited{};
     const auto main = [&]() -> asyncio::coro<int> {
@@ -339,25 +338,23 @@ TEST_CASE("RN-14: after five minutes a job that does not end is reported, and le
                 waited = l.time() - begin;
             });
         asyncio::run_in_executor(nullptr, [&] {
-            begun = true;
-            begun.notify_all();
-            may_end.wait(false);
-            ended = true;
-            ended.notify_all();
+            begun.set();
+            may_end.wait();
+            has_ended = true;
+            ended.set();
         });
-        begun.wait(false);
+        begun.wait();
         co_return 7;
     };
     // Five minutes in 30 milliseconds.
     const int result = asyncio::run(main(), {.time_scale = 10'000});
     CHECK(result == 7);
-    CHECK_FALSE(ended);
+    CHECK_FALSE(has_ended);
     REQUIRE(reports.size() == 1);
     CHECK(reports[0].find("did not end its jobs in time") != std::string::npos);
     CHECK(waited >= asyncio::duration(5min));
-    may_end = true;
-    may_end.notify_all();
-    ended.wait(false);
+    may_end.set();
+    ended.wait();
 }
 
 TEST_CASE("a task that ignores its cancellation is asked again, and then printed") {

@@ -12,10 +12,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -51,6 +53,26 @@ void run_case(asyncio::coro<> (*body)(), asyncio::run_options options);
 /// Leaves a test case out when the tests run shuffled: one that asserts the order in which the
 /// loop runs what is ready, or is built on it. See ASYNC_TEST_CASE_ORDERED.
 doctest::skip asserts_order();
+
+/// What a thread waits for until another one sets it. std::atomic has a wait() as well, which
+/// may sleep for ever with g++ 12 where the system has no futex, as Windows.
+class flag {
+public:
+    void set() {
+        const std::lock_guard lock(mutex_);
+        set_ = true;
+        changed_.notify_all();
+    }
+    void wait() {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return set_; });
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool set_ = false;
+};
 
 /// Lets the loop make `count` turns.
 asyncio::coro<> turns(int count = 1);

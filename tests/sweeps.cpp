@@ -1117,7 +1117,7 @@ SWEEP("a job that runs on when its task is cancelled, and one that waits behind 
       .threads = true) {
     const probe here;
     struct state {
-        std::atomic<bool> open{false};
+        support::flag open;
         std::atomic<int> ended{0};
     };
     auto& gate = set.make<state>();
@@ -1126,19 +1126,15 @@ SWEEP("a job that runs on when its task is cancelled, and one that waits behind 
         pool.shutdown();
         set.require(gate.ended <= 2, "a job ran twice");
     });
-    const at_exit end([&] {
-        gate.open = true;
-        gate.open.notify_all();
-    });
+    const at_exit end([&] { gate.open.set(); });
     const auto blocked = [&gate] {
-        gate.open.wait(false);
+        gate.open.wait();
         return ++gate.ended;
     };
     auto running = asyncio::run_in_executor(pool, blocked);
     auto queued = asyncio::run_in_executor(pool, blocked);
     co_await support::turns(3);
-    gate.open = true;
-    gate.open.notify_all();
+    gate.open.set();
     co_await running;
     co_await queued;
     set.require(gate.ended == 2, "a job did not run");
