@@ -12058,16 +12058,14 @@ public:
     /// Waits for a turn and takes it.
     ///
     /// Cancellation: no turn is taken.
+    /// Lifetime: who waits keeps the turns coming when the limiter goes.
     coro<> acquire();
 
 private:
-    void refill();
+    struct bucket;
+    static coro<> take_turn(std::shared_ptr<bucket> from);
 
-    rate_limiter_options options_;
-    double saved_;
-    time_point filled_at_;
-    bool begun_ = false;
-    lock line_;
+    std::shared_ptr<bucket> bucket_;
 };
 
 /// Options of map().
@@ -29557,32 +29555,55 @@ void circuit_breaker::note(std::uint64_t period, const exception_ptr& failure) {
     }
 }
 
-rate_limiter::rate_limiter(rate_limiter_options options)
-    : options_(options), saved_(options.burst) {
+struct rate_limiter::bucket {
+    struct timer {
+        ~timer() { call.cancel(); }
+        handle call;
+    };
+
+    explicit bucket(rate_limiter_options o) : options(o), saved(o.burst) {}
+
+    void refill() {
+        const time_point now = get_running_loop().time();
+        if (std::exchange(begun, true))
+            saved = std::min(options.burst,
+                             saved + (now - filled_at) / options.per * options.rate);
+        filled_at = now;
+    }
+
+    rate_limiter_options options;
+    double saved;
+    time_point filled_at;
+    bool begun = false;
+    lock line;
+};
+
+rate_limiter::rate_limiter(rate_limiter_options options) {
     if (!(options.rate > 0) || options.per.count() <= 0 || !(options.burst >= 1))
         detail::throw_invalid_argument("asyncio::rate_limiter: rate and per must be positive, "
                                        "and burst at least 1");
+    bucket_ = std::make_shared<bucket>(options);
 }
 
-void rate_limiter::refill() {
-    const time_point now = get_running_loop().time();
-    if (std::exchange(begun_, true))
-        saved_ = std::min(options_.burst,
-                          saved_ + (now - filled_at_) / options_.per * options_.rate);
-    filled_at_ = now;
-}
+coro<> rate_limiter::acquire() { return take_turn(bucket_); }
 
-coro<> rate_limiter::acquire() {
-    // Who sleeps for its turn holds the line; the others wait behind it.
-    const auto first_in_line = co_await line_.scoped();
-    refill();
-    while (saved_ < 1) {
-        // A nanosecond more than computed, so that rounding costs no second sleep.
-        const duration pause = options_.per * ((1 - saved_) / options_.rate);
-        co_await sleep(pause + std::chrono::nanoseconds(1));
-        refill();
+coro<> rate_limiter::take_turn(std::shared_ptr<bucket> from) {
+    // Who waits for its turn holds the line; the others wait behind it.
+    const auto first_in_line = co_await from->line.scoped();
+    from->refill();
+    while (from->saved < 1) {
+        // A nanosecond more than computed, so that rounding costs no second wait.
+        const duration pause = from->options.per * ((1 - from->saved) / from->options.rate) +
+                               std::chrono::nanoseconds(1);
+        // By the loop's clock: that of the task may stand still, and others wait behind it.
+        const future<> passed = create_future<>();
+        const bucket::timer waiting{get_running_loop().call_later(pause, [passed] {
+            if (!passed.done()) passed.set_result();
+        })};
+        co_await passed;
+        from->refill();
     }
-    saved_ -= 1;
+    from->saved -= 1;
 }
 
 #if !defined(ASYNCIO_BACKEND_NONE)

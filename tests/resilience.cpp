@@ -616,6 +616,41 @@ ASYNC_TEST_CASE("a cancelled wait takes no turn, and lets the next one forward")
     CHECK(asyncio::elapsed() <= 1001ms);
 }
 
+ASYNC_TEST_CASE("a rate limiter that goes gives those who wait their turns all the same") {
+    auto limiter = std::make_unique<asyncio::rate_limiter>(
+        asyncio::rate_limiter_options{.rate = 1, .per = 1s});
+    co_await limiter->acquire();
+    auto first = asyncio::create_task(limiter->acquire());
+    auto second = asyncio::create_task(limiter->acquire());
+    co_await asyncio::sleep(500ms);
+    limiter.reset();
+    co_await first;
+    CHECK(asyncio::elapsed() >= 1s);
+    co_await second;
+    CHECK(asyncio::elapsed() >= 2s);
+    CHECK(asyncio::elapsed() <= 2001ms);
+}
+
+TEST_CASE("who stands still at the head of a rate limiter's line holds up nobody") {
+    asyncio::event_loop loop({.clock = asyncio::clock_kind::manual});
+    asyncio::time_stream world(loop);
+    asyncio::rate_limiter limiter({.rate = 1, .per = 1s});
+    const auto in_the_world = loop.create_task(
+        [&]() -> asyncio::coro<> {
+            co_await limiter.acquire();
+            co_await limiter.acquire();
+        },
+        {.clock = &world});
+    loop.poll();
+    world.pause();
+    const auto outside = loop.create_task(limiter.acquire());
+    loop.advance(1s + 1us);
+    CHECK(in_the_world.done());
+    CHECK_FALSE(outside.done());
+    loop.advance(1s);
+    CHECK(outside.done());
+}
+
 #if !defined(ASYNCIO_NO_EXCEPTIONS)
 TEST_CASE("a rate limiter's numbers are positive") {
     using asyncio::rate_limiter;
