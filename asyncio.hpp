@@ -5042,6 +5042,9 @@ private:
     ref_ptr<state_base> state_;
 };
 
+// Debug mode: `task` stays suspended, as what it waits for was destroyed.
+ASYNCIO_API void report_orphan(task_base& task) noexcept;
+
 // Waits for a moment of the loop's clock.
 class timer_suspension : public suspension, protected timer_node {
 protected:
@@ -6890,7 +6893,10 @@ public:
     ~completions() {
         for (link& l : links_)
             if (l.is_linked()) handles_[l.place].state().unlink(l);
-        for (arrival* a = waiting_; a; a = a->following) a->owner = nullptr;
+        while (arrival* a = waiting_) {
+            waiting_ = a->following;
+            a->orphan();
+        }
     }
 
     /// The next one to be done; nothing when all have been given.
@@ -6966,6 +6972,13 @@ private:
             take_back();
             wake();
         }
+        // The completions go: the task stays suspended until it is cancelled.
+        void orphan() noexcept {
+            owner = nullptr;
+            if (is_set()) take_back();
+            if (woken()) task()->set(detail::task_base::must_confirm);
+            detail::report_orphan(*task());
+        }
 
         completions* owner;
         arrival* following = nullptr;
@@ -6976,6 +6989,11 @@ private:
             arrival** hook = &owner->waiting_;
             while (*hook && *hook != this) hook = &(*hook)->following;
             if (*hook) *hook = following;
+        }
+        bool confirm() noexcept override {
+            if (owner) return true;
+            wait_again();
+            return false;
         }
         void show_awaited(detail::awaited_visitor& visitor) override {
             if (!owner) return;
@@ -7075,9 +7093,6 @@ namespace asyncio::inline ASYNCIO_ABI {
 namespace detail {
 
 class waiter_list;
-
-// Debug mode: `task` stays suspended, as what it waits for was destroyed.
-ASYNCIO_API void report_orphan(task_base& task) noexcept;
 
 // A task that waits in a line. It stays in the line after it was woken, until its
 // step comes, so that newcomers queue behind it.
@@ -17749,6 +17764,19 @@ void require_same_loop(const loop_core& core, const state_base& awaited) {
                         "run_coroutine_threadsafe() between loops");
 }
 
+void report_orphan(task_base& task) noexcept {
+    loop_core& core = *task.core;
+    if (!can_debug || !core.debug || core.closing || !core.loop) return;
+    ASYNCIO_TRY {
+        core.loop->call_exception_handler(
+            {"what a task waits for was destroyed; the task stays suspended until it is cancelled",
+             {},
+             task.name()});
+    } ASYNCIO_CATCH_ALL {
+        // A destructor has no way to pass it on.
+    }
+}
+
 // What the tasks of a task_scope that is gone end with; null, which is a cancellation without
 // a word, when there is no memory for it.
 static exception_ptr scope_is_gone() noexcept {
@@ -19300,19 +19328,6 @@ namespace asyncio::inline ASYNCIO_ABI {
 void detail::waiter_list::detach_all() noexcept {
     while (list_waiter* w = first_)
         if (w->orphan()) report_orphan(*w->task());
-}
-
-void detail::report_orphan(task_base& task) noexcept {
-    loop_core& core = *task.core;
-    if (!can_debug || !core.debug || core.closing || !core.loop) return;
-    ASYNCIO_TRY {
-        core.loop->call_exception_handler(
-            {"what a task waits for was destroyed; the task stays suspended until it is cancelled",
-             {},
-             task.name()});
-    } ASYNCIO_CATCH_ALL {
-        // A destructor has no way to pass it on.
-    }
 }
 
 #if defined(ASYNCIO_BACKEND_NONE)

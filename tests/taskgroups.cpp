@@ -2574,6 +2574,30 @@ ASYNC_TEST_CASE("as_completed() gives finished ones first, in the order of the a
     CHECK(*third == c);
 }
 
+ASYNC_TEST_CASE("what as_completed() gave may go: who waits stays suspended until it is cancelled") {
+    for (const bool woken : {false, true}) {
+        CAPTURE(woken);
+        asyncio::task<int> a = asyncio::create_task(after(10s, 1));
+        const asyncio::future<int> b = asyncio::create_future<int>();
+        const std::vector<asyncio::future<int>> both{a, b};
+        using completions = asyncio::completions<asyncio::future<int>>;
+        std::unique_ptr<completions> ends(
+            new completions(asyncio::as_completed(both, {.timeout = 1s})));
+        auto patient = asyncio::create_task(ends->next());
+        auto impatient = asyncio::create_task(ends->next());
+        co_await support::turns(2);
+        if (woken) b.set_result(2);
+        ends.reset();
+        co_await asyncio::sleep(5s); // beyond the timeout
+        CHECK_FALSE(patient.done());
+        patient.cancel();
+        impatient.cancel();
+        CHECK_AWAIT_THROWS_AS(patient, asyncio::cancelled_error);
+        CHECK_AWAIT_THROWS_AS(impatient, asyncio::cancelled_error);
+        co_await a;
+    }
+}
+
 ASYNC_TEST_CASE("dropping as_completed() leaves its tasks running") {
     asyncio::task<int> a = asyncio::create_task(after(2s, 1));
     {
