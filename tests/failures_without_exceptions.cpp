@@ -737,6 +737,7 @@ FAILURE_CASE("bytes that are no value: the decoder says so, and a job's await fa
     const int sum = co_await asyncio::run_in_executor(pool, [](int n) { return n + 1; }, 4);
     CHECK(sum == 5);
 #endif
+    co_return;
 }
 
 } // namespace

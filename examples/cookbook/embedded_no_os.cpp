@@ -122,8 +122,8 @@ extern "C" std::int64_t asyncio_port_now_ns() { return nanoseconds(CLOCK_MONOTON
 extern "C" void asyncio_port_idle(std::int64_t ns) { // negative: until an interrupt comes
     ++idles;
     sigset_t masked, before;
-    ::sigemptyset(&masked);
-    ::sigaddset(&masked, SIGALRM);
+    sigemptyset(&masked); // a macro on some systems
+    sigaddset(&masked, SIGALRM);
     ::sigprocmask(SIG_BLOCK, &masked, &before);
     timespec most{};
     most.tv_sec = static_cast<time_t>(ns / 1'000'000'000);
