@@ -25809,6 +25809,9 @@ bool stream_link::begin_read(read_wait& w) {
             ": another task is waiting to read already; one task at a time reads from a "
             "connection"));
     }
+    if (running_core() != core_.get() && open() && !satisfied(w)) [[unlikely]]
+        throw_runtime_error("asyncio::stream_reader: the connection belongs to another loop; read "
+                            "from it there");
     return pump(w);
 }
 

@@ -2322,6 +2322,33 @@ ASYNC_TEST_CASE("layers can be put on layers, and files go through them") {
     co_await near_end.second.wait_closed();
 }
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+TEST_CASE("a connection of another loop gives what it has, and refuses to wait for more") {
+    asyncio::event_loop owner;
+    std::optional<link_ends> ends;
+    const auto setup = [&]() -> asyncio::coro<> {
+        ends = co_await connected();
+        ends->far_end.second.write("one\ntwo");
+        const std::string first = co_await ends->reader().readline();
+        CHECK(first == "one\n");
+    };
+    owner.run_until_complete(setup());
+    const auto elsewhere = [&]() -> asyncio::coro<> {
+        const std::string second = co_await ends->reader().read(3);
+        CHECK(second == "two");
+        CHECK_AWAIT_THROWS_AS(ends->reader().read(1), std::runtime_error);
+    };
+    asyncio::run(elsewhere());
+    const auto again = [&]() -> asyncio::coro<> {
+        ends->far_end.second.write("!");
+        const std::string third = co_await ends->reader().read(1);
+        CHECK(third == "!");
+        ends.reset();
+    };
+    owner.run_until_complete(again());
+}
+#endif
+
 TEST_CASE("a loop that ends with transports at work frees them all") {
     auto strings = std::make_shared<puppet_strings>();
     std::optional<stream_pair> kept;
