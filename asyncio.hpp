@@ -6485,8 +6485,16 @@ concept awaitable_range = !awaitable<R> && requires(R& r) {
     std::end(r);
 } && awaitable<std::remove_cvref_t<decltype(*std::begin(std::declval<R&>()))>>;
 
+template <class Iterator>
+struct range_element {
+    using type = std::remove_cvref_t<decltype(*std::declval<Iterator&>())>;
+};
+template <std::indirectly_readable Iterator> // whose * may give a proxy, as that of vector<bool>
+struct range_element<Iterator> {
+    using type = std::iter_value_t<Iterator>;
+};
 template <class R>
-using range_element_t = std::remove_cvref_t<decltype(*std::begin(std::declval<R&>()))>;
+using range_element_t = typename range_element<decltype(std::begin(std::declval<R&>()))>::type;
 
 // Moves the elements out of a range that is given away.
 template <class R, class F>

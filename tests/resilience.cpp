@@ -713,6 +713,19 @@ ASYNC_TEST_CASE("what a plain function throws to map() is an outcome as well") {
 }
 #endif
 
+ASYNC_TEST_CASE("map() keeps the items of a vector<bool>, not what refers to them") {
+    const auto inverse = [](bool b) -> asyncio::coro<bool> {
+        co_await asyncio::sleep(1s);
+        co_return !b;
+    };
+    auto bits = std::make_unique<std::vector<bool>>();
+    *bits = {true, false};
+    auto mapped = asyncio::map(*bits, inverse);
+    bits.reset();
+    const std::vector<bool> got = co_await std::move(mapped);
+    CHECK(got == std::vector<bool>{false, true});
+}
+
 ASYNC_TEST_CASE("what an item of map() is converted to lives as long as its call") {
     const std::vector<const char*> items{"text that is too long for a string without memory",
                                          "another text that is too long for that"};
