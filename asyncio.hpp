@@ -16354,14 +16354,14 @@ void timer_heap::sift_down(std::size_t place, entry e) noexcept {
 // value.wait(old), whose wake-up g++'s library loses where the system has no futex: version 12
 // looks at the value before it takes its lock.
 template <class T>
-static void wait_while(const std::atomic<T>& value, T old) noexcept {
+static void wait_while(const atomic<T>& value, T old) noexcept {
 #if defined(__GLIBCXX__) && !defined(__linux__) && !defined(ASYNCIO_NO_THREADS)
     for (int times = 0; value.load(std::memory_order_acquire) == old; ++times) {
         if (times < 100) std::this_thread::yield();
         else std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
 #else
-    value.wait(old, std::memory_order_acquire);
+    value.wait(old);
 #endif
 }
 
