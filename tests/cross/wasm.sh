@@ -4,13 +4,13 @@
 #
 #     tests/cross/wasm.sh
 #
-# The compiler is zig. ZIG names it, or it comes from npm into a folder that goes away at the end
+# The compiler is zig. ZIG names it, or it is fetched into a folder that goes away at the end
 # (350 MB; ASYNCIO_CROSS_FOLDER=folder keeps it there). The exit code is 0 when all is well, 1 when
 # something is not, 77 when there is no zig or no node.
 set -eu
 
 cd "$(dirname "$0")/../.."
-command -v node >/dev/null || { echo "no node: apt-get install nodejs npm"; exit 77; }
+command -v node >/dev/null || { echo "no node: apt-get install nodejs"; exit 77; }
 
 . tests/cross/zig.sh
 
