@@ -10529,6 +10529,8 @@ public:
     virtual wait_list* list_of(wait_goal goal) noexcept = 0;
     // Why what was waited for did not come, if that is an error.
     virtual exception_ptr check(wait_goal goal) const = 0;
+    // Whose loop wakes those who wait.
+    virtual const loop_core* home() const noexcept = 0;
 
 protected:
     ~wait_source() = default;
@@ -10543,7 +10545,7 @@ public:
         : goal_(other.goal_), source_(std::move(other.source_)) {}
     ~condition_awaiter() { leave(); }
 
-    ASYNCIO_API bool await_ready() noexcept;
+    ASYNCIO_API bool await_ready();
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) noexcept {
         if (suspend(h)) wait();
@@ -10855,7 +10857,8 @@ private:
 
 /// Options of create_datagram_endpoint(). Strings are copied.
 struct datagram_options {
-    host_port local_addr = {};  ///< where to receive
+    /// Where to receive; without a host over all of this machine's addresses, IPv4 and IPv6.
+    host_port local_addr = {};
     host_port remote_addr = {}; ///< where to send to, and the only one to hear from
     bool reuse_port = false;      ///< others may receive at the same port
     bool allow_broadcast = false; ///< broadcast addresses may be sent to
@@ -10864,8 +10867,8 @@ struct datagram_options {
 
 /// A UDP endpoint. Python's loop.create_datagram_endpoint().
 ///
-/// Throws: std::invalid_argument when no address is given; std::system_error naming
-/// the address that failed.
+/// Throws: std::invalid_argument when no address is given, or a remote one without a host;
+/// std::system_error naming the address that failed.
 ASYNCIO_API coro<datagram_endpoint> create_datagram_endpoint(datagram_options options);
 
 /// The same over a socket that is bound or connected already: one with options of
@@ -23867,6 +23870,26 @@ static address parse_numeric(std::string_view host, std::uint16_t port) {
     return address();
 }
 
+// A socket for both families calls 1.2.3.4 ::ffff:1.2.3.4.
+constexpr std::array<unsigned char, 12> v4_within_v6{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+static address within_v6(const address& a) {
+    if (!a.is_v4()) return a;
+    address::numbers n;
+    std::copy_n(v4_within_v6.begin(), 12, n.bytes.begin());
+    std::copy_n(a.raw().bytes.begin(), 4, n.bytes.begin() + 12);
+    return address(address::family_type::v6, n, static_cast<std::uint16_t>(a.port()));
+}
+
+static address out_of_v6(const address& a) {
+    const auto& bytes = a.raw().bytes;
+    if (!a.is_v6() || !std::equal(v4_within_v6.begin(), v4_within_v6.end(), bytes.begin()))
+        return a;
+    address::numbers n;
+    std::copy_n(bytes.begin() + 12, 4, n.bytes.begin());
+    return address(address::family_type::v4, n, static_cast<std::uint16_t>(a.port()));
+}
+
 } // namespace detail
 
 address::address(std::string_view host, int port) {
@@ -24218,10 +24241,14 @@ void wait_list::wake_all(bool granted) noexcept {
     }
 }
 
-bool condition_awaiter::await_ready() noexcept {
+bool condition_awaiter::await_ready() {
     const wait_outlook outlook = source_->look(goal_);
     granted_ = outlook == wait_outlook::reached;
-    return outlook != wait_outlook::ahead;
+    if (outlook != wait_outlook::ahead) return true;
+    if (source_->home() != running_core()) [[unlikely]]
+        throw_runtime_error("asyncio: what is waited for belongs to another loop; await drain() "
+                            "and wait_closed() there");
+    return false;
 }
 
 void condition_awaiter::wait() noexcept {
@@ -24300,6 +24327,9 @@ public:
     void stop_receiving() noexcept;
     // The next one who receives gets this error.
     void report(int error) noexcept;
+
+    // For datagrams of both families; addresses are given and taken as if it were of each.
+    bool both_families = false;
 
     bool closed() const noexcept { return closed_; }
     bool deaf() const noexcept { return closed_ || deaf_; }
@@ -24574,6 +24604,7 @@ bool socket_state::took(socket_wait& w, direction& d) noexcept {
         if (datagrams_) {
             d.address_.size = static_cast<socklen_t>(d.peer_size);
             w.peer_ = d.address_.to_address();
+            if (both_families) w.peer_ = out_of_v6(w.peer_);
         }
     } ASYNCIO_CATCH(const std::bad_alloc&) {
         w.error_ = ENOMEM;
@@ -24786,6 +24817,11 @@ static ref_ptr<socket_state> make_socket_state(address::family_type family, int 
 
 static exception_ptr closed_error(const char* call) {
     return call_error(EBADF, std::string(call) + ": the socket is closed");
+}
+
+// True for a failure that only means that this machine lacks the address family.
+static bool not_here(int error) noexcept {
+    return error == EADDRNOTAVAIL || error == EAFNOSUPPORT || error == EPROTONOSUPPORT;
 }
 
 static exception_ptr bind_to(int fd, const address& where) {
@@ -25034,6 +25070,7 @@ public:
     wait_outlook look(wait_goal goal) const noexcept override;
     wait_list* list_of(wait_goal goal) noexcept override;
     exception_ptr check(wait_goal goal) const override;
+    const loop_core* home() const noexcept override { return state_->core(); }
 
     void send(std::string_view data, const address& to);
     void set_limits(std::size_t high, std::size_t low) noexcept;
@@ -25167,7 +25204,7 @@ bool endpoint_link::start(std::string_view data, const address& to, bool only_no
     send_.peer_size = 0;
     send_.only_now = only_now;
     if (!remote_) {
-        to_ = system_address(to);
+        to_ = system_address(state_->both_families ? within_v6(to) : to);
         send_.peer = to_.get();
         send_.peer_size = to_.size;
     }
@@ -25267,21 +25304,21 @@ struct endpoint_plan {
     bool remote = false;
 };
 
-// Null: `error` says why.
-static ref_ptr<endpoint_link> try_endpoint(const address& local, const address& remote,
+// Null: `error` says why. `both`: the local address is that of all of this machine, also for
+// what comes over IPv4.
+static ref_ptr<endpoint_link> try_endpoint(const address& local, const address& remote, bool both,
                                            const datagram_options& options,
                                            exception_ptr& error) {
     const address& any = local ? local : remote;
     owned_fd fd = open_socket(any.family(), SOCK_DGRAM);
     error = fd ? nullptr : call_error(last_error(), "socket");
-    const auto set = [&](int level, int name) {
-        const int one = 1;
+    const auto set = [&](int level, int name, int value = 1) {
         if (!error)
-            error = set_socket_option(fd.get(), level, name, std::as_bytes(std::span(&one, 1)));
+            error = set_socket_option(fd.get(), level, name, std::as_bytes(std::span(&value, 1)));
     };
     if (options.reuse_port) set(SOL_SOCKET, reuse_port_option());
     if (options.allow_broadcast) set(SOL_SOCKET, SO_BROADCAST);
-    if (local.is_v6()) set(IPPROTO_IPV6, IPV6_V6ONLY);
+    if (local.is_v6()) set(IPPROTO_IPV6, IPV6_V6ONLY, both ? 0 : 1);
     if (local && !error) error = bind_to(fd.get(), local);
     if (remote && !error) {
         const system_address a(remote);
@@ -25289,7 +25326,10 @@ static ref_ptr<endpoint_link> try_endpoint(const address& local, const address& 
             error = call_error(failure, "connect to " + remote.to_string());
     }
     if (error) return nullptr;
-    return endpoint_link::make(socket(fd.release()), options.max_size, error);
+    ref_ptr<endpoint_link> made =
+        endpoint_link::make(socket(fd.release()), options.max_size, error);
+    if (made) made->state()->both_families = both;
+    return made;
 }
 
 // Tries what the two names have of one family, until one of them works.
@@ -25305,7 +25345,11 @@ static coro<datagram_endpoint> make_endpoint(endpoint_plan plan, datagram_option
     for (const address& remote : remotes) {
         for (const address& local : locals) {
             if (made || (local && remote && local.family() != remote.family())) continue;
-            made = try_endpoint(local, remote, options, error);
+            const bool both = !plan.remote && plan.local_host.empty() && local.is_v6();
+            made = try_endpoint(local, remote, both, options, error);
+            // A port that is taken for one family is not had for the other one alone.
+            if (both && error && !not_here(asyncio::error(error).code().value()))
+                co_await fail_with(std::move(error));
         }
     }
     if (!made && !error)
@@ -25339,6 +25383,9 @@ coro<datagram_endpoint> create_datagram_endpoint(datagram_options options) {
     detail::endpoint_plan plan;
     plan.local = given(options.local_addr);
     plan.remote = given(options.remote_addr);
+    if (plan.remote && options.remote_addr.host.empty())
+        detail::throw_invalid_argument("asyncio::create_datagram_endpoint: remote_addr has no "
+                                       "host; \"localhost\" is this machine");
     if (!plan.local && !plan.remote)
         detail::throw_invalid_argument("asyncio::create_datagram_endpoint: give local_addr, "
                                        "remote_addr or both");
@@ -25590,6 +25637,7 @@ public:
     wait_outlook look(wait_goal goal) const noexcept override;
     wait_list* list_of(wait_goal goal) noexcept override;
     exception_ptr check(wait_goal goal) const override;
+    const loop_core* home() const noexcept override { return core_.get(); }
 
     // Reading.
     bool begin_read(read_wait& w);
@@ -26167,7 +26215,8 @@ void stream_link::finish_close() noexcept {
 }
 
 wait_outlook stream_link::look(wait_goal goal) const noexcept {
-    if (goal == wait_goal::closed) return closed_ ? wait_outlook::ended : wait_outlook::ahead;
+    if (goal == wait_goal::closed)
+        return closed_ || core_->closed ? wait_outlook::ended : wait_outlook::ahead;
     if (failed()) return wait_outlook::ended;
     if (goal == wait_goal::sent)
         return closed_        ? wait_outlook::ended
@@ -26605,6 +26654,10 @@ static coro<std::size_t> send_file(ref_ptr<stream_link> link, int fd, std::int64
                                    std::size_t n) {
     if (!link->begin_file()) co_await fail_with(link->reason(sendfile_closed));
     const file_guard guard(*link);
+    if (link->home() != running_core())
+        co_await fail_with(make_error(
+            std::runtime_error("asyncio::stream_writer::sendfile: the connection belongs to "
+                               "another loop; send from there")));
     co_await condition_awaiter(link, wait_goal::sent);
     if (link->fd() < 0) co_return co_await copy_file(link, fd, offset, n);
     constexpr std::size_t most = 1 << 20;
@@ -27008,6 +27061,7 @@ public:
     }
     wait_list* list_of(wait_goal) noexcept override { return &ended_waiters_; }
     exception_ptr check(wait_goal) const override { return nullptr; }
+    const loop_core* home() const noexcept override { return core_.get(); }
 
     void add_listener(owned_fd fd, address local);
     void remove_file_at_end(std::string path);
@@ -27434,11 +27488,6 @@ static int bind_socket(owned_fd& fd, address& where, const server_options& optio
     if (::getsockname(socket_of(fd.get()), a.get(), &a.size) != 0) return last_error();
     where = a.to_address();
     return 0;
-}
-
-// True for a failure that only means that this machine lacks the address family.
-static bool not_here(int error) noexcept {
-    return error == EADDRNOTAVAIL || error == EAFNOSUPPORT || error == EPROTONOSUPPORT;
 }
 
 // Binds to each address. With port 0 all of them get the port that the first gets;
@@ -28447,6 +28496,9 @@ bool process_awaiter::await_ready() const {
     if (state_->loop_closed())
         throw_runtime_error("asyncio::process::wait: the child's loop is closed; wait for it on "
                             "the loop that it was started on");
+    if (state_->core_.get() != running_core())
+        throw_runtime_error("asyncio::process::wait: the child belongs to another loop; wait for "
+                            "it there");
     return false;
 }
 

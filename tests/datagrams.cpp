@@ -421,8 +421,25 @@ ASYNC_TEST_CASE("names are looked up, and both families are tried") {
         std::invalid_argument);
 }
 
+ASYNC_TEST_CASE("without a host an endpoint hears both families, and answers each in its own") {
+    const int port = co_await closed_port();
+    datagram_endpoint there = co_await create_datagram_endpoint({.local_addr = {"", port}});
+    for (const char* host : {"127.0.0.1", "::1"}) {
+        datagram_endpoint here = co_await create_datagram_endpoint({.remote_addr = {host, port}});
+        here.sendto("question");
+        const datagram question = co_await asyncio::wait_for(there.recvfrom(), 10s);
+        CHECK(question.data == "question");
+        CHECK(question.from == here.sockname());
+        there.sendto("answer", here.sockname());
+        const datagram answer = co_await asyncio::wait_for(here.recvfrom(), 10s);
+        CHECK(answer.data == "answer");
+        CHECK(answer.from == asyncio::address(host, port));
+    }
+}
+
 ASYNC_TEST_CASE("what cannot work is refused with the reason") {
     CHECK_THROWS_AS(create_datagram_endpoint(asyncio::datagram_options()), std::invalid_argument);
+    CHECK_THROWS_AS(create_datagram_endpoint({.remote_addr = {"", 9}}), std::invalid_argument);
     CHECK_THROWS_AS(create_datagram_endpoint({.local_addr = {"127.0.0.1", 65536}}),
                     std::invalid_argument);
     if (!under_wine) {

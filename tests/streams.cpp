@@ -2337,6 +2337,7 @@ TEST_CASE("a connection of another loop gives what it has, and refuses to wait f
         const std::string second = co_await ends->reader().read(3);
         CHECK(second == "two");
         CHECK_AWAIT_THROWS_AS(ends->reader().read(1), std::runtime_error);
+        co_await ends->writer().drain(); // there is nothing to wait for
     };
     asyncio::run(elsewhere());
     const auto again = [&]() -> asyncio::coro<> {
@@ -2346,6 +2347,54 @@ TEST_CASE("a connection of another loop gives what it has, and refuses to wait f
         ends.reset();
     };
     owner.run_until_complete(again());
+}
+
+TEST_CASE("what is waited for on another loop says so instead of waiting for ever") {
+    const support::scratch folder;
+    support::put(folder / "file", "contents");
+    const opened_file opened(folder / "file");
+    asyncio::event_loop owner;
+    std::optional<link_ends> ends;
+    std::optional<asyncio::server> server;
+    const auto setup = [&]() -> asyncio::coro<> {
+        server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+        ends = co_await connected();
+        fill(ends->writer());
+    };
+    owner.run_until_complete(setup());
+    const auto elsewhere = [&]() -> asyncio::coro<> {
+        const auto refused = [](auto wait) -> asyncio::coro<> {
+            CHECK_AWAIT_THROWS_WITH_AS(asyncio::wait_for(wait(), 1h), "another loop",
+                                       std::runtime_error);
+        };
+        const int file = opened.get();
+        co_await refused([&] { return ends->writer().drain(); });
+        co_await refused([&] { return ends->writer().wait_closed(); });
+        co_await refused([&] { return ends->writer().sendfile(file); });
+        co_await refused([&] { return server->wait_closed(); });
+    };
+    asyncio::run(elsewhere(), {.clock = asyncio::clock_kind::virtual_time});
+    const auto again = [&]() -> asyncio::coro<> {
+        auto received = asyncio::create_task(ends->peer_reader().read());
+        co_await ends->writer().drain();
+        ends->writer().close();
+        co_await ends->writer().wait_closed();
+        const std::string all = co_await std::move(received);
+        CHECK(all.size() >= 256 * 1024);
+        server->close();
+        co_await server->wait_closed();
+    };
+    owner.run_until_complete(again());
+}
+
+TEST_CASE("a connection whose loop has gone is closed to those who wait for that") {
+    std::optional<link_ends> ends;
+    const auto setup = [&]() -> asyncio::coro<> { ends = co_await connected(); };
+    asyncio::run(setup());
+    const auto elsewhere = [&]() -> asyncio::coro<> {
+        co_await asyncio::wait_for(ends->writer().wait_closed(), 1h);
+    };
+    asyncio::run(elsewhere(), {.clock = asyncio::clock_kind::virtual_time});
 }
 #endif
 
