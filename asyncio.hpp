@@ -11721,7 +11721,10 @@ coro<process> create_subprocess_exec(Range&& arguments, subprocess_options optio
 ASYNCIO_API coro<process> create_subprocess_shell(std::string_view command,
                                                   subprocess_options options = {});
 
-/// A pipe inside this process: what is written to the one is read from the other.
+/// A pipe inside this process: what is written to the one is read from the other. A pipe that
+/// nobody reads any more closes by itself, here and below, which is_closing() and
+/// wait_closed() tell; the latter fails if something was not sent. On Windows the next write
+/// finds it out.
 ASYNCIO_API coro<stream_pair> create_pipe(std::size_t limit = 64 * 1024);
 
 /// Makes a stream of one end of a pipe, of a terminal or of a socket; /dev/null and the
@@ -13604,8 +13607,9 @@ namespace asyncio::inline ASYNCIO_ABI::detail {
 
 // What a descriptor is. A shared one is a terminal, or belongs to others, too: it may
 // block, so that the system is asked before each read; and a short read does not mean
-// that there is no more, since a terminal gives one line at a time.
-enum class io_form : unsigned char { socket, pipe, shared };
+// that there is no more, since a terminal gives one line at a time. A sink is a pipe that is
+// written to: what it receives is the news that nobody reads it any more.
+enum class io_form : unsigned char { socket, pipe, shared, sink };
 
 struct io_descriptor {
     int fd = -1;
@@ -13932,6 +13936,11 @@ bool readiness_operations::send_file(io_file& op, io_descriptor& d) noexcept {
 
 bool readiness_operations::receive(io_operation& op, io_descriptor& d) noexcept {
     for (;;) {
+        if (d.form == io_form::sink) {
+            d.readable = false;
+            op.count = 0;
+            return d.hung_up;
+        }
         if (d.form == io_form::shared) {
             const int ready = readable_now(d.fd);
             if (ready < 0 && errno == EINTR) continue;
@@ -15712,6 +15721,7 @@ void poll_backend::dispatch(std::size_t place) noexcept {
         if (writable && user.writer != nullptr) user.writer->ready(*user.writer);
         return;
     }
+    if (ends) d->hung_up = true;
     if (readable) report_readable(*d);
     if (writable && asked_[place] == d) report_writable(*d);
 }
@@ -25659,6 +25669,7 @@ public:
     std::size_t unsent() const noexcept { return closed_ ? 0 : out_.size(); }
     bool begin_file();
     void end_file() noexcept;
+    void watch_reader() noexcept; // of a sink
 
     // The end.
     void close() noexcept;
@@ -26148,6 +26159,17 @@ bool stream_link::begin_file() {
 void stream_link::end_file() noexcept {
     file_ = false;
     if (!closed_ && open() && out_.empty()) end_sending();
+}
+
+// A pipe that nobody reads any more is closed. What cannot be sent any more makes it an error.
+void stream_link::watch_reader() noexcept {
+    receive_.done = [](io_operation& op) noexcept {
+        auto& link = static_cast<operation&>(op).link;
+        if (op.error != 0) link.fail(op.error, "write"); // the loop is gone
+        else if (!link.out_.empty()) link.fail(EPIPE, "write");
+        else link.abort();
+    };
+    if (backend_->start(receive_)) receive_.done(receive_);
 }
 
 void stream_link::set_limits(std::size_t high, std::size_t low) noexcept {
@@ -28573,13 +28595,17 @@ static ref_ptr<stream_link> make_link(owned_fd fd, io_form form, std::size_t lim
                                                   std::move(fd), address(), limit, error, form);
     if (!link) return link;
     link->descriptor().stops_short = form == io_form::socket; // it may be a Unix one
+#if !defined(_WIN32) // where a pipe says nothing of its reader
+    if (form == io_form::sink) link->watch_reader();
+#endif
     return link;
 }
 
-static ref_ptr<stream_link> make_link(owned_fd fd, std::size_t limit, exception_ptr& error) {
+static ref_ptr<stream_link> make_link(owned_fd fd, io_form form, std::size_t limit,
+                                      exception_ptr& error) {
     if (error) return nullptr;
     int code = 0;
-    ref_ptr<stream_link> link = make_link(std::move(fd), io_form::pipe, limit, code);
+    ref_ptr<stream_link> link = make_link(std::move(fd), form, limit, code);
     if (!link) error = call_error(code, "asyncio: a stream over a pipe");
     return link;
 }
@@ -28665,7 +28691,8 @@ static ref_ptr<stream_link> connect_pipe(int fd, bool writes, std::size_t limit,
                                          exception_ptr& error) {
     const char* const who = writes ? "connect_write_pipe" : "connect_read_pipe";
     owned_fd owned(fd);
-    const std::optional<io_form> form = form_of(fd, error);
+    std::optional<io_form> form = form_of(fd, error);
+    if (writes && form == io_form::pipe) form = io_form::sink;
     if (form) require_access(fd, writes, who, error);
     if (form && !error) set_non_blocking(fd, error);
     if (error) return nullptr;
@@ -28814,7 +28841,9 @@ static coro<process> start(launch job) {
     process child(state); // from here on it is killed when something fails
     std::array<ref_ptr<stream_link>, 3> links;
     for (std::size_t i = 0; i < 3; ++i)
-        if (ends.ours[i]) links[i] = make_link(std::move(ends.ours[i]), job.limit, error);
+        if (ends.ours[i])
+            links[i] = make_link(std::move(ends.ours[i]), i == 0 ? io_form::sink : io_form::pipe,
+                                 job.limit, error);
     if (error) co_await fail_with(std::move(error));
     if (links[0]) child.stdin_.emplace(std::move(links[0]));
     if (links[1]) child.stdout_.emplace(std::move(links[1]));
@@ -28935,8 +28964,8 @@ coro<stream_pair> create_pipe(std::size_t limit) {
     detail::set_non_blocking(ends.first.get(), error);
     detail::set_non_blocking(ends.second.get(), error);
 #endif
-    auto reading = detail::make_link(std::move(ends.first), limit, error);
-    auto writing = detail::make_link(std::move(ends.second), limit, error);
+    auto reading = detail::make_link(std::move(ends.first), detail::io_form::pipe, limit, error);
+    auto writing = detail::make_link(std::move(ends.second), detail::io_form::sink, limit, error);
     if (error) co_await detail::fail_with(std::move(error));
     co_return stream_pair(stream_reader(std::move(reading)), stream_writer(std::move(writing)));
 }

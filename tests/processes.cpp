@@ -1160,6 +1160,37 @@ ASYNC_TEST_CASE("a cancelled read of a pipe loses nothing") {
     CHECK(all == "abcdef");
 }
 
+ASYNC_TEST_CASE("a pipe that nobody reads any more closes by itself, though nothing is written") {
+    const nothing_left here;
+    for (const bool kept : {false, true}) {
+        auto [reader, writer] = co_await asyncio::create_pipe();
+        writer.write(std::string(kept ? 300'000 : 1, 'x'));
+        auto closed = asyncio::create_task(asyncio::as_outcome(writer.wait_closed()));
+        co_await support::turns(5);
+        CHECK_FALSE(closed.done());
+        { const asyncio::stream_reader gone = std::move(reader); }
+        const asyncio::outcome<void> end = co_await asyncio::wait_for(std::move(closed), 1h);
+        CHECK(end.has_value() != kept);
+        if (kept) CHECK(end.error().code() == std::errc::broken_pipe);
+        CHECK(writer.is_closing());
+        writer.write("ignored");
+        CHECK_AWAIT_THROWS_AS(writer.drain(), std::system_error);
+    }
+    here.check();
+}
+
+ASYNC_TEST_CASE_REAL("a child that closes its standard input closes the writer to it") {
+    const nothing_left here;
+    auto child = co_await asyncio::create_subprocess_shell("exec <&-; exec sleep 1000",
+                                                           {.stdin_ = stdio::pipe});
+    co_await child.stdin_->wait_closed();
+    CHECK(child.stdin_->is_closing());
+    CHECK_FALSE(child.returncode());
+    child.kill();
+    co_await child.wait();
+    here.check();
+}
+
 TEST_CASE("a pipe that nobody reads is an error and no SIGPIPE, not even later") {
     const auto result = support::in_child([] {
         ::signal(SIGPIPE, SIG_DFL);
