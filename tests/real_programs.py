@@ -738,6 +738,8 @@ def http_client():
         b"/": b"200 OK\r\nContent-Length: 7\r\n\r\nwelcome",
         b"/chunks": b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks,
         b"/end": b"200 OK\r\nConnection: close\r\n\r\n" + 1_000_000 * b"x",
+        b"/early": b"103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly",
         b"/slow": b"404 Not Found\r\nContent-Length: 12\r\n\r\nit is not so",
         b"/broken": b"200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nless",
     }
@@ -760,11 +762,12 @@ def http_client():
     got, status = asyncio.run(with_python_server(serve, program, *urls))
     answers = dict(re.findall(r"http://127.0.0.1:\d+(\S+): (.*)", got.decode()))
     for path, answer in {"/": "200, 7 bytes", "/chunks": "200, 70017 bytes",
-                         "/end": "200, 1000000 bytes", "/slow": "404, 12 bytes"}.items():
+                         "/end": "200, 1000000 bytes", "/early": "200, 5 bytes",
+                         "/slow": "404, 12 bytes"}.items():
         check(f"our client gets {path} of Python's server: {answer}", answers.get(path) == answer, got)
     broken = answers.get("/broken", "")
     check("  and tells that one has ended too early", "ended after 4 bytes" in broken, got)
-    check("  over five connections at once", status == 0 and len(connections) == 5, len(connections))
+    check("  over six connections at once", status == 0 and len(connections) == 6, len(connections))
 
 
 def distributed_agent():

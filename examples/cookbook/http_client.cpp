@@ -54,6 +54,7 @@ asyncio::coro<response> receive(asyncio::stream_reader& reader) {
         for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 'a' - 'A') : c;
         r.fields[name] = line.substr(start, line.find_last_not_of("\r\n ") + 1 - start);
     }
+    if (r.status / 100 == 1) co_return co_await receive(reader); // such as 103: the answer follows
     const string length = r.fields["content-length"];
     if (r.status == 204 || r.status == 304) co_return r; // these have no body
     if (r.fields["transfer-encoding"] == "chunked") r.body = co_await read_chunks(reader);
@@ -158,8 +159,7 @@ int main(int argc, char** argv) {
     const string word = argc > 1 ? argv[1] : "--quick";
     if (word == "--quick") return asyncio::run_main(try_it());
     if (word[0] != '-') return asyncio::run_main(get_these({argv + 1, argv + argc}));
-    std::fputs("Gets pages over HTTP, many at once.\n"
-               "usage: get [--quick] [URL...]\n",
+    std::fputs("Gets pages over HTTP, many at once.\nusage: get [--quick] [URL...]\n",
                word == "--help" ? stdout : stderr);
     return word == "--help" ? 0 : 2;
 }
