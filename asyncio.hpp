@@ -2798,10 +2798,12 @@ public:
         explicit entered(event_loop& loop);
         entered(const entered&) = delete;
         entered& operator=(const entered&) = delete;
-        ~entered() { detail::this_thread_core = before_; }
+        ~entered() {
+            detail::this_thread_core = before_ && before_->loop ? before_.get() : nullptr;
+        }
 
     private:
-        detail::loop_core* before_;
+        detail::ref_ptr<detail::loop_core> before_; // whose loop may end before the guard does
     };
     entered enter() { return entered(*this); }
 
@@ -16870,6 +16872,7 @@ event_loop::~event_loop() {
     running_ = false;
     close();
     core_->loop = nullptr;
+    if (detail::this_thread_core == core_.get()) detail::this_thread_core = nullptr; // enter()
 }
 
 void event_loop::close() {

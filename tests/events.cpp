@@ -1756,6 +1756,19 @@ TEST_CASE("between two polls enter() makes the loop the running one") {
     CHECK(t.result() == 3);
 }
 
+TEST_CASE("a loop that ends while it is entered is no longer the running one") {
+    std::optional<asyncio::event_loop> outer(std::in_place);
+    std::optional<asyncio::event_loop> inner(std::in_place);
+    const auto outside = outer->enter();
+    {
+        const auto inside = inner->enter();
+        inner.reset();
+        CHECK_THROWS_AS(asyncio::get_running_loop(), std::runtime_error);
+        outer.reset();
+    }
+    CHECK_THROWS_AS(asyncio::get_running_loop(), std::runtime_error);
+}
+
 #if !defined(ASYNCIO_NO_EXCEPTIONS)
 TEST_CASE("an exception that leaves poll() leaves the loop usable") {
     asyncio::event_loop loop;
