@@ -5620,7 +5620,10 @@ public:
     void close();
 
     // As a manager for with().
-    coro<> aenter() { co_return; }
+    coro<> aenter() {
+        refuse_when_closed();
+        co_return;
+    }
     coro<bool> aexit(exception_ptr) {
         close();
         co_return false;
@@ -5632,6 +5635,10 @@ public:
 
 private:
     class interrupt_guard;
+    void refuse_when_closed() const {
+        if (closed_)
+            detail::throw_runtime_error("asyncio::runner: it is closed; make another one");
+    }
     exception_ptr run_until_done(detail::state_base& main);
 
     run_options options_;
@@ -18435,8 +18442,7 @@ runner::~runner() {
 }
 
 event_loop& runner::get_loop() {
-    if (closed_)
-        detail::throw_runtime_error("asyncio::runner: it is closed; make another one");
+    refuse_when_closed();
     if (!loop_) {
         loop_.reset(new event_loop(options_));
         context_.reset(new context(context::current()));

@@ -1,5 +1,6 @@
 // [SECTION] runners: run, runner and run_main, Ctrl-C, and what is left when main() has ended.
 #include "support.hpp"
+#include "system.hpp"
 
 #include <atomic>
 #include <csignal>
@@ -255,6 +256,28 @@ TEST_CASE("RN-07: a closed runner refuses") {
     asyncio::runner never_used;
     never_used.close();
     CHECK_THROWS_AS(never_used.get_loop(), std::runtime_error);
+}
+
+TEST_CASE("RN-07: a closed runner is not entered again, and one never used makes no loop") {
+    asyncio::runner r;
+    asyncio::runner never_used;
+    asyncio::runner used;
+    const auto main = [&]() -> asyncio::coro<int> {
+        int entered = 0;
+        const auto body = [&](asyncio::runner&) { ++entered; };
+        const auto before = support::open_descriptors();
+        co_await asyncio::with(r, body);
+        CHECK(entered == 1);
+        CHECK_AWAIT_THROWS_WITH_AS(asyncio::with(r, body), "it is closed; make another one",
+                                   std::runtime_error);
+        never_used.close();
+        CHECK_AWAIT_THROWS_AS(asyncio::with(never_used, body), std::runtime_error);
+        CHECK(support::open_descriptors() == before);
+        static_cast<void>(used.get_loop());
+        CHECK(support::open_descriptors() != before);
+        co_return entered;
+    };
+    CHECK(asyncio::run(main()) == 1);
 }
 #endif
 
