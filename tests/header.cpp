@@ -272,6 +272,17 @@ std::set<std::string> macros_after(const std::string& program) {
 
 TEST_SUITE("layout") {
 
+TEST_CASE("at the top there is the header, and beside it five things") {
+    const std::set<std::string> programs = {"agent", "greet"}; // that the README's commands leave
+    std::set<std::string> found;
+    for (const fs::directory_entry& entry : fs::directory_iterator(source_dir)) {
+        const std::string name = entry.path().filename().string();
+        const bool build = fs::exists(entry.path() / "meson-private");
+        if (!starts_with(name, ".") && !build && programs.count(name) == 0) found.insert(name);
+    }
+    CHECK(joined(found) == "LICENSE, README.md, asyncio.hpp, examples, meson.build, tests");
+}
+
 TEST_CASE("the index on the cover lists exactly the sections, in order") {
     std::vector<std::string> listed;
     std::vector<std::string> marked;
