@@ -11535,7 +11535,7 @@ coro<server> start_unix_server(Handler&& on_client, std::string path,
 
 // =============================================================================
 // [SECTION] processes
-// uses: configuration, support, events, tasks, streams
+// uses: configuration, exceptions, support, events, tasks, streams
 //
 // Child processes, and pipes as streams. Python's asyncio.subprocess.
 //
@@ -15790,7 +15790,7 @@ void poll_backend::unwatch_exit(pid_t, int pidfd) noexcept { unwatch(pidfd, fals
 
 // =============================================================================
 // [SECTION] backend: none
-// uses: os, events
+// uses: os, events, locks
 //
 // Facts about having no operating system that this code depends on:
 //   - Only interrupts come from outside, and only isr_event::set() runs in them.
@@ -15817,7 +15817,7 @@ struct backend_state {
 
 // =============================================================================
 // [SECTION] implementation: exceptions and support
-// uses: os, exceptions, support
+// uses: os, exceptions, support, events
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -16245,7 +16245,7 @@ std::ostream& operator<<(std::ostream& out, const base_exception_group& group) {
 
 // =============================================================================
 // [SECTION] implementation: events
-// uses: os, backend, events, futures, tasks, executors
+// uses: os, backend, exceptions, support, events, futures, tasks, locks, executors
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -17576,7 +17576,7 @@ duration elapsed() {
 
 // =============================================================================
 // [SECTION] implementation: futures and tasks
-// uses: os, events, futures, tasks
+// uses: os, exceptions, support, events, futures, tasks
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -18351,7 +18351,7 @@ std::vector<any_task> all_tasks() { return all_tasks(get_running_loop()); }
 
 // =============================================================================
 // [SECTION] implementation: runners
-// uses: os, events, futures, tasks, runners, taskgroups, debugging
+// uses: os, exceptions, support, events, futures, tasks, runners, taskgroups, debugging
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -18765,7 +18765,7 @@ void run_per_core(std::size_t n, function<coro<>(std::size_t)> make, const run_o
 
 // =============================================================================
 // [SECTION] implementation: timeouts and taskgroups
-// uses: events, futures, tasks, timeouts, taskgroups
+// uses: exceptions, support, events, futures, tasks, timeouts, taskgroups
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -19350,7 +19350,7 @@ void report_if_failed(state_base& inner) {
 
 // =============================================================================
 // [SECTION] implementation: locks and queues
-// uses: events, tasks, locks, queues
+// uses: exceptions, events, tasks, timeouts, locks, queues
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {
@@ -19569,7 +19569,7 @@ bool detail::queue_base::line_waiter::on_cancel() noexcept {
 } // namespace asyncio::inline ASYNCIO_ABI
 // =============================================================================
 // [SECTION] implementation: executors
-// uses: os, codec, events, futures, tasks, executors
+// uses: os, exceptions, support, codec, events, futures, tasks, executors, resilience
 // =============================================================================
 
 #if !defined(ASYNCIO_NO_THREADS)
@@ -23780,7 +23780,7 @@ isolated_stats isolated_executor::stats() const { return core().stats(); }
 
 // =============================================================================
 // [SECTION] implementation: sockets
-// uses: os, backend, events, tasks, sockets
+// uses: os, backend, backend: readiness operations, exceptions, support, events, tasks, sockets
 // =============================================================================
 
 #if !defined(ASYNCIO_BACKEND_NONE)
@@ -25469,7 +25469,8 @@ void datagram_endpoint::set_write_buffer_limits(detail::fill_mark high, detail::
 
 // =============================================================================
 // [SECTION] implementation: streams
-// uses: os, backend, events, futures, tasks, sockets, streams, implementation: sockets
+// uses: os, backend, backend: readiness operations, exceptions, support, events, futures, tasks,
+//       sockets, streams, implementation: sockets
 // =============================================================================
 
 #if !defined(ASYNCIO_BACKEND_NONE)
@@ -27635,8 +27636,8 @@ coro<server> start_unix_server(client_handler on_client, std::string path,
 
 // =============================================================================
 // [SECTION] implementation: processes
-// uses: os, backend, backend: readiness operations, events, tasks, taskgroups, executors, streams,
-//     processes, implementation: executors, implementation: streams
+// uses: os, backend, backend: readiness operations, exceptions, support, events, tasks, taskgroups,
+//       executors, streams, processes, implementation: executors, implementation: streams
 //
 // Facts about Linux that this depends on, beside those of the fork server:
 //   - A child that has died is a zombie and keeps its number until somebody waits
@@ -29007,8 +29008,8 @@ coro<stream_reader> stdin_reader(std::size_t limit) {
 
 // =============================================================================
 // [SECTION] implementation: files
-// uses: os, tasks, taskgroups, locks, executors, files, implementation: streams,
-//     implementation: processes
+// uses: os, exceptions, support, tasks, taskgroups, locks, executors, files,
+//       implementation: streams, implementation: processes
 // =============================================================================
 
 #if !defined(ASYNCIO_NO_THREADS)
@@ -29572,7 +29573,7 @@ coro<> file::close() { return detail::close_it(state()); }
 
 // =============================================================================
 // [SECTION] implementation: resilience and debugging
-// uses: os, events, futures, tasks, resilience, debugging
+// uses: os, exceptions, support, events, futures, tasks, executors, resilience, debugging
 // =============================================================================
 
 namespace asyncio::inline ASYNCIO_ABI {

@@ -312,6 +312,46 @@ TEST_CASE("every section says which sections above it it uses") {
     }
 }
 
+// Names of one word are those of variables, too, and are not looked at.
+TEST_CASE("a section that uses a type says that it uses the type's section") {
+    static const std::regex head("\n(class|struct|enum class|using) ([^;{=]*)([;{=])");
+    static const std::regex attribute(R"(\[\[[^\]]*\]\]|\bASYNCIO_API\b|\bfinal\b)");
+    static const std::regex base(R"(\s:\s[\s\S]*)");
+    static const std::regex forward(R"(\b(?:class|struct) (\w+))");
+    std::map<std::string, std::set<std::string>> known; // the names that a section declares
+    std::map<std::string, std::string> home;            // the section that defines a name
+    std::vector<std::string> codes;
+    const std::vector<section>& sections = header().sections;
+    const std::vector<std::string> lines = lines_of(code_only(header().text));
+    for (std::size_t i = 0; i < sections.size(); ++i) {
+        const std::size_t end = i + 1 < sections.size() ? sections[i + 1].line : lines.size();
+        std::string code = "\n";
+        for (std::size_t l = sections[i].line; l < end; ++l) code += lines[l] + "\n";
+        codes.push_back(code);
+        std::set<std::string>& names = known[sections[i].name];
+        for (const std::string& name : words(code, forward)) names.insert(name);
+        for (auto it = std::sregex_iterator(code.begin(), code.end(), head);
+             it != std::sregex_iterator(); ++it) {
+            std::string name = std::regex_replace((*it)[2].str(), attribute, "");
+            name = trimmed(std::regex_replace(name, base, ""));
+            const bool defines = ((*it)[1] == "using") == ((*it)[3] == "=") && (*it)[3] != ";";
+            if (!defines || name.find_first_of(":<") != name.npos) continue;
+            home.emplace(name, sections[i].name);
+            names.insert(name);
+        }
+    }
+    CHECK(home.size() > 300);
+    for (std::size_t i = 0; i < sections.size(); ++i)
+        for (const std::string& name : identifiers_in(codes[i])) {
+            if (name.find('_') == name.npos || home.count(name) == 0) continue;
+            bool found = known[sections[i].name].count(name) == 1;
+            for (const std::string& used : sections[i].uses)
+                found = found || known[used].count(name) == 1;
+            CHECK_MESSAGE(found, at(header().path, sections[i].line, sections[i].name), " uses ",
+                          name, " of \"", home[name], "\"");
+        }
+}
+
 TEST_CASE("declarations include light standard headers only") {
     static const std::regex include(R"(^#\s*include\s*[<"]([^>"]+)[>"].*)");
     // What pulls in most of the library, and what is for the implementation.
