@@ -1757,6 +1757,117 @@ TEST_CASE("so does what a future, a task or a coroutine refuses at once elsewher
     CHECK(outside.err.starts_with("fatal: asyncio::get_running_loop: no running event loop"));
 }
 
+TEST_CASE("so does misuse of a loop or a scope, in the words that are thrown elsewhere") {
+    struct misuse {
+        const char* name;
+        void (*program)();
+        const char* sentence;
+    };
+    static constexpr asyncio::run_options manual{.clock = asyncio::clock_kind::manual};
+    static constexpr auto inside = [](auto call) { // a callback of a loop that polls
+        asyncio::event_loop loop(manual);
+        loop.call_soon([&] { call(loop); });
+        loop.poll();
+    };
+    using loop_ref = asyncio::event_loop&;
+    const misuse all[] = {
+        {"poll() in a callback", [] { inside([](loop_ref loop) { loop.poll(); }); },
+         "asyncio::event_loop::poll: the loop is running already; await the work instead"},
+        {"run_once() in a callback", [] { inside([](loop_ref loop) { loop.run_once(); }); },
+         "asyncio::event_loop::run_once: the loop is running already; await the work instead"},
+        {"run_for() in a callback", [] { inside([](loop_ref loop) { loop.run_for(1s); }); },
+         "asyncio::event_loop::run_for: the loop is running already; await the work instead"},
+        {"a second loop in a callback",
+         [] {
+             inside([](loop_ref) {
+                 asyncio::event_loop other(manual);
+                 other.poll();
+             });
+         },
+         "asyncio::event_loop::poll: another loop is running on this thread; await the work there"},
+        {"the clock of a second loop in a callback",
+         [] {
+             inside([](loop_ref) {
+                 asyncio::event_loop other(manual);
+                 other.advance(1s);
+             });
+         },
+         "asyncio::event_loop::advance: another loop is running on this thread; await the work "
+         "there"},
+        {"run() in a callback", [] { inside([](loop_ref) { asyncio::run(gives(1)); }); },
+         "asyncio::run: a loop is running on this thread already; co_await the work instead"},
+        {"close() in a callback", [] { inside([](loop_ref loop) { loop.close(); }); },
+         "asyncio::event_loop::close: the loop is running; stop() it and close it after "
+         "run_forever() has returned"},
+        {"advance() of the real clock",
+         [] { asyncio::event_loop({.clock = asyncio::clock_kind::real}).advance(1s); },
+         "asyncio::event_loop::advance: only a manual clock moves by hand; make the loop with "
+         "clock_kind::manual"},
+        {"advance() of a virtual clock",
+         [] { asyncio::event_loop({.clock = asyncio::clock_kind::virtual_time}).advance(1s); },
+         "asyncio::event_loop::advance: only a manual clock moves by hand; make the loop with "
+         "clock_kind::manual"},
+        {"a wake handler that polls",
+         [] {
+             asyncio::event_loop loop(manual);
+             loop.set_wake_handler([&] { loop.poll(); });
+             loop.call_soon([] {});
+         },
+         "asyncio::event_loop::poll: called in the wake handler; let that only tell the host to "
+         "do it"},
+        {"a wake handler for a closed loop",
+         [] {
+             asyncio::event_loop loop(manual);
+             loop.close();
+             loop.set_wake_handler([] {});
+         },
+         "asyncio::event_loop::set_wake_handler: the loop is closed"},
+        {"a task for a scope whose loop is gone",
+         [] {
+             std::optional<asyncio::event_loop> loop(manual);
+             asyncio::task_scope scope(*loop);
+             loop.reset();
+             scope.create_task(gives(1));
+         },
+         "asyncio::create_task: the loop is closed; make another one"},
+        {"a scope of a closed loop",
+         [] {
+             asyncio::event_loop loop(manual);
+             loop.close();
+             const asyncio::task_scope scope(loop);
+         },
+         "asyncio::task_scope: the loop is closed; make another one"},
+        {"a scope for a task of another loop",
+         [] {
+             asyncio::event_loop loop(manual);
+             asyncio::event_loop other(manual);
+             asyncio::task_scope scope(loop);
+             scope.create_task(other.create_task(gives(1)));
+         },
+         "asyncio::task_scope::create_task: the task belongs to another loop"},
+    };
+    for (const misuse& what : all) {
+        const support::child_result r = support::in_child([&] {
+            what.program();
+            return 0;
+        });
+        CAPTURE(std::string(what.name));
+        CHECK(r.signal_number == SIGABRT);
+        CHECK(r.err == "fatal: " + std::string(what.sentence) + "\n");
+    }
+    // That a scope ends later than its loop is no misuse.
+    const support::child_result late = support::in_child([] {
+        std::optional<asyncio::event_loop> loop(manual);
+        asyncio::task_scope scope(*loop);
+        scope.create_task(waits("w"));
+        loop->poll();
+        loop.reset();
+        return static_cast<int>(scope.size());
+    });
+    CHECK(late.exit_code == 0);
+    CHECK(late.err.empty());
+}
+
 TEST_CASE("an interrupt ends the run of who cannot be told otherwise, and the program") {
     const support::child_result r = support::in_child([] {
         asyncio::event_loop loop;
