@@ -15924,6 +15924,11 @@ static std::string demangled(const char* name) {
 // Nothing tells the type of what is no std::exception.
 static const std::type_info* current_type() noexcept { return nullptr; }
 
+template <class E>
+static const std::type_info& type_of_caught(const E& error) {
+    return typeid(error);
+}
+
 #else
 
 static std::string demangled(const char* name) {
@@ -15935,6 +15940,12 @@ static std::string demangled(const char* name) {
 
 static const std::type_info* current_type() noexcept {
     return abi::__cxa_current_exception_type();
+}
+
+// What was thrown has a type with -fno-rtti as well, where there is no typeid.
+template <class E>
+static const std::type_info& type_of_caught(const E&) {
+    return *current_type();
 }
 
 #endif
@@ -15955,9 +15966,9 @@ std::string describe(const exception_ptr& error) {
     try {
         std::rethrow_exception(error);
     } catch (const base_exception_group& e) {
-        return readable_name(typeid(e).name()) + ": " + e.what();
+        return readable_name(type_of_caught(e).name()) + ": " + e.what();
     } catch (const std::exception& e) {
-        return readable_name(typeid(e).name()) + ": " + e.what();
+        return readable_name(type_of_caught(e).name()) + ": " + e.what();
     } catch (const cancelled_error& e) {
         return std::string("asyncio::cancelled_error") + (*e.what() ? ": " : "") + e.what();
     } catch (const keyboard_interrupt& e) {
@@ -20328,7 +20339,7 @@ exception_ptr with_cause(E error, const exception_ptr&) {
 }
 #else
 struct error_type {
-    const std::type_info* plain;
+    const std::type_info& (*plain)();
     const std::type_info& (*nested)(); // its type when thrown by throw_with_nested()
     void (*put)(const std::exception& error, encoder& out);
     exception_ptr (*make)(decoder& in, const exception_ptr& cause);
@@ -20509,6 +20520,21 @@ struct carried<std::future_error> {
     }
 };
 
+#if !defined(ASYNCIO_NO_EXCEPTIONS)
+template <class E, bool Nested>
+const std::type_info& type_when_thrown() {
+    static const std::type_info& type = []() -> const std::type_info& {
+        try {
+            if constexpr (Nested) std::throw_with_nested(carried<E>::sample());
+            else throw carried<E>::sample();
+        } catch (const std::exception& error) {
+            return type_of_caught(error);
+        }
+    }();
+    return type;
+}
+#endif
+
 template <class E>
 error_type type_of() {
 #if defined(ASYNCIO_NO_EXCEPTIONS)
@@ -20516,18 +20542,7 @@ error_type type_of() {
                 return with_cause<E>(carried<E>::make(in), cause);
             }};
 #else
-    return {&typeid(E),
-            []() -> const std::type_info& {
-                static const std::type_info& type = []() -> const std::type_info& {
-                    try {
-                        std::throw_with_nested(carried<E>::sample());
-                    } catch (const std::exception& error) {
-                        return typeid(error);
-                    }
-                }();
-                return type;
-            },
-            &carried<E>::put,
+    return {&type_when_thrown<E, false>, &type_when_thrown<E, true>, &carried<E>::put,
             [](decoder& in, const exception_ptr& cause) {
                 return with_cause<E>(carried<E>::make(in), cause);
             }};
@@ -20589,13 +20604,14 @@ static std::string current_exception_type() {
     return type ? demangled(type->name()) : "unknown";
 }
 
-static void put_standard(encoder& out, const std::exception& error) {
-    const auto* const nested = dynamic_cast<const std::nested_exception*>(&error);
-    const std::type_info& type = typeid(error);
+// `error` is what stands behind `thrown`, and is being handled.
+static void put_standard(encoder& out, const exception_ptr& thrown, const std::exception& error) {
+    const auto* const nested = exception_cast<std::nested_exception>(thrown);
+    const std::type_info& type = type_of_caught(error);
     const auto& types = error_types();
     for (std::size_t i = 0; i < types.size(); ++i) {
-        if (nested ? types[i].nested() != type : *types[i].plain != type) continue;
-        if (const auto* const coded = dynamic_cast<const std::system_error*>(&error))
+        if ((nested ? types[i].nested : types[i].plain)() != type) continue;
+        if (const auto* const coded = exception_cast<std::system_error>(thrown))
             if (!portable_category(coded->code().category().name())) break;
         out.put(error_form::known);
         out.put(static_cast<std::uint8_t>(i));
@@ -20613,7 +20629,7 @@ static void put_other(encoder& out, const exception_ptr& error) {
     try {
         std::rethrow_exception(error);
     } catch (const std::exception& e) {
-        put_standard(out, e);
+        put_standard(out, error, e);
     } catch (...) {
         out.put(error_form::other);
         out.put(current_exception_type());
