@@ -98,6 +98,8 @@ programs = {
     "shared_library": Program(
         (Unit(both[0], ("-fvisibility=hidden", exported)),),
         library=(Unit(both[1], (*hidden, exported)),)),
+    "rtti_only_off": Program((Unit("what_failed.cpp", ("-fno-rtti",)),)),
+    "exceptions_only_off": Program((Unit("what_failed.cpp", ("-fno-exceptions",)),)),
     # What distributions and large programs do.
     "optimized_main": Program((Unit(both[0], ("-O2",)), Unit(both[1]))),
     "optimized_implementation": Program((Unit(both[0]), Unit(both[1], ("-O2",)))),
