@@ -354,6 +354,8 @@ ASYNC_TEST_CASE_REAL("a reader is told of bytes again and again until they are r
 
 } // TEST_SUITE
 
+#if !defined(ASYNCIO_NO_THREADS) // which read and write them
+
 TEST_SUITE("files") {
 
 ASYNC_TEST_CASE("a file is written, replaced, appended to and read") {
@@ -383,6 +385,8 @@ ASYNC_TEST_CASE("a file is written, replaced, appended to and read") {
 }
 
 } // TEST_SUITE
+
+#endif
 
 TEST_SUITE("signals") {
 

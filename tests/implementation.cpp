@@ -219,6 +219,8 @@ namespace {
 
 std::string this_program;
 
+#if !defined(ASYNCIO_NO_THREADS) // without which there are no children
+
 void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
 asyncio::coro<> copy_lines() {
@@ -298,9 +300,12 @@ int act(const std::string& role, const std::vector<std::string>& words) {
     return role == "exit" ? std::atoi(words.at(0).c_str()) : 0;
 }
 
+#endif
+
 } // namespace
 
 int main(int argc, char** argv) {
+#if !defined(ASYNCIO_NO_THREADS)
     const bool is_child = argc > 2 && std::string_view(argv[1]) == "as-child";
     const bool forgets = is_child && std::string_view(argv[2]) == "forget-worker-main";
     // Does not return in a worker process of an isolated_executor. Whoever cannot start this
@@ -313,6 +318,7 @@ int main(int argc, char** argv) {
 #endif
         return act(argv[2], std::vector<std::string>(argv + 3, argv + argc));
     }
+#endif
 #if !defined(_WIN32)
     test_process = ::getpid();
 #endif
