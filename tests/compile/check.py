@@ -19,6 +19,7 @@ import itertools
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,8 @@ def part(name, *arguments, of_version=""):
 
 both = ("unit_main.cpp", "unit_implementation.cpp")
 hidden = ("-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden")
-exported = '-DASYNCIO_API=__attribute__((visibility("default")))'
+# As the README has it, without the quotes that are the shell's.
+exported, = shlex.split(re.search(r"`(-DASYNCIO_API=.*?)`", (root / "README.md").read_text())[1])
 own_allocator = ("-DASYNCIO_ALLOC(size)=::operator new(size)",
                  "-DASYNCIO_FREE(p,size)=::operator delete(p)")
 version = re.search(r"version (\S+)", (root / "asyncio.hpp").read_text())[1]
