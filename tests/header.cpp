@@ -404,20 +404,33 @@ TEST_CASE("lines are ASCII, at most 100 wide, without tabs and trailing blanks")
     }
 }
 
-TEST_CASE("the version is the same everywhere") {
+// As the macros have it: 1.2.3.
+std::string version_of_the_header() {
     const auto part = [](const char* name) {
         std::smatch match;
         const std::regex define(std::string("#define ASYNCIO_VERSION_") + name + R"( (\d+))");
         REQUIRE(std::regex_search(header().text, match, define));
         return match[1].str();
     };
-    const std::string version = part("MAJOR") + "." + part("MINOR") + "." + part("PATCH");
+    return part("MAJOR") + "." + part("MINOR") + "." + part("PATCH");
+}
+
+TEST_CASE("the version is the same everywhere") {
+    const std::string version = version_of_the_header();
     CHECK(version == PROJECT_VERSION);
     CHECK(header().lines.at(0).ends_with("version " + version));
     std::string name = version;
     std::replace(name.begin(), name.end(), '.', '_');
     CHECK_MESSAGE(header().text.find("v" + name) != std::string::npos,
                   "the inline namespace names the version");
+}
+
+TEST_CASE("the changelog on the cover begins with this version") {
+    static const std::regex changes(R"(\n// CHANGES\n//   (\d+\.\d+\.\d+) +\w)");
+    const std::string cover = header().text.substr(0, header().text.find("#if"));
+    std::smatch match;
+    REQUIRE(std::regex_search(cover, match, changes));
+    CHECK(match[1].str() == version_of_the_header());
 }
 
 TEST_CASE("the licence stands at the end, as in LICENSE") {
