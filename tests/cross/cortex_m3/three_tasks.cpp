@@ -22,6 +22,7 @@ using namespace std::chrono_literals;
 
 alignas(8) static char memory[4096];
 static std::size_t used;
+static std::size_t used_at_100_ms; // all three run by then
 void* operator new(std::size_t size) {
     size = (size + 7) & ~std::size_t(7);
     if (size > sizeof memory - used) give_up("three_tasks: no memory is left\n");
@@ -35,6 +36,7 @@ static asyncio::isr_event tenth_of_a_second;
 
 extern "C" void systick_handler() {
     milliseconds = milliseconds + 1;
+    if (milliseconds == 100) used_at_100_ms = used;
     if (milliseconds % 100 == 0) tenth_of_a_second.set();
 }
 extern "C" std::int64_t asyncio_port_now_ns() { return std::int64_t(milliseconds) * 1'000'000; }
@@ -79,8 +81,9 @@ int main() {
     loop.run_until_complete(watch(3));
     say(for_the_loop, " bytes of memory for the loop, ");
     say(for_a_task, " for a task that sleeps, ");
-    say(used, " in all\n");
-    if (blinked == 15 && milliseconds == 300) return 0;
+    say(used, " in all, ");
+    say(used - used_at_100_ms, " of it after 100 ms\n");
+    if (blinked == 15 && milliseconds == 300 && used == used_at_100_ms) return 0;
     say(milliseconds, " ms, ");
     say(static_cast<std::size_t>(blinked), " blinks\n");
     return 1;
