@@ -1676,6 +1676,13 @@ TEST_CASE("native_handle() is readable when poll() has something to take in") {
     CHECK_FALSE(readable(loop.native_handle()));
 }
 
+// The same objects run over both: meson.build tells which library they are linked to.
+TEST_CASE("a loop has a handle to wait for, but over poll() it is -1") {
+    asyncio::event_loop loop;
+    const bool over_poll = std::getenv("ASYNCIO_TEST_POLL") != nullptr;
+    CHECK((loop.native_handle() == -1) == over_poll);
+}
+
 #else
 
 // A thread sets it, a moment later.
