@@ -159,6 +159,13 @@ def with_pkg_config(blocks, folder):
     said = run(["pkg-config", "--modversion", "asyncio"], folder).strip()
     report(said == version, "pkg-config knows the version", said)
     run_in_shell(blocks[1], folder)
+    # Meson's lines find it as well: no copy is there to fall back to.
+    with_meson = folder / "with_meson"
+    with_meson.mkdir()
+    shutil.copy(folder / "main.cpp", with_meson)
+    build_with_meson(ways["Meson, with a copy"][0], with_meson)
+    said = run([str(with_meson / "build/my_program")], with_meson)
+    report(said == output, "Meson, with the library installed: builds, and runs", said)
 
 
 expected = {
