@@ -5,7 +5,7 @@
 
 The program is the README's first one, with the implementation in it. With LIBRARY, which has that, a
 small one is linked to it, as that is soon done. Nothing comes from a network: archives are made of
-ROOT. A way whose tool is not installed says so.
+ROOT, and what is included by a URL is ROOT's header. A way whose tool is not installed says so.
 """
 
 import itertools
@@ -150,6 +150,17 @@ def meson_with_a_wrap(blocks, folder):
     build_with_meson(ways["Meson, with a copy"][0], folder)
 
 
+def in_compiler_explorer(blocks, folder):
+    # As that site does it: the file comes beside the source, under the URL's name.
+    url = re.search(r"<https://(.*/)asyncio\.hpp>", blocks[0])
+    copy(folder / url[1])
+    block = blocks[0].replace(url[0], f'"{url[1]}asyncio.hpp"')
+    rest = program.split('#include "asyncio.hpp"\n')[1]
+    (folder / "main.cpp").write_text(block + rest)
+    options = re.search(r"\*\*Compiler Explorer\*\* .* with the options `(.*?)`", section)[1]
+    run(f"{compiler} {options} main.cpp -o my_program", folder)
+
+
 def with_pkg_config(blocks, folder):
     checkout(folder / "checkout")
     environment["DESTDIR"] = environment["PKG_CONFIG_SYSROOT_DIR"] = str(folder / "installed")
@@ -175,6 +186,7 @@ expected = {
     "Meson, with a copy": (meson_with_a_copy, ["meson"]),
     "Meson, with a wrap": (meson_with_a_wrap, ["meson"]),
     "pkg-config": (with_pkg_config, ["meson", "pkg-config"]),
+    "Compiler Explorer": (in_compiler_explorer, []),
 }
 report(list(ways) == list(expected), "the README has the ways that are tested", list(ways))
 named = set(re.findall(r"\d+\.\d+\.\d+", section))

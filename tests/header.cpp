@@ -784,6 +784,7 @@ TEST_CASE("every C++ block of the README compiles") {
     int count = 0;
     for (const block& code : readme_blocks()) {
         if (code.language != "cpp") continue;
+        if (code.text.find("<https:") != std::string::npos) continue; // is dropping_in.py's
         ++count;
         const fs::path file = folder.path / "block.cpp";
         std::ofstream(file) << as_program(code);
