@@ -2537,7 +2537,11 @@ struct loop_core {
     atomic<ready_node*> inbox{nullptr};
     atomic<int> posting{0};
     atomic<bool> telling{false}; // the next one who has work for the host tells it
+#if defined(ASYNCIO_BACKEND_NONE)
     atomic<std::uint64_t> pending_signals{0};
+#else
+    std::atomic<std::uint64_t> pending_signals{0}; // see signal_table
+#endif
 
 private:
     std::size_t refs_ = 0;
@@ -16662,8 +16666,10 @@ struct signal_table {
     static constexpr std::size_t most_loops = 64;
 
     std::mutex mutex;
-    atomic<loop_core*> loops[most_loops] = {};
-    atomic<int> handling{0};
+    // Also without threads of the program's: handlers run in the middle of anything, and on
+    // Windows on a thread of the console's.
+    std::atomic<loop_core*> loops[most_loops] = {};
+    std::atomic<int> handling{0};
     std::uint64_t wanted[most_loops] = {};
     signal_action before[most_signals + 1] = {};
     int users[most_signals + 1] = {};
@@ -16673,7 +16679,7 @@ signal_table signal_users;
 void on_signal(int number) noexcept {
     const int saved = errno;
     signal_users.handling.fetch_add(1);
-    for (atomic<loop_core*>& slot : signal_users.loops)
+    for (std::atomic<loop_core*>& slot : signal_users.loops)
         if (loop_core* core = slot.load()) {
             core->pending_signals.fetch_or(std::uint64_t(1) << (number - 1));
             core->wake();
@@ -16712,7 +16718,7 @@ void want_signal(loop_core& core, int number) {
 #if defined(__linux__) && !defined(ASYNCIO_NO_THREADS)
 // In a child that the library has forked, which handles no signals yet.
 void forget_signals() noexcept {
-    for (atomic<loop_core*>& slot : signal_users.loops) slot = nullptr;
+    for (std::atomic<loop_core*>& slot : signal_users.loops) slot = nullptr;
     std::fill(std::begin(signal_users.wanted), std::end(signal_users.wanted), 0);
     std::fill(std::begin(signal_users.users), std::end(signal_users.users), 0);
     signal_users.handling = 0;

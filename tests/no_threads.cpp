@@ -6,12 +6,15 @@
 #define ASYNCIO_IMPLEMENTATION
 #include "support.hpp"
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <span>
 #include <string>
 #include <system_error>
+#include <type_traits>
 
 // Found as asyncio::NAME only where the library has nothing of that name.
 namespace absent {
@@ -37,6 +40,10 @@ struct keeping {
 
     std::string* kept;
 };
+
+// A signal comes in the middle of anything, also of taking another one.
+static_assert(std::is_same_v<decltype(asyncio::detail::loop_core::pending_signals),
+                             std::atomic<std::uint64_t>>);
 
 template <class Loop>
 concept has_executors = requires(Loop& loop) { loop.default_executor; };
