@@ -13446,7 +13446,7 @@ static int no_pidfds() noexcept {
 static const std::thread::id main_thread = std::this_thread::get_id();
 static bool on_main_thread() noexcept { return std::this_thread::get_id() == main_thread; }
 
-static void name_this_thread([[maybe_unused]] const std::string& name) noexcept {
+[[maybe_unused]] static void name_this_thread([[maybe_unused]] const std::string& name) noexcept {
 #if defined(__APPLE__)
     ::pthread_setname_np(name.c_str());
 #endif

@@ -67,7 +67,7 @@ check() {
 }
 options=-DASYNCIO_IMPLEMENTATION_DONE
 case $2 in
-tests/library.cpp) options= ;;
+tests/library.cpp | tests/no_threads.cpp) options= ;; # the library is in them
 tests/swept_examples.cpp) options="$options -DLESSON=1" ;;
 esac
 if grep -q "^#error .* -fno-exceptions" "$2"; then
