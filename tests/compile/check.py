@@ -69,6 +69,7 @@ def part(name, *arguments, of_version=""):
 
 
 both = ("unit_main.cpp", "unit_implementation.cpp")
+alone = "no_implementation.cpp"
 hidden = ("-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden")
 # As the README has it, without the quotes that are the shell's.
 exported, = shlex.split(re.search(r"`(-DASYNCIO_API=.*?)`", (root / "README.md").read_text())[1])
@@ -82,7 +83,7 @@ programs = {
     "unity": Program(plain("unity.cpp")),
     "os_headers_first": Program(plain("os_headers_first.cpp")),
     "os_headers_last": Program(plain("os_headers_last.cpp")),
-    "missing_implementation": Program(plain("no_implementation.cpp"), says=remedy),
+    "missing_implementation": Program(plain(alone), says=remedy),
     "doubled_implementation": Program(
         plain(*both, both[1]), says=f"(multiple definition of|duplicate symbol).*{remedy}"),
     # Objects of different kinds are kept apart, and the linker names the kind that is missing.
@@ -90,6 +91,12 @@ programs = {
         (Unit(both[0], of_version=another), Unit(both[1])), says=f"v9_8_7::.*{remedy}"),
     "allocator_without_implementation": Program(
         (Unit(both[0], own_allocator), Unit(both[1])), says=f"own_allocator::.*{remedy}"),
+    "exceptions_without_implementation": Program(
+        (Unit(alone, ("-fno-exceptions",)), Unit(both[1])), says=f"no_exceptions::.*{remedy}"),
+    "threads_without_implementation": Program(
+        (Unit(alone, ("-DASYNCIO_NO_THREADS",)), Unit(both[1])), says=f"no_threads::.*{remedy}"),
+    "system_without_implementation": Program(
+        (Unit(alone, ("-DASYNCIO_BACKEND_NONE",)), Unit(both[1])), says=f"no_system::.*{remedy}"),
     # In one program each of them works, and so do libraries that show each other nothing.
     "several_implementations": Program(
         (*plain("parts_main.cpp", both[1]), part("first_part", of_version=another),
