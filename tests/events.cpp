@@ -1037,6 +1037,50 @@ TEST_CASE("SG-02: removing a handler gives the signal its former effect") {
     CHECK(result.signal_number == SIGUSR1);
 }
 
+TEST_CASE("SG-02: the program's own handler is as it was when the last of two loops lets go") {
+    const auto result = support::in_child([] {
+        static int own_calls;
+        struct sigaction own = {};
+        own.sa_sigaction = [](int number, siginfo_t* about, void*) {
+            own_calls += about->si_signo == number ? 1 : 100;
+        };
+        own.sa_flags = SA_SIGINFO | SA_NODEFER;
+        sigemptyset(&own.sa_mask);
+        sigaddset(&own.sa_mask, SIGUSR2);
+        ::sigaction(SIGUSR1, &own, nullptr);
+        struct sigaction before = {};
+        ::sigaction(SIGUSR1, nullptr, &before);
+
+        asyncio::event_loop one;
+        asyncio::event_loop other;
+        int one_calls = 0;
+        int other_calls = 0;
+        const auto raise_and_count = [&] { // in the order of the declarations above
+            ::raise(SIGUSR1);
+            one.run_once();
+            other.run_once();
+            return own_calls * 100 + one_calls * 10 + other_calls;
+        };
+        one.add_signal_handler(SIGUSR1, [&] { ++one_calls; });
+        other.add_signal_handler(SIGUSR1, [&] { ++other_calls; });
+        if (raise_and_count() != 11) return 1;
+        one.remove_signal_handler(SIGUSR1);
+        if (raise_and_count() != 12) return 2;
+        other.remove_signal_handler(SIGUSR1);
+        if (raise_and_count() != 112) return 3;
+
+        struct sigaction after = {};
+        ::sigaction(SIGUSR1, nullptr, &after);
+        if (after.sa_sigaction != own.sa_sigaction) return 4;
+        if (after.sa_flags != before.sa_flags) return 5;
+        for (int number = 1; number < NSIG; ++number)
+            if (sigismember(&after.sa_mask, number) != sigismember(&before.sa_mask, number))
+                return 6;
+        return sigismember(&after.sa_mask, SIGUSR2) == 1 ? 7 : 8;
+    });
+    CHECK(result.exit_code == 7);
+}
+
 TEST_CASE("SG-02: so does closing the loop, which removes all that it has") {
     const auto result = support::in_child([] {
         std::signal(SIGUSR1, SIG_DFL);
