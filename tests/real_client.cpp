@@ -1,7 +1,11 @@
-// A client of ours, for servers that everybody has. tests/real_programs.py runs it against them.
+// A client of ours, for servers that everybody has, and a server for clients over Unix sockets.
+// tests/real_programs.py runs it with them.
 //
-//     real_client connect PORT     standard input goes to a server, its answer to standard output
-//     real_client redis ADDRESS    what a redis-server at a port or a path must answer, as claims
+//     real_client connect ADDRESS    standard input goes to a server, its answer to standard output
+//     real_client serve PATH         sends everybody what he has sent, until SIGINT
+//     real_client redis ADDRESS      what a redis-server must answer, as claims
+//
+// ADDRESS: a port or a path. A PATH @NAME is one of the abstract namespace.
 #include "asyncio.hpp"
 
 #include <algorithm>
@@ -34,9 +38,14 @@ long long number(string_view text) {
     return n;
 }
 
+string path_of(string address) {
+    if (address.starts_with('@')) address[0] = '\0';
+    return address;
+}
+
 asyncio::coro<asyncio::stream_pair> connect_to(string address) { // a port or a path
-    if (address.find('/') != string::npos)
-        co_return co_await asyncio::open_unix_connection(address);
+    if (address.find('/') != string::npos || address.starts_with('@'))
+        co_return co_await asyncio::open_unix_connection(path_of(address));
     co_return co_await asyncio::open_connection("127.0.0.1", static_cast<int>(number(address)));
 }
 
@@ -62,6 +71,14 @@ asyncio::coro<int> connect(string address) {
     });
     output.close();
     co_await output.wait_closed(); // until all of it is written
+    co_return 0;
+}
+
+asyncio::coro<int> serve(string path) {
+    asyncio::server server = co_await asyncio::start_unix_server(pass_on, path_of(path));
+    std::puts("listening");
+    std::fflush(stdout);
+    co_await server.serve_forever();
     co_return 0;
 }
 
@@ -275,7 +292,8 @@ asyncio::coro<int> talk_to_redis(string address) {
 int main(int argc, char** argv) {
     const string what = argc == 3 ? argv[1] : "";
     if (what == "connect") return asyncio::run_main(connect(argv[2]));
+    if (what == "serve") return asyncio::run_main(serve(argv[2]));
     if (what == "redis") return asyncio::run_main(talk_to_redis(argv[2]));
-    std::fputs("usage: real_client connect|redis ADDRESS\n", stderr);
+    std::fputs("usage: real_client connect|serve|redis ADDRESS\n", stderr);
     return 2;
 }

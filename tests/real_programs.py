@@ -5,9 +5,9 @@
 
 NAME is an example of examples/cookbook, or real_client of tests; PROGRAM what was built of it. Servers
 listen on a free port, and curl, wrk, nc, socat, redis-cli, redis-benchmark, openssl and chromium are
-their clients, as far as they are installed; clients have a redis-server and openssl's. Python's own
-asyncio is at the other end of both. Ends with 1 if a check does not hold, and with 77 (skipped) if none
-of the programs is there.
+their clients, as far as they are installed; clients have a redis-server, openssl's, nc and socat.
+Python's own asyncio is at the other end of both. Ends with 1 if a check does not hold, and with 77
+(skipped) if none of the programs is there.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ clients = {
     "tls_openssl": ["openssl"],
     "https_client": ["openssl"],
     "distributed_agent": ["redis-server"],
-    "real_client": ["redis-server", "python3"],
+    "real_client": ["redis-server", "nc", "socat", "python3"],
 }
 failed = passed = 0
 limit = 120  # seconds that any of them may take; far more than it needs
@@ -200,7 +200,7 @@ async def python_on_http_server(port, page, large):
     """A client in Python's asyncio that keeps its connection, and sends as slowly as it likes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
-    async def answer():
+    async def answer(reader):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = int(re.search(r"\r\nContent-Length: (\d+)\r\n", head)[1])
         return head.split()[1], await reader.readexactly(length)
@@ -211,16 +211,35 @@ async def python_on_http_server(port, page, large):
     for byte in request("/"):
         writer.write(bytes([byte]))
         await asyncio.sleep(0)
-    got = await answer()
+    got = await answer(reader)
     check("Python gets a page for a request byte by byte", got == ("200", page), got)
     writer.write(request("/no") + 20 * request("/large") + request("/", "Connection: close\r\n"))
     writer.write_eof()
-    got = [await answer() for _ in range(22)]
+    got = [await answer(reader) for _ in range(22)]
     right = [("200", large)] * 20 + [("200", page)]
     check("  and 22 more over that connection, after its end", got[0][0] == "404" and got[1:] == right)
     rest = await reader.read()
     writer.close()
     check("  which then ends", rest == b"", rest)
+
+    async def ask_twice(reader, writer):
+        pages = []
+        for _ in range(2):
+            writer.write(request("/"))
+            pages.append(await answer(reader))
+        writer.close()
+        return pages
+
+    connections = 1000
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if connections + 100 > files:
+        print(f"skipped {connections} connections: {files} files may be open here")
+        return
+    opening = [asyncio.open_connection("127.0.0.1", port) for _ in range(connections)]
+    streams = await asyncio.gather(*opening)
+    got = await asyncio.gather(*(ask_twice(*pair) for pair in streams))
+    right = got == connections * [2 * [("200", page)]]
+    check(f"  and two pages over each of {connections} connections that are open at once", right)
 
 
 def with_curl(url, own, page, large):
@@ -819,8 +838,78 @@ def distributed_agent():
         check("  and no other", got == ["0", "0"], got)
 
 
+def listening(address):
+    """Whether somebody listens at a Unix socket."""
+    sockets = map(str.split, pathlib.Path("/proc/net/unix").read_text().splitlines())
+    return any(s[-1] == address and s[3] == "00010000" for s in sockets)
+
+
+def byte_by_byte(text, sender, receiver):
+    """What arrives of a text of which each byte is sent when the one before has come."""
+    got = b""
+    for byte in text:
+        sender.stdin.write(bytes([byte]))
+        got += receiver.stdout.read(1)
+    return got
+
+
+def over_unix_socket(address):
+    """nc and socat talk to our server and to our client; an address with @ is an abstract name."""
+    data, words = os.urandom(3_000_000), b"one by one"
+
+    def socat(what, options=""):
+        kind, name = ("ABSTRACT", address[1:]) if address[0] == "@" else ("UNIX", address)
+        return f"{kind}-{what}:{name}{options}"
+
+    tools = {
+        "nc": ["nc", "-N", "-U", address],
+        "socat": ["socat", "-t", limit, "-", socat("CONNECT")],
+    }
+    with dialogue(program, "serve", address) as ours:
+        ours.stdout.readline()
+        for tool, command in tools.items():
+            if not has(tool):
+                continue
+            got = run(*command, given=data)
+            check(f"{tool} gets back 3 MB at {address}", got == data, len(got))
+            with dialogue(*command) as client:
+                got = byte_by_byte(words, client, client)
+                client.stdin.close()
+                rest = client.stdout.read()
+            check("  and single bytes as they come", got == words and not rest, got + rest)
+        ours.send_signal(signal.SIGINT)
+        got = ours.wait(limit)
+    check("  from a server that leaves nothing there", got == 130 and not os.path.exists(address), got)
+
+    if has("socat"):
+        with dialogue("socat", "-t", limit, socat("LISTEN", ",fork"), "EXEC:cat") as other:
+            wait_for(lambda: listening(address))
+            got = run(program, "connect", address, given=data)
+            check(f"our client gets back 3 MB of socat at {address}", got == data, len(got))
+            with dialogue(program, "connect", address) as ours:
+                got = byte_by_byte(words, ours, ours)
+                ours.stdin.close()
+                rest = ours.stdout.read()
+            check("  and single bytes as they come", got == words and not rest, got + rest)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address)
+    if has("nc"):
+        with dialogue("nc", "-l", "-N", "-U", address) as other:
+            wait_for(lambda: listening(address))
+            with dialogue(program, "connect", address) as ours:
+                got = byte_by_byte(words, other, ours), byte_by_byte(words, ours, other)
+                other.stdin.close()
+                ours.stdin.close()
+                rest = ours.stdout.read(), other.stdout.read(), ours.wait(limit)
+            right = got == (words, words) and rest == (b"", b"", 0)
+            check(f"our client and nc exchange single bytes at {address}", right, (got, rest))
+
+
 def real_client():
     python_servers()
+    with tempfile.TemporaryDirectory() as folder:
+        for address in folder + "/socket", f"@asyncio-{os.getpid()}":
+            over_unix_socket(address)
     if has("redis-server"):
         with redis_server() as addresses:
             for address in addresses:
