@@ -22881,7 +22881,7 @@ void process_core::expire(endings& ends) {
             w->look_at_time = now + std::chrono::milliseconds(1 + left / 4'000'000);
         }
         if (why) ends.push_back({std::exchange(w->job, {}), std::move(why)});
-        else if (!last || w->now != phase::starting) continue;
+        else if (!last) continue;
         if (w->now == phase::starting) --starting_;
         w->now = phase::leaving;
         end(*w);

@@ -32,6 +32,7 @@ using asyncio::stdio;
 #if defined(_WIN32)
 
 int own_number() { return ::_getpid(); }
+void set_variable(const char* name, const std::string& to) { ::_putenv_s(name, to.c_str()); }
 
 bool runs(int pid) {
     const HANDLE process = ::OpenProcess(SYNCHRONIZE, FALSE, static_cast<DWORD>(pid));
@@ -44,6 +45,7 @@ bool runs(int pid) {
 #else
 
 int own_number() { return ::getpid(); }
+void set_variable(const char* name, const std::string& to) { ::setenv(name, to.c_str(), 1); }
 bool runs(int pid) { return ::kill(pid, 0) == 0; }
 
 #endif
@@ -114,6 +116,7 @@ void compute_for_ever() {
     for (;;) n.fetch_add(1, std::memory_order_relaxed);
 }
 
+void never_begin() { run_for_ever(std::getenv("ASYNCIO_TEST_SIGN")); }
 void refuse_to_begin() { throw std::runtime_error("not today"); }
 
 int initial = 0;
@@ -237,6 +240,20 @@ ASYNC_TEST_CASE_REAL(
     isolated_executor bad(1, {.initializer = refuse_to_begin});
     CHECK_AWAIT_THROWS_WITH_AS(run_in_executor(&bad, add, 1, 2), "not today",
                                asyncio::broken_executor);
+}
+
+ASYNC_TEST_CASE_REAL("a pool ends beside an initializer that never returns") {
+    const sign beginning;
+    set_variable("ASYNCIO_TEST_SIGN", beginning.path());
+    asyncio::concurrent_future<int> job;
+    int pid = 0;
+    {
+        isolated_executor pool(1, {.initializer = never_begin});
+        job = pool.submit(add, 1, 2);
+        pid = co_await beginning.given();
+    }
+    CHECK(job.cancelled());
+    co_await until_gone(pid);
 }
 
 ASYNC_TEST_CASE_REAL("max_tasks_per_child replaces a worker after so many jobs") {
