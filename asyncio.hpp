@@ -21333,9 +21333,11 @@ struct worker_setup {
 
 #if defined(_WIN32)
 
+// Libraries are not told: what they do then may wait for threads that are gone.
 [[noreturn]] static void leave_worker(int code) noexcept {
     std::fflush(nullptr);
-    ::_exit(code);
+    ::TerminateProcess(::GetCurrentProcess(), static_cast<UINT>(code));
+    for (;;) ::Sleep(INFINITE);
 }
 
 #else

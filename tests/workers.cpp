@@ -346,6 +346,40 @@ ASYNC_TEST_CASE_REAL("workers end with their program, however that ends") {
 
 #if defined(_WIN32)
 
+#if defined(__MINGW32__) // where such functions have a section
+
+// A library that never lets go of the lock under which the system tells it of threads.
+namespace {
+
+enum class told { nothing, wanted, holding };
+std::atomic<told> lock_of_libraries{told::nothing}; // in a worker
+
+void NTAPI of_thread(void*, DWORD what, void*) {
+    told expected = told::wanted;
+    if (what == DLL_THREAD_ATTACH &&
+        lock_of_libraries.compare_exchange_strong(expected, told::holding))
+        for (;;) ::Sleep(INFINITE);
+}
+__attribute__((section(".CRT$XLY"), used)) const PIMAGE_TLS_CALLBACK library = of_thread;
+
+int hold_lock_of_libraries() {
+    lock_of_libraries = told::wanted;
+    ::CloseHandle(::CreateThread(
+        nullptr, 0, [](void*) -> DWORD { return 0; }, nullptr, 0, nullptr));
+    while (lock_of_libraries != told::holding) ::Sleep(1);
+    return own_number();
+}
+
+} // namespace
+
+ASYNC_TEST_CASE_REAL("a worker leaves also when a library holds up the end of its process") {
+    isolated_executor pool(1, {.max_tasks_per_child = 1});
+    const int pid = co_await run_in_executor(&pool, hold_lock_of_libraries);
+    co_await until_gone(pid);
+}
+
+#endif
+
 ASYNC_TEST_CASE_REAL("a program that forgot worker_main() is told so, and makes no workers") {
     const std::vector<std::string> program = support::as_child(argv("forget-worker-main"));
     asyncio::process child =
