@@ -22826,9 +22826,9 @@ void process_core::bury_dead(endings& ends) {
         worker& dead = *workers_[i];
         if (!dead.ended) continue;
         end(dead); // what it has started
-        if (dead.pipe && (dead.reads || dead.writes) && dead.now == phase::leaving) {
-            ::CancelIoEx(dead.pipe.get(), nullptr);
-            dead.pipe = owned_handle();
+        if (dead.pipe && (dead.reads || dead.writes)) {
+            ::CancelIoEx(dead.pipe.get(), nullptr); // somebody else may have its other end
+            if (dead.now == phase::leaving) dead.pipe = owned_handle();
         }
         if (dead.reads || dead.writes) continue; // what it still managed to say
         ::UnregisterWaitEx(dead.wait, INVALID_HANDLE_VALUE);

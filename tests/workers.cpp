@@ -380,6 +380,26 @@ ASYNC_TEST_CASE_REAL("a worker leaves also when a library holds up the end of it
 
 #endif
 
+// Another process that the program starts meanwhile may have inherited it: here it is this one.
+ASYNC_TEST_CASE_REAL("a worker's death is seen also where its end of the pipe lives on") {
+    const auto leave_pipe_to = [](int parent) {
+        const std::wstring line = ::GetCommandLineW(); // "... asyncio-worker:NUMBER"
+        const auto number = std::stoll(line.substr(line.rfind(L':') + 1));
+        const HANDLE to = ::OpenProcess(PROCESS_DUP_HANDLE, FALSE, static_cast<DWORD>(parent));
+        HANDLE copy = nullptr;
+        const BOOL copied =
+            ::DuplicateHandle(::GetCurrentProcess(), reinterpret_cast<HANDLE>(number), to, &copy, 0,
+                              FALSE, DUPLICATE_SAME_ACCESS);
+        std::_Exit(copied != 0 ? 3 : 4);
+        return 0;
+    };
+    isolated_executor pool(1);
+    const ended_worker end = co_await end_of(&pool, +leave_pipe_to, own_number());
+    CHECK(end.code == 3);
+    const int sum = co_await run_in_executor(&pool, add, 1, 2);
+    CHECK(sum == 3);
+}
+
 ASYNC_TEST_CASE_REAL("a program that forgot worker_main() is told so, and makes no workers") {
     const std::vector<std::string> program = support::as_child(argv("forget-worker-main"));
     asyncio::process child =
