@@ -20258,15 +20258,32 @@ void executor::shutdown(shutdown_options options) {
     core().shutdown(options.wait, options.cancel_futures);
 }
 
+// Runs `fn` on a thread that nobody joins.
+template <class F>
+static void run_apart(F fn) {
+#if defined(__MINGW32__)
+    // One that ended while it is detached would go on with a record that is given away by
+    // then: it begins afterwards.
+    static std::mutex starting;
+    const std::lock_guard lock(starting);
+    std::thread([fn = std::move(fn)] {
+        { const std::lock_guard detached(starting); }
+        fn();
+    }).detach();
+#else
+    std::thread(std::move(fn)).detach();
+#endif
+}
+
 coro<bool> executor::aexit(exception_ptr) {
     if (!core_ || core_->inherited()) co_return false; // moved from, or a fork's
     // The thread may outlive the executor object, when this wait is cancelled.
     auto ended = concurrent_future<void>::create();
     ended.set_running();
-    std::thread([core = core_, ended] {
+    run_apart([core = core_, ended] {
         core->shutdown(true, false);
         ended.set_result();
-    }).detach();
+    });
     co_await ended;
     co_return false;
 }
@@ -20299,10 +20316,10 @@ coro<> event_loop::shutdown_default_executor(std::optional<duration> timeout) {
     auto ended = concurrent_future<void>::create();
     ended.set_running();
     // The thread keeps the pool: its destructor must not block the loop.
-    std::thread([pool, ended] {
+    run_apart([pool, ended] {
         pool->shutdown();
         ended.set_result();
-    }).detach();
+    });
     if (!timeout) {
         co_await ended;
         co_return;
