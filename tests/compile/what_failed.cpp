@@ -63,8 +63,10 @@ int main() {
                "|-- std::system_error: disk: Input/output error\n"
                "`-- asyncio::remote_error: mine\n";
 #endif
-    std::ostringstream text;
-    text << asyncio::exception_group("all", errors);
-    std::cout << text.str();
-    return text.str() == expected ? 0 : 1;
+    std::ostringstream printed;
+    printed << asyncio::exception_group("all", errors);
+    std::string text = printed.str();
+    std::cout << text;
+    for (std::size_t at; (at = text.find("__1::")) != text.npos;) text.erase(at, 5); // libc++'s
+    return text == expected ? 0 : 1;
 }
