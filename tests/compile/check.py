@@ -100,7 +100,8 @@ programs = {
     # In one program each of them works, and so do libraries that show each other nothing.
     "several_implementations": Program(
         (*plain("parts_main.cpp", both[1]), part("first_part", of_version=another),
-         part("second_part", "-DOWN_ALLOCATOR"))),
+         part("second_part", "-DOWN_ALLOCATOR"), part("third_part", "-fno-exceptions"),
+         part("fourth_part", "-DASYNCIO_NO_THREADS"))),
     "static_and_shared": Program(
         plain("parts_main.cpp", both[1]), library=(part("first_part", *hidden),)),
     # The implementation in a shared library, which shows what ASYNCIO_API names and no more.

@@ -18,11 +18,17 @@ using namespace std::chrono_literals;
 static_assert(ASYNCIO_VERSION == VERSION);
 
 static asyncio::coro<int> answer() {
+#if defined(ASYNCIO_NO_EXCEPTIONS)
+    auto late = asyncio::wait_for(asyncio::event().wait(), 1ms);
+    const auto ended = co_await asyncio::as_outcome(std::move(late));
+    if (!ended && ended.error().holds<asyncio::timeout_error>()) co_return 42;
+#else
     try {
         co_await asyncio::wait_for(asyncio::event().wait(), 1ms);
     } catch (const asyncio::timeout_error&) {
         co_return 42;
     }
+#endif
     co_return 0;
 }
 
