@@ -503,7 +503,7 @@ ASYNC_TEST_CASE("waiting for datagrams does not hold the virtual clock") {
 #if !defined(_WIN32) // where nothing interrupts a call, and nothing is kept
 
 ASYNC_TEST_CASE("calls that a signal interrupts are made again") {
-    const with_faults faulty({.interrupts = true});
+    const interrupted_calls every_other;
     two_endpoints ends = co_await bound();
     for (int i = 0; i < 100; ++i) {
         ends.one.sendto("ping", ends.other.sockname());
@@ -512,7 +512,7 @@ ASYNC_TEST_CASE("calls that a signal interrupts are made again") {
         const datagram pong = co_await ends.one.recvfrom();
         CHECK(pong.data == "pong");
     }
-    CHECK(faults.interrupted >= 200);
+    CHECK(system_calls.interrupted >= 200);
 }
 
 TEST_CASE("a loop that ends with datagrams kept and waited for frees all") {

@@ -1,4 +1,5 @@
 // Files, off the loop.
+#include "calls.hpp"
 #include "support.hpp"
 #include "system.hpp"
 
@@ -617,7 +618,9 @@ ASYNC_TEST_CASE_REAL("a file may be dropped while an operation runs") {
 
 ASYNC_TEST_CASE_REAL("signals that interrupt every system call change nothing") {
     const scratch folder;
+    const gate g(folder);
     const support::interruptions storm;
+    const interrupted_calls every_other;
     const std::string data = pattern(1'000'000);
     for (int i = 0; i < 20; ++i) {
         co_await asyncio::write_file(folder / "data", data, {.atomic = i % 2 == 0});
@@ -625,7 +628,6 @@ ASYNC_TEST_CASE_REAL("signals that interrupt every system call change nothing") 
         CHECK(back == data);
     }
     // The other end of a pipe is where writes are cut short.
-    const gate g(folder);
     auto reading = asyncio::create_task(asyncio::read_file(g.path));
     file f = co_await file::open(g.path, "w");
     co_await f.write(data);
@@ -633,6 +635,9 @@ ASYNC_TEST_CASE_REAL("signals that interrupt every system call change nothing") 
     const std::string carried = co_await reading;
     CHECK(carried == data);
     CHECK(support::interruptions::count > 0);
+    CHECK(system_calls.open.interrupted > 0);
+    CHECK(system_calls.read.interrupted > 0);
+    CHECK(system_calls.write.interrupted > 0);
 }
 
 ASYNC_TEST_CASE("a device is written and read as it is") {

@@ -1,11 +1,11 @@
-// What the tests of sockets, datagrams and streams share: faults that the system's calls can be
-// told to have, and a few helpers. It defines functions, so that a program includes it once.
+// What the tests of sockets, datagrams and streams share. It defines functions, so that a program
+// includes it once.
 #ifndef ASYNCIO_TESTS_NETWORK_HPP
 #define ASYNCIO_TESTS_NETWORK_HPP
 
+#include "calls.hpp"
 #include "support.hpp"
 
-#include <cerrno>
 #include <cstdlib>
 #include <string>
 #include <utility>
@@ -19,118 +19,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#else
-#include <dlfcn.h>
-#endif
-#endif
-
-#if !defined(_WIN32) // where nothing interrupts a call
-
-// The calls that the library makes come here first.
-namespace {
-
-struct faulty_calls {
-    bool interrupts = false; // every other call is interrupted by a signal
-    int turn = 0;
-    int interrupted = 0; // how many were
-};
-faulty_calls faults;
-
-bool interrupted_now() {
-    if (!faults.interrupts || ++faults.turn % 2 == 0) return false;
-    ++faults.interrupted;
-    errno = EINTR;
-    return true;
-}
-
-// Switches faults on until the end of the block.
-class with_faults {
-public:
-    explicit with_faults(faulty_calls f) { faults = f; }
-    with_faults(const with_faults&) = delete;
-    with_faults& operator=(const with_faults&) = delete;
-    ~with_faults() { faults = faulty_calls(); }
-};
-
-} // namespace
-
-#if defined(__linux__)
-namespace real {
-ssize_t recv(int fd, void* buffer, std::size_t size, int flags) {
-    return ::syscall(SYS_recvfrom, fd, buffer, size, flags, nullptr, nullptr);
-}
-ssize_t sendto(int fd, const void* data, std::size_t size, int flags, const sockaddr* to,
-               socklen_t to_size) {
-    return ::syscall(SYS_sendto, fd, data, size, flags, to, to_size);
-}
-ssize_t send(int fd, const void* data, std::size_t size, int flags) {
-    return sendto(fd, data, size, flags, nullptr, 0);
-}
-ssize_t sendmsg(int fd, const msghdr* message, int flags) {
-    return ::syscall(SYS_sendmsg, fd, message, flags);
-}
-ssize_t recvmsg(int fd, msghdr* message, int flags) {
-    return ::syscall(SYS_recvmsg, fd, message, flags);
-}
-int connect(int fd, const sockaddr* to, socklen_t size) {
-    return static_cast<int>(::syscall(SYS_connect, fd, to, size));
-}
-} // namespace real
-#else
-// The system's functions behind those of this program.
-namespace real {
-template <class F>
-F* behind(F*, const char* name) {
-    return reinterpret_cast<F*>(::dlsym(RTLD_NEXT, name));
-}
-const auto recv = behind(&::recv, "recv");
-const auto send = behind(&::send, "send");
-const auto sendto = behind(&::sendto, "sendto");
-const auto sendmsg = behind(&::sendmsg, "sendmsg");
-const auto recvmsg = behind(&::recvmsg, "recvmsg");
-const auto accept = behind(&::accept, "accept");
-const auto connect = behind(&::connect, "connect");
-} // namespace real
-#endif
-
-extern "C" ssize_t recv(int fd, void* buffer, std::size_t size, int flags) {
-    return interrupted_now() ? -1 : real::recv(fd, buffer, size, flags);
-}
-extern "C" ssize_t send(int fd, const void* data, std::size_t size, int flags) {
-    return interrupted_now() ? -1 : real::send(fd, data, size, flags);
-}
-extern "C" ssize_t sendto(int fd, const void* data, std::size_t size, int flags,
-                          const sockaddr* to, socklen_t to_size) {
-    return interrupted_now() ? -1 : real::sendto(fd, data, size, flags, to, to_size);
-}
-extern "C" ssize_t sendmsg(int fd, const msghdr* message, int flags) {
-    return interrupted_now() ? -1 : real::sendmsg(fd, message, flags);
-}
-extern "C" ssize_t recvmsg(int fd, msghdr* message, int flags) {
-    return interrupted_now() ? -1 : real::recvmsg(fd, message, flags);
-}
-#if defined(__linux__)
-extern "C" int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
-    if (interrupted_now()) return -1;
-    return static_cast<int>(::syscall(SYS_accept4, fd, from, size, flags));
-}
-#else
-extern "C" int accept(int fd, sockaddr* from, socklen_t* size) {
-    return interrupted_now() ? -1 : real::accept(fd, from, size);
-}
-#endif
-extern "C" int connect(int fd, const sockaddr* to, socklen_t size) {
-    const int result = real::connect(fd, to, size);
-    // An interrupted connect goes on by itself.
-    if (result != 0 && errno == EINPROGRESS && faults.interrupts) {
-        ++faults.interrupted;
-        errno = EINTR;
-    }
-    return result;
-}
-
 #endif
 
 namespace {

@@ -1,4 +1,5 @@
 // Child processes and pipes, with real programs.
+#include "calls.hpp"
 #include "support.hpp"
 #include "system.hpp"
 
@@ -17,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <utility>
 #if defined(__linux__)
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -68,6 +70,17 @@ private:
     std::set<std::string> descriptors_;
     std::set<std::string> children_;
 };
+
+// Both ends of a terminal: the one where somebody types, and the one of the program.
+std::pair<int, int> open_terminal() {
+    const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    REQUIRE(terminal >= 0);
+    REQUIRE(::grantpt(terminal) == 0);
+    REQUIRE(::unlockpt(terminal) == 0);
+    const int shown = ::open(::ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    REQUIRE(shown >= 0);
+    return {terminal, shown};
+}
 
 bool exists(int pid) { return ::kill(pid, 0) == 0 || errno != ESRCH; }
 
@@ -869,8 +882,10 @@ TEST_CASE("the library installs no SIGCHLD handler and waits for nobody else's c
 
 ASYNC_TEST_CASE_REAL("signals that interrupt every system call change nothing") {
     const nothing_left here;
+    const auto [terminal, shown] = open_terminal();
     {
         const interruptions storm;
+        const interrupted_calls every_other;
         const std::string input = pattern(150'000); // more than a pipe takes
         for (int i = 0; i < 30; ++i) {
             process p = co_await asyncio::create_subprocess_exec(
@@ -881,6 +896,22 @@ ASYNC_TEST_CASE_REAL("signals that interrupt every system call change nothing") 
             process dropped = co_await asyncio::create_subprocess_exec(argv("sleep", "60"));
         }
         CHECK(interruptions::count > 0);
+        CHECK(system_calls.read.interrupted > 0);
+        CHECK(system_calls.writev.interrupted > 0);
+#if defined(__linux__)
+        CHECK(system_calls.waitid.interrupted > 0);
+#endif
+
+        // Others may read from a terminal as well: it is asked before each read.
+        const int asked = system_calls.poll.interrupted;
+        asyncio::stream_reader reader = co_await asyncio::connect_read_pipe(shown);
+        asyncio::stream_writer writer = co_await asyncio::connect_write_pipe(terminal);
+        for (int i = 0; i < 20; ++i) {
+            writer.write("line\n");
+            const std::string line = co_await reader.readline();
+            CHECK(line == "line\n");
+        }
+        CHECK(system_calls.poll.interrupted >= asked + 10);
     }
     here.check();
 }
@@ -1475,12 +1506,7 @@ TEST_CASE("stdin_reader can be cancelled, at a pipe and at a terminal") {
     }
     {
         // Two lines at once, of which each read takes one; then Ctrl-D.
-        const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-        REQUIRE(terminal >= 0);
-        REQUIRE(::grantpt(terminal) == 0);
-        REQUIRE(::unlockpt(terminal) == 0);
-        const int shown = ::open(::ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
-        REQUIRE(shown >= 0);
+        const auto [terminal, shown] = open_terminal();
         CHECK(converse(shown, terminal, "first\nsecond\n\x04") == 7);
         ::close(shown);
         ::close(terminal);

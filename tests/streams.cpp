@@ -590,6 +590,15 @@ ASYNC_TEST_CASE("read_into receives into the caller's memory") {
     std::size_t n = co_await ends.reader().read_into(buffer);
     CHECK(n == 5);
     CHECK(std::string(reinterpret_cast<const char*>(buffer.data()), n) == "hello");
+#if !defined(_WIN32)
+    CHECK(system_calls.recv.memory == buffer.data()); // straight there
+    auto waiting = asyncio::create_task(ends.reader().read_into(std::span(buffer).subspan(2)));
+    co_await support::turns(2);
+    ends.peer().write("later");
+    n = co_await waiting;
+    CHECK(n == 5);
+    CHECK(system_calls.recv.memory == buffer.data() + 2);
+#endif
     n = co_await ends.reader().read_into(std::span<std::byte>());
     CHECK(n == 0);
     ends.peer().write("line\nrest");
@@ -666,6 +675,26 @@ ASYNC_TEST_CASE("SW-01: writelines takes ranges of text and pieces made on the w
     received = co_await ends.peer_reader().readexactly(11);
     CHECK(received == "onetwothree");
 }
+
+#if !defined(_WIN32)
+
+ASYNC_TEST_CASE("SW-01: what is kept is sent many pieces at a time") {
+    link_ends ends = co_await connected();
+    fill(ends.writer(), 1);
+    const std::string piece(20'000, 'p'); // which is kept as one
+    for (int i = 0; i < 100; ++i) ends.writer().write(piece);
+    const int calls_before = system_calls.sendmsg.made + system_calls.send.made;
+    const int pieces_before = system_calls.sendmsg.pieces + system_calls.send.pieces;
+    ends.writer().close();
+    co_await ends.peer_reader().read();
+    const int calls = system_calls.sendmsg.made + system_calls.send.made - calls_before;
+    const int pieces = system_calls.sendmsg.pieces + system_calls.send.pieces - pieces_before;
+    CAPTURE(calls);
+    CHECK(pieces >= 100);
+    CHECK(calls <= pieces / 8);
+}
+
+#endif
 
 ASYNC_TEST_CASE("SW-02: drain waits from the high mark down to the low one") {
     link_ends ends = co_await connected();
@@ -2426,7 +2455,11 @@ TEST_SUITE("faults") {
 #if !defined(_WIN32) // where nothing interrupts a call
 
 ASYNC_TEST_CASE("calls that a signal interrupts are made again") {
-    const with_faults faulty({.interrupts = true});
+    const support::scratch folder;
+    const std::string contents = support::pattern(3'000'000);
+    support::put(folder / "file", contents);
+    const opened_file file(folder / "file");
+    const interrupted_calls every_other;
     asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
     auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
     for (int i = 0; i < 200; ++i) {
@@ -2436,12 +2469,35 @@ ASYNC_TEST_CASE("calls that a signal interrupts are made again") {
     }
     link_ends ends = co_await connected();
     const std::string much = support::pattern(2'000'000);
+    fill(ends.writer(), 1); // so that all of it is kept, and then sent in many pieces
     for (std::size_t at = 0; at < much.size(); at += 1000)
-        ends.writer().write(std::string_view(much).substr(at, 1000)); // vectored later
+        ends.writer().write(std::string_view(much).substr(at, 1000));
     ends.writer().close();
     const std::string received = co_await ends.peer_reader().read();
-    CHECK(received == much);
-    CHECK(faults.interrupted > 500);
+    CHECK(received.ends_with(much));
+    CHECK(system_calls.interrupted > 500);
+    CHECK(system_calls.sendmsg.interrupted > 0);
+
+    // By the system; and over another transport, where a job reads the file.
+    link_ends plain = co_await connected();
+    link_ends below = co_await connected();
+    auto happened = std::make_shared<history>();
+    scrambled near_layer(std::move(below.near_end), 10'000, happened);
+    scrambled far_layer(std::move(below.far_end), 10'000, happened);
+    link_ends layered(asyncio::make_streams(std::move(near_layer)),
+                      asyncio::make_streams(std::move(far_layer)));
+    for (link_ends* const over : {&plain, &layered}) {
+        auto reading = asyncio::create_task(over->peer_reader().read());
+        const std::size_t sent = co_await over->writer().sendfile(file.get());
+        CHECK(sent == contents.size());
+        over->writer().close();
+        const std::string got = co_await std::move(reading);
+        CHECK(got == contents);
+    }
+#if defined(__linux__)
+    CHECK(system_calls.sendfile.interrupted > 0);
+#endif
+    CHECK(system_calls.pread.interrupted > 0);
 }
 
 #endif
