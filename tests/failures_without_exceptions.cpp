@@ -265,10 +265,14 @@ FAILURE_CASE("a handler that fails is reported, its connection ends, and the ser
         [&](asyncio::event_loop&, const asyncio::exception_context& context) {
             reports.push_back(asyncio::error(context.exception).what());
         });
-    auto serve = [](asyncio::stream_reader reader, asyncio::stream_writer) -> asyncio::coro<> {
-        static_cast<void>(co_await reader.readexactly(4));
+    auto serve = [](asyncio::stream_reader reader, asyncio::stream_writer out) -> asyncio::coro<> {
+        for (int i = 0; i < 2; ++i) {
+            const std::string text = co_await reader.readexactly(4);
+            out.write(text);
+        }
     };
     asyncio::server server = co_await asyncio::start_server(serve, "127.0.0.1", 0);
+    auto [other_reader, other] = co_await asyncio::open_connection("127.0.0.1", server.port());
     for (std::size_t i = 1; i <= 2; ++i) {
         auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
         writer.write("abc");
@@ -277,6 +281,9 @@ FAILURE_CASE("a handler that fails is reported, its connection ends, and the ser
         CHECK(rest.empty());
         REQUIRE(reports.size() == i);
         CHECK(reports.back().find("3 bytes, expected 4") != std::string::npos);
+        other.write("ping");
+        const std::string answer = co_await other_reader.readexactly(4);
+        CHECK(answer == "ping");
     }
     server.close();
 }

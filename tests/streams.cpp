@@ -1208,18 +1208,28 @@ ASYNC_TEST_CASE("SV-06: abort_clients drops each connection with what it has to 
 ASYNC_TEST_CASE("SV-07: a handler that throws is reported and loses only its connection") {
     const auto reports = support::collect_reports();
     auto handler = [](stream_reader reader, stream_writer writer) -> asyncio::coro<> {
-        const std::string line = co_await reader.readline();
-        if (line == "bad\n") throw std::logic_error("no luck");
-        writer.write("good\n");
+        for (;;) {
+            const std::string line = co_await reader.readline();
+            if (line.empty()) co_return;
+            if (line == "bad\n") throw std::logic_error("no luck");
+            writer.write("good\n");
+        }
     };
     asyncio::server server = co_await asyncio::start_server(handler, "127.0.0.1", 0);
+    auto [other_reader, other] = co_await asyncio::open_connection("127.0.0.1", server.port());
+    other.write("before\n");
+    std::string answer = co_await other_reader.readline();
+    CHECK(answer == "good\n");
     auto [bad_reader, bad] = co_await asyncio::open_connection("127.0.0.1", server.port());
     bad.write("bad\n");
-    std::string answer = co_await bad_reader.read();
+    answer = co_await bad_reader.read();
     CHECK(answer == "");
+    other.write("afterwards\n");
+    answer = co_await other_reader.readline();
+    CHECK(answer == "good\n");
     auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", server.port());
     writer.write("x\n");
-    answer = co_await reader.read();
+    answer = co_await reader.readline();
     CHECK(answer == "good\n");
     REQUIRE(reports->size() == 1);
     CHECK(reports->at(0).message.find("unhandled exception in the client callback") !=
