@@ -761,7 +761,6 @@ ASYNC_TEST_CASE("SW-05: write and drain against a closed peer end with an error"
         } catch (...) {
             error = std::current_exception();
         }
-        co_await support::turns(1);
     }
     const int code = code_of(error);
     CHECK((code == ECONNRESET || code == EPIPE));
