@@ -1463,6 +1463,42 @@ ASYNC_TEST_CASE("BA-06: who comes while the reset ones leave waits for the next 
     co_await b;
 }
 
+ASYNC_TEST_CASE("BA-06, BA-07: reset and abort send away who has not left a full round yet, too") {
+    for (const bool breaks : {false, true}) {
+        CAPTURE(breaks);
+        asyncio::barrier barrier(3);
+        auto a = asyncio::create_task(pass(barrier));
+        auto b = asyncio::create_task(pass(barrier));
+        co_await support::turns(3);
+        co_await barrier.wait(); // a and b are released, but have not left
+        auto early = asyncio::create_task(pass(barrier), {.eager_start = true});
+        if (breaks) co_await barrier.abort();
+        else co_await barrier.reset();
+        CHECK(barrier.broken() == breaks);
+        CHECK(barrier.n_waiting() == 0);
+        CHECK_AWAIT_THROWS_AS(a, asyncio::broken_barrier_error);
+        CHECK_AWAIT_THROWS_AS(b, asyncio::broken_barrier_error);
+        CHECK(barrier.broken() == breaks);
+        if (breaks) {
+            CHECK_AWAIT_THROWS_AS(early, asyncio::broken_barrier_error);
+            CHECK(barrier.n_waiting() == 0);
+            co_await barrier.reset();
+            early = asyncio::create_task(pass(barrier));
+        }
+        // The next round is whole.
+        co_await support::turns(3);
+        CHECK_FALSE(early.done());
+        CHECK(barrier.n_waiting() == 1);
+        auto late = asyncio::create_task(pass(barrier), {.eager_start = true});
+        const std::size_t third = co_await barrier.wait();
+        const std::size_t first = co_await early;
+        const std::size_t second = co_await late;
+        CHECK(first == 0);
+        CHECK(second == 1);
+        CHECK(third == 2);
+    }
+}
+
 ASYNC_TEST_CASE("BA-07: after abort every wait fails, until reset") {
     asyncio::barrier barrier(3);
     auto a = asyncio::create_task(pass(barrier));
