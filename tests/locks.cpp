@@ -423,6 +423,46 @@ ASYNC_TEST_CASE_WITH("debug mode reports who waits for what was destroyed", .deb
     co_await b;
 }
 
+ASYNC_TEST_CASE_WITH("as it does who waits for an event, a semaphore, a condition or a barrier",
+                     .debug = true) {
+    asyncio::get_running_loop().slow_callback_duration = 1h;
+    const auto reports = support::collect_reports();
+    log_type log;
+    auto event = std::make_unique<asyncio::event>();
+    auto slots = std::make_unique<asyncio::semaphore>(0);
+    auto changed = std::make_unique<asyncio::condition>();
+    auto round = std::make_unique<asyncio::barrier>(2);
+    const auto wait = [&]() -> asyncio::coro<> {
+        const auto held = co_await changed->scoped();
+        co_await changed->wait();
+    };
+    std::vector<asyncio::any_task> tasks;
+    tasks.push_back(asyncio::create_task(wait_for_event(*event, "", log), {.name = "at event"}));
+    tasks.push_back(asyncio::create_task(take(*slots, "", log), {.name = "at semaphore"}));
+    tasks.push_back(asyncio::create_task(wait, {.name = "at condition"}));
+    tasks.push_back(asyncio::create_task(pass(*round), {.name = "at barrier"}));
+    co_await support::turns(3);
+    const auto reported = [&] {
+        log_type names;
+        for (const asyncio::exception_context& report : *reports)
+            if (report.message.find("was destroyed") != std::string::npos)
+                names.push_back(report.task);
+        reports->clear();
+        return names;
+    };
+    CHECK(reported().empty());
+    event.reset();
+    CHECK(reported() == log_type{"at event"});
+    slots.reset();
+    CHECK(reported() == log_type{"at semaphore"});
+    changed.reset();
+    CHECK(reported() == log_type{"at condition"});
+    round.reset();
+    CHECK(reported() == log_type{"at barrier"});
+    for (const asyncio::any_task& task : tasks) task.cancel();
+    co_await asyncio::wait(tasks);
+}
+
 TEST_CASE("a frame that is destroyed in line leaves it, and gives away the turn it was given") {
     asyncio::lock mutex;
     log_type log;
