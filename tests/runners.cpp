@@ -403,6 +403,41 @@ TEST_CASE("a task that ignores its cancellation is asked again, and then printed
     CHECK(text.find("mule") == text.rfind("mule")); // once
 }
 
+TEST_CASE("exit_report says how long the end of run() waits before it prints who is left") {
+    struct example {
+        asyncio::duration patience;
+        std::size_t cancellations; // after which the task ends
+        bool printed;
+    };
+    for (const auto& [patience, cancellations, printed] :
+         {example{10s, 4, false}, example{3001ms, 4, false}, example{3s, 4, true},
+          example{1s, 4, true}, example{1s, 2, true}, example{1001ms, 2, false}}) {
+        CAPTURE(patience.total_seconds());
+        CAPTURE(cancellations);
+        std::vector<asyncio::duration> times;
+        const auto stubborn = [&, most = cancellations]() -> asyncio::coro<> {
+            while (times.size() < most) {
+                static_cast<void>(co_await support::catching(asyncio::sleep(1h)));
+                times.push_back(asyncio::elapsed());
+            }
+        };
+        const auto main = [&]() -> asyncio::coro<> {
+            asyncio::create_task(stubborn, {.name = "mule"});
+            co_await support::turns(1);
+        };
+        support::captured_stderr quiet;
+        asyncio::run(main(),
+                     {.clock = asyncio::clock_kind::virtual_time, .exit_report = patience});
+        const std::string text = quiet.taken();
+        CHECK((text.find("'mule'") != std::string::npos) == printed);
+        CHECK(text.find("'mule'") == text.rfind("'mule'")); // once
+        CHECK(text.empty() != printed);
+        const std::vector<asyncio::duration> expected{0s, 1s, 2s, 3s};
+        CHECK(times == std::vector(expected.begin(),
+                                   expected.begin() + static_cast<int>(cancellations)));
+    }
+}
+
 TEST_CASE("elapsed() counts from the beginning of run()") {
     const auto main = []() -> asyncio::coro<asyncio::duration> {
         co_await asyncio::sleep(90s);
