@@ -604,6 +604,38 @@ DEBUG_TEST_CASE("what an error on its way passes by is not reported") {
     co_return;
 }
 
+DEBUG_TEST_CASE("a coroutine that is refused is not reported as never awaited") {
+    const auto reports = collect_trap_reports();
+    const auto refused = [](auto&& call) { CHECK_THROWS_AS(call(), std::runtime_error); };
+    asyncio::task_group group;
+    const auto to_group = [&] {
+        refused([&] { group.create_task(traps::by_value(1)); });
+        refused([&] { group.create_task(traps::by_value, 1); });
+    };
+    to_group(); // has not begun
+    const auto body = [&](asyncio::task_group& tg) -> asyncio::coro<> {
+        tg.create_task(fail_after(1s));
+        const auto slept = co_await support::catching(asyncio::sleep(1h));
+        to_group(); // is aborting
+        if (slept.error) co_await support::fail_with(slept.error);
+    };
+    CHECK_AWAIT_THROWS_AS(asyncio::with(group, body), asyncio::exception_group);
+    to_group(); // is finished
+
+    asyncio::event_loop closed({.debug = true});
+    asyncio::task_scope scope(closed);
+    closed.close();
+    refused([&] { closed.create_task(traps::by_value(1)); });
+    refused([&] { closed.create_task(traps::by_value, 1); });
+    refused([&] { static_cast<void>(closed.run_until_complete(traps::by_value(1))); });
+    refused([&] { scope.create_task(traps::by_value(1)); });
+
+    asyncio::runner runner({.debug = true});
+    refused([&] { static_cast<void>(asyncio::run(traps::by_value(1))); });
+    refused([&] { static_cast<void>(runner.run(traps::by_value(1))); });
+    CHECK(reports->empty());
+}
+
 TEST_CASE("coroutines that go with their loop are not reported") {
     support::captured_stderr quiet;
     {
