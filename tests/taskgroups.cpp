@@ -1602,6 +1602,34 @@ ASYNC_TEST_CASE("GA-08: cancelling the task that awaits cancels every unfinished
     CHECK(waiter.cancelling() == 1);
 }
 
+ASYNC_TEST_CASE("GA-08: cancel() of the gather itself passes its message to every unfinished child") {
+    for (const bool outcomes : {false, true}) {
+        CAPTURE(outcomes);
+        asyncio::task<int> done = asyncio::create_task(after(0s, 1));
+        asyncio::task<int> first = asyncio::create_task(after(1h, 2));
+        asyncio::task<int> second = asyncio::create_task(after(2h, 3));
+        co_await support::turns(3);
+        asyncio::exception_ptr error;
+        const auto cancel = [&](const auto& all) -> asyncio::coro<> {
+            CHECK(all.cancel("no time"));
+            CHECK_FALSE(all.done());
+            error = co_await error_of(all);
+            CHECK_FALSE(all.cancelled()); // as in Python: it has failed with the cancellation
+        };
+        if (outcomes)
+            co_await cancel(asyncio::gather(asyncio::return_exceptions, first, done, second));
+        else co_await cancel(asyncio::gather(first, done, second));
+        CHECK(shape(error) == "cancelled");
+        CHECK(support::message_of(error) == "no time");
+        CHECK(first.cancelling() == 1);
+        CHECK(second.cancelling() == 1);
+        CHECK_AWAIT_THROWS_WITH_AS(first, "no time", asyncio::cancelled_error);
+        CHECK_AWAIT_THROWS_WITH_AS(second, "no time", asyncio::cancelled_error);
+        CHECK(done.result() == 1);
+        CHECK(asyncio::current_task().cancelling() == 0);
+    }
+}
+
 ASYNC_TEST_CASE("GA-09: a cancelled gather with return_exceptions waits for all its children") {
     record quick;
     record slow;
