@@ -1072,12 +1072,15 @@ ASYNC_TEST_CASE("TH-02: to_thread's function sees the context variables, in a co
 }
 
 ASYNC_TEST_CASE("TH-03: a cancelled to_thread ends at once; the function runs to its end") {
+    const auto reports = support::collect_reports();
     gate closed;
-    std::promise<void> begun, ended;
+    std::promise<void> begun;
+    bool ended = false;
     auto work = [&, wait = closed.waiting()] {
         begun.set_value();
         wait();
-        ended.set_value();
+        ended = true;
+        throw std::runtime_error("too late");
     };
     auto task = asyncio::create_task(asyncio::to_thread(work));
     co_await support::turns(2);
@@ -1085,7 +1088,10 @@ ASYNC_TEST_CASE("TH-03: a cancelled to_thread ends at once; the function runs to
     task.cancel();
     CHECK_AWAIT_THROWS_AS(task, asyncio::cancelled_error);
     closed.open();
-    ended.get_future().wait();
+    co_await asyncio::get_running_loop().shutdown_default_executor(); // waits for its threads
+    CHECK(ended);
+    co_await support::turns(2);
+    CHECK(reports->empty()); // nobody is left whom the error concerns
 }
 
 ASYNC_TEST_CASE("a task that awaits a thread's concurrent future itself is cancelled at once, too") {
@@ -1196,30 +1202,33 @@ TEST_CASE("TH-08: run_coroutine_threadsafe gives the result, the exception, or a
         CHECK(asyncio::run_coroutine_threadsafe(answer(), loop).result() == 42);
         CHECK_THROWS_AS(asyncio::run_coroutine_threadsafe(fails_in_loop(), loop).result(),
                         std::range_error);
-        auto late = asyncio::run_coroutine_threadsafe(waits_for_ever(), loop);
+        asyncio::event may_end;
+        auto work = [&]() -> asyncio::coro<int> {
+            co_await may_end.wait();
+            co_return 7;
+        };
+        auto late = asyncio::run_coroutine_threadsafe(work, loop);
         CHECK_THROWS_AS(late.result(1ms), asyncio::timeout_error);
         CHECK_FALSE(late.done());
-        CHECK(late.cancel());
+        loop.call_soon_threadsafe([&] { may_end.set(); });
+        CHECK(late.result() == 7); // it went on
     });
 }
 
 TEST_CASE("TH-09: cancelling the thread's future cancels the task in the loop") {
-    std::promise<void> cancelled;
+    std::promise<bool> cancelled;
     beside_a_loop([&](asyncio::event_loop& loop) {
         std::promise<void> begun;
         auto work = [&]() -> asyncio::coro<> {
+            asyncio::current_task().add_done_callback(
+                [&](const asyncio::any_task& task) { cancelled.set_value(task.cancelled()); });
             begun.set_value();
-            try {
-                co_await asyncio::create_future<void>();
-            } catch (const asyncio::cancelled_error&) {
-                cancelled.set_value();
-                throw;
-            }
+            co_await asyncio::create_future<void>();
         };
         auto f = asyncio::run_coroutine_threadsafe(work, loop);
         begun.get_future().wait();
         CHECK(f.cancel());
-        cancelled.get_future().wait();
+        CHECK(cancelled.get_future().get());
         CHECK(f.cancelled());
     });
 }
