@@ -123,6 +123,15 @@ asyncio::coro<int> value(int v) {
     co_return v;
 }
 
+// Computes for that long; gives how long it took.
+asyncio::duration busy_for(asyncio::duration time) {
+    const auto begin = std::chrono::steady_clock::now();
+    for (;;) {
+        const asyncio::duration passed = std::chrono::steady_clock::now() - begin;
+        if (passed >= time) return passed;
+    }
+}
+
 // Queues itself again, `times` times or for ever.
 struct again {
     asyncio::event_loop& loop;
@@ -1223,6 +1232,22 @@ TEST_CASE("DB-02: with debug on, a long callback or step is reported with its du
     loop.call_soon([] {});
     loop.run_once();
     CHECK(reports->empty());
+}
+
+TEST_CASE("DB-02: the duration that is reported is that of the callback, in seconds") {
+    asyncio::event_loop loop({.debug = true});
+    loop.slow_callback_duration = 1ms;
+    const auto reports = support::collect_reports(loop);
+    asyncio::duration took{};
+    loop.call_soon([&] { took = busy_for(2ms); });
+    loop.run_once();
+    REQUIRE(reports->size() == 1);
+    const std::string& text = reports->at(0).message;
+    const std::size_t place = text.find(" took ");
+    REQUIRE(place != std::string::npos);
+    const double reported = std::stod(text.substr(place + 6));
+    CHECK(reported >= 0.002);
+    CHECK(reported >= took.total_seconds() - 1e-6); // it has six decimals
 }
 
 TEST_CASE("DB-03: the environment switches debug on, the option wins") {
