@@ -670,6 +670,23 @@ TEST_CASE("metrics() count tasks, timers, turns and callbacks") {
     CHECK(loop.metrics().tasks == 0);
 }
 
+TEST_CASE("metrics() know the longest callback, which is measured in debug mode only") {
+    for (const bool debug : {false, true}) {
+        CAPTURE(debug);
+        asyncio::event_loop loop({.debug = debug});
+        asyncio::duration took{};
+        loop.call_soon([&] { took = busy_for(2ms); });
+        loop.call_soon([] {});
+        loop.run_once();
+        const asyncio::duration longest = loop.metrics().longest_callback;
+        if (debug) CHECK(longest >= took);
+        else CHECK(longest == asyncio::duration::zero());
+        loop.call_soon([] {});
+        loop.run_once();
+        CHECK(loop.metrics().longest_callback >= longest);
+    }
+}
+
 } // TEST_SUITE
 
 TEST_SUITE("descriptors") {
