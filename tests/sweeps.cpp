@@ -668,6 +668,37 @@ SWEEP("a lifo_queue between them") {
     co_await hand_over(set, set.make<asyncio::lifo_queue<int>>(2));
 }
 
+// A worker that is hit has done its item, and the other one does the rest.
+SWEEP("tasks that wait in join() beside workers") {
+    const probe here;
+    auto& queue = set.make<asyncio::queue<int>>();
+    auto& done = set.make<int>(0);
+    const auto work = [&]() -> asyncio::coro<> {
+        const probe inside;
+        while (const auto item = co_await queue.next()) {
+            const at_exit end([&] {
+                ++done;
+                queue.task_done();
+            });
+            co_await asyncio::sleep(*item % 2 == 0 ? 0s : 1s);
+        }
+    };
+    const auto join = [&]() -> asyncio::coro<> {
+        const probe inside;
+        set.require(done < 4, "the items are done before join() waits");
+        co_await queue.join();
+        set.require(done == 4, "join() did not wait for all items");
+    };
+    for (int item = 1; item <= 4; ++item) queue.put_nowait(item);
+    queue.shutdown();
+    tasks_type tasks;
+    tasks.push_back(asyncio::create_task(work, {.name = "first"}));
+    tasks.push_back(asyncio::create_task(join, {.name = "joiner", .eager_start = true}));
+    tasks.push_back(asyncio::create_task(work, {.name = "second"}));
+    tasks.push_back(asyncio::create_task(join, {.name = "joiner"}));
+    co_await all_end(std::move(tasks));
+}
+
 SWEEP("getters and putters whose items and slots others take in between") {
     const probe here;
     auto& queue = set.make<asyncio::queue<int>>(1);
