@@ -3,6 +3,7 @@
 #include "support.hpp"
 #include "system.hpp"
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -70,7 +71,55 @@ asyncio::coro<> write_all(asyncio::stream_writer* to, std::string text) {
     co_await to->wait_closed();
 }
 
+#if defined(_WIN32)
+
+std::atomic<bool> gives_back{true}; // what was begun
+
+template <class Function>
+Function of_system(const char* name) {
+    return reinterpret_cast<Function>(reinterpret_cast<void*>(
+        ::GetProcAddress(::GetModuleHandleW(L"kernel32.dll"), name)));
+}
+
+using cancel_function = decltype(&::CancelIoEx);
+BOOL WINAPI cancel_here(HANDLE file, OVERLAPPED* which) {
+    static const auto real = of_system<cancel_function>("CancelIoEx");
+    return gives_back ? real(file, which) : TRUE;
+}
+
+// A pipe of the system's, whose end for reading does not block.
+struct system_pipe {
+    system_pipe() {
+        const std::string name =
+            "\\\\.\\pipe\\asyncio-test-" + std::to_string(::GetCurrentProcessId());
+        reading = ::CreateNamedPipeA(name.c_str(), PIPE_ACCESS_INBOUND | FILE_FLAG_OVERLAPPED,
+                                     PIPE_TYPE_BYTE, 1, 4096, 4096, 0, nullptr);
+        REQUIRE(reading != INVALID_HANDLE_VALUE);
+        writing = ::CreateFileA(name.c_str(), GENERIC_WRITE, 0, nullptr, OPEN_EXISTING, 0, nullptr);
+        REQUIRE(writing != INVALID_HANDLE_VALUE);
+    }
+    // For connect_read_pipe() and its like, which own it.
+    static int descriptor(HANDLE handle) {
+        return ::_open_osfhandle(reinterpret_cast<std::intptr_t>(handle), _O_BINARY);
+    }
+
+    HANDLE reading;
+    HANDLE writing;
+};
+
+#endif
+
 } // namespace
+
+#if defined(_WIN32)
+
+// What a program calls there stands in a table, of which this is the place for that call.
+extern "C" {
+extern cancel_function __imp_CancelIoEx;
+cancel_function __imp_CancelIoEx = cancel_here;
+}
+
+#endif
 
 TEST_SUITE("children") {
 
@@ -435,3 +484,30 @@ ASYNC_TEST_CASE_REAL("files are no pipes, and a number that nothing has is refus
 }
 
 } // TEST_SUITE
+
+#if defined(_WIN32)
+
+TEST_SUITE("pipes and consoles of Windows") {
+
+// The copy keeps the pipe open, and nobody cancels what was begun.
+TEST_CASE("a loop ends beside a read that the system never gives back") {
+    const system_pipe in;
+    HANDLE copy = nullptr;
+    const HANDLE self = ::GetCurrentProcess();
+    REQUIRE(::DuplicateHandle(self, in.reading, self, &copy, 0, FALSE, DUPLICATE_SAME_ACCESS) != 0);
+    const auto body = [](int fd) -> asyncio::coro<> {
+        asyncio::stream_reader reader = co_await asyncio::connect_read_pipe(fd);
+        auto reading = asyncio::create_task(reader.readline());
+        co_await support::turns(3);
+        reading.cancel();
+        gives_back = false;
+    };
+    asyncio::run(body(system_pipe::descriptor(in.reading)));
+    gives_back = true;
+    ::CloseHandle(copy);
+    ::CloseHandle(in.writing);
+}
+
+} // TEST_SUITE
+
+#endif
