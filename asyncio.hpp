@@ -22696,7 +22696,7 @@ void process_core::hand_out() {
 void process_core::dismiss(worker& w) noexcept {
     if (w.now == phase::starting) --starting_;
     w.now = phase::leaving;
-    ::CancelIoEx(w.pipe.get(), &w.reading);
+    ::CancelIoEx(w.pipe.get(), nullptr);
     w.pipe = owned_handle();
 }
 
