@@ -32,14 +32,18 @@ else
     folder=$(mktemp -d)
 fi
 export WINEDEBUG=-all WINEPREFIX="$folder/wine"
+PATH=$PATH:/usr/lib/wine
 end() {
-    PATH="$PATH:/usr/lib/wine" wineserver -k || true # this prefix's alone
+    wineserver -k || true # this prefix's alone
     [ -n "${ASYNCIO_CROSS_FOLDER:-}" ] || rm -rf "$folder"
 }
 trap end EXIT
 
-# The first start makes the prefix, which takes longer than a test may.
-/usr/lib/wine/wine64 cmd /c exit >/dev/null 2>&1
+# The first start makes the prefix, which takes longer than a test may. It starts Wine's services,
+# too, which stay until the end: with a test's output as theirs, meson would wait for them.
+mkdir -p "$WINEPREFIX" # or the server refuses
+wineserver -p </dev/null >/dev/null 2>&1 || true # it runs already
+/usr/lib/wine/wine64 cmd /c exit </dev/null >/dev/null 2>&1
 
 # With LLVM's tools, where they are: Debian's for mingw take a minute or more for each program.
 llvm=
