@@ -1,17 +1,19 @@
 #!/bin/sh
 # Builds the tests for Windows with mingw, without a warning, and runs them under Wine.
 #
-#     tests/cross/wine.sh [--jobs N] [TEST...]
+#     tests/cross/wine.sh [--jobs N] [--repeat N] [TEST...]
 #
 # TEST: these only, as meson names them; all that Windows has when none is given. The build tree
 # goes away at the end; ASYNCIO_CROSS_FOLDER=folder keeps it there. The exit code is 0 when all of
-# them pass, 1 when some do not, 77 when mingw, Wine or meson is not here.
+# them pass, as often as --repeat says, 1 when some do not, 77 without mingw, Wine or meson.
 set -eu
 
 jobs=2
+repeat=1
 while [ $# -gt 0 ]; do
     case $1 in
     --jobs) jobs=$2; shift 2 ;;
+    --repeat) repeat=$2; shift 2 ;;
     -*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
     *) break ;;
     esac
@@ -64,4 +66,4 @@ fi
 ninja -C "$folder/build" -j "$jobs"
 export ASYNCIO_TEST_TIMEOUT=300 # seconds for each case: Wine takes its time
 meson test -C "$folder/build" --no-rebuild --print-errorlogs --num-processes "$jobs" \
-    --timeout-multiplier 4 "$@" || exit 1
+    --timeout-multiplier 4 --repeat "$repeat" "$@" || exit 1
