@@ -18,9 +18,7 @@
 
 #include <fcntl.h>
 #if defined(_WIN32)
-#include <condition_variable>
 #include <io.h>
-#include <mutex>
 #include <sys/stat.h>
 #include <windows.h>
 #else
@@ -69,51 +67,32 @@ unsigned test_seconds() {
 
 #if defined(_WIN32)
 
-// There is no fork to keep threads away from, and no signal.
-class alarm_clock {
-public:
-    void set(unsigned seconds) {
-        const std::lock_guard guard(mutex_);
-        limit_ = clock::time_point::max();
-        if (seconds != 0) limit_ = clock::now() + std::chrono::seconds(seconds);
-        if (!thread_.joinable()) thread_ = std::thread([this] { watch(); });
-        changed_.notify_one();
-    }
-    ~alarm_clock() {
-        {
-            const std::lock_guard guard(mutex_);
-            over_ = true;
-        }
-        changed_.notify_one();
-        if (thread_.joinable()) thread_.join();
-    }
+// There is no fork to keep threads away from, and no signal. The thread and its event are the
+// system's own and outlive all that main() leaves behind, which is watched, too.
+std::atomic<ULONGLONG> limit{0}; // of GetTickCount64(); 0: none
 
-private:
-    using clock = std::chrono::steady_clock;
-
-    void watch() {
-        std::unique_lock lock(mutex_);
-        while (!over_) {
-            if (limit_ == clock::time_point::max()) changed_.wait(lock);
-            else changed_.wait_until(lock, limit_);
-            if (over_ || clock::now() < limit_) continue;
+DWORD WINAPI watch(void* changed) {
+    for (;;) {
+        const ULONGLONG when = limit;
+        const ULONGLONG now = ::GetTickCount64();
+        if (when != 0 && when <= now) {
             say("\nHANGS (see ASYNCIO_TEST_TIMEOUT): ");
             say(running_test);
             say("\n");
             ::TerminateProcess(::GetCurrentProcess(), 3);
         }
+        ::WaitForSingleObject(changed, when == 0 ? INFINITE : static_cast<DWORD>(when - now));
     }
-
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    clock::time_point limit_ = clock::time_point::max();
-    bool over_ = false;
-    std::thread thread_;
-};
+}
 
 void set_alarm(unsigned seconds) {
-    static alarm_clock clock;
-    clock.set(seconds);
+    static const HANDLE changed = [] {
+        const HANDLE event = ::CreateEventW(nullptr, FALSE, FALSE, nullptr);
+        ::CloseHandle(::CreateThread(nullptr, 0, &watch, event, 0, nullptr));
+        return event;
+    }();
+    limit = seconds == 0 ? 0 : ::GetTickCount64() + seconds * 1000ULL;
+    ::SetEvent(changed);
 }
 
 void crashed() {
@@ -181,7 +160,10 @@ struct watchdog : doctest::IReporter {
 
     void report_query(const doctest::QueryData&) override {}
     void test_run_start() override {}
-    void test_run_end(const doctest::TestRunStats&) override {}
+    void test_run_end(const doctest::TestRunStats&) override {
+        std::snprintf(running_test, sizeof running_test, "(the end of the program)");
+        set_alarm(test_seconds());
+    }
     void test_case_exception(const doctest::TestCaseException&) override {}
     void subcase_start(const doctest::SubcaseSignature&) override {}
     void subcase_end() override {}
