@@ -12829,8 +12829,8 @@ static std::pair<owned_handle, owned_handle> named_pipe(DWORD first, DWORD secon
                                   std::to_wstring(counter.fetch_add(1));
         const HANDLE one = ::CreateNamedPipeW(name.c_str(), first, form, 1, room, room, 0, nullptr);
         // Somebody has taken the name, for a joke.
-        if (one == INVALID_HANDLE_VALUE && tries < 100 && ::GetLastError() == ERROR_ACCESS_DENIED)
-            continue;
+        const DWORD error = one == INVALID_HANDLE_VALUE ? ::GetLastError() : 0;
+        if (tries < 100 && (error == ERROR_ACCESS_DENIED || error == ERROR_PIPE_BUSY)) continue;
         owned_handle ours = made_handle(one, "CreateNamedPipe");
         const HANDLE two =
             ::CreateFileW(name.c_str(), second, 0, nullptr, OPEN_EXISTING, flags, nullptr);

@@ -508,6 +508,11 @@ TEST_CASE("a loop ends beside a read that the system never gives back") {
     ::CloseHandle(in.writing);
 }
 
+ASYNC_TEST_CASE_REAL("a pipe is made beside names that somebody else has taken") {
+    const std::string out = co_await output_of(argv("taken-names"));
+    CHECK(out == "taken taken taken through\n");
+}
+
 } // TEST_SUITE
 
 #endif

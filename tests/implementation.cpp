@@ -225,6 +225,25 @@ asyncio::coro<> give_up_reading() {
     print("then " + line);
 }
 
+#if defined(_WIN32)
+
+// Somebody has the first names that this process would give its pipes.
+asyncio::coro<> pipe_beside_taken_names() {
+    for (int i = 0; i < 3; ++i) {
+        const std::string name = "\\\\.\\pipe\\asyncio-" +
+                                 std::to_string(::GetCurrentProcessId()) + "-" + std::to_string(i);
+        const HANDLE taken = ::CreateNamedPipeA(name.c_str(), PIPE_ACCESS_DUPLEX, 0, 1, 0, 0, 0,
+                                                nullptr); // to the end of the process
+        print(taken != INVALID_HANDLE_VALUE ? "taken " : "not taken ");
+    }
+    auto [reader, writer] = co_await asyncio::create_pipe();
+    writer.write("through\n");
+    const std::string line = co_await reader.readline();
+    print(line);
+}
+
+#endif
+
 // A job that says which process runs it, and never ends.
 void stay() {
 #if defined(_WIN32)
@@ -274,6 +293,10 @@ int act(const std::string& role, const std::vector<std::string>& words) {
 #endif
     } else if (role == "lines") {
         asyncio::run(copy_lines());
+#if defined(_WIN32)
+    } else if (role == "taken-names") {
+        asyncio::run(pipe_beside_taken_names());
+#endif
     } else if (role == "impatient") {
         asyncio::run(give_up_reading());
     } else if (role != "exit") {
