@@ -74,6 +74,7 @@ asyncio::coro<> write_all(asyncio::stream_writer* to, std::string text) {
 #if defined(_WIN32)
 
 std::atomic<bool> gives_back{true}; // what was begun
+std::pair<DWORD, DWORD> sent_event; // to a group of the console's
 
 template <class Function>
 Function of_system(const char* name) {
@@ -85,6 +86,32 @@ using cancel_function = decltype(&::CancelIoEx);
 BOOL WINAPI cancel_here(HANDLE file, OVERLAPPED* which) {
     static const auto real = of_system<cancel_function>("CancelIoEx");
     return gives_back ? real(file, which) : TRUE;
+}
+
+// Wine's console has no Ctrl-Break.
+using send_event_function = decltype(&::GenerateConsoleCtrlEvent);
+BOOL WINAPI send_event_here(DWORD event, DWORD group) {
+    static const auto real = of_system<send_event_function>("GenerateConsoleCtrlEvent");
+    if (event != CTRL_BREAK_EVENT) return real(event, group);
+    sent_event = {event, group};
+    return TRUE;
+}
+
+// The exit code of a child that has a console for itself, which nobody sees.
+int code_at_console(const std::string& role) {
+    std::string line;
+    for (const std::string& word : as_child(argv(role))) line += '"' + word + "\" ";
+    STARTUPINFOA about{};
+    about.cb = sizeof about;
+    PROCESS_INFORMATION made{};
+    REQUIRE(::CreateProcessA(nullptr, line.data(), nullptr, nullptr, FALSE, CREATE_NO_WINDOW,
+                             nullptr, nullptr, &about, &made) != 0);
+    ::WaitForSingleObject(made.hProcess, INFINITE);
+    DWORD code = 0;
+    ::GetExitCodeProcess(made.hProcess, &code);
+    ::CloseHandle(made.hProcess);
+    ::CloseHandle(made.hThread);
+    return static_cast<int>(code);
 }
 
 // A pipe of the system's, whose end for reading does not block.
@@ -113,10 +140,12 @@ struct system_pipe {
 
 #if defined(_WIN32)
 
-// What a program calls there stands in a table, of which this is the place for that call.
+// What a program calls there stands in a table, of which these are the places for these calls.
 extern "C" {
 extern cancel_function __imp_CancelIoEx;
+extern send_event_function __imp_GenerateConsoleCtrlEvent;
 cancel_function __imp_CancelIoEx = cancel_here;
+send_event_function __imp_GenerateConsoleCtrlEvent = send_event_here;
 }
 
 #endif
@@ -489,6 +518,29 @@ ASYNC_TEST_CASE_REAL("files are no pipes, and a number that nothing has is refus
 
 TEST_SUITE("pipes and consoles of Windows") {
 
+ASYNC_TEST_CASE_REAL("a pipe on somebody else's completion port is read and written all the same") {
+    const HANDLE port = ::CreateIoCompletionPort(INVALID_HANDLE_VALUE, nullptr, 0, 0);
+    const system_pipe in;
+    REQUIRE(::CreateIoCompletionPort(in.reading, port, 0, 0) == port);
+    asyncio::stream_reader reader =
+        co_await asyncio::connect_read_pipe(system_pipe::descriptor(in.reading));
+    auto reading = asyncio::create_task(reader.readline());
+    co_await support::turns(3);
+    asyncio::stream_writer writer =
+        co_await asyncio::connect_write_pipe(system_pipe::descriptor(in.writing));
+    writer.write("hello\n");
+    const std::string line = co_await reading;
+    CHECK(line == "hello\n");
+    writer.close();
+    const std::string rest = co_await reader.read();
+    CHECK(rest.empty());
+    OVERLAPPED_ENTRY packet;
+    ULONG count = 0;
+    // None of it comes out of that port.
+    CHECK(::GetQueuedCompletionStatusEx(port, &packet, 1, &count, 0, FALSE) == 0);
+    ::CloseHandle(port);
+}
+
 // The copy keeps the pipe open, and nobody cancels what was begun.
 TEST_CASE("a loop ends beside a read that the system never gives back") {
     const system_pipe in;
@@ -511,6 +563,25 @@ TEST_CASE("a loop ends beside a read that the system never gives back") {
 ASYNC_TEST_CASE_REAL("a pipe is made beside names that somebody else has taken") {
     const std::string out = co_await output_of(argv("taken-names"));
     CHECK(out == "taken taken taken through\n");
+}
+
+ASYNC_TEST_CASE_REAL("SIGBREAK goes to the group that a child leads, and to no other child") {
+    asyncio::subprocess_options options{.stdin_ = stdio::pipe, .stdout_ = stdio::devnull};
+    process other = co_await start(argv("announce"), options);
+    options.new_group = true;
+    process leader = co_await start(argv("announce"), options);
+    leader.send_signal(SIGBREAK);
+    CHECK(sent_event.first == CTRL_BREAK_EVENT);
+    CHECK(static_cast<int>(sent_event.second) == leader.pid());
+    CHECK_THROWS_AS(other.send_signal(SIGBREAK), std::system_error);
+}
+
+TEST_CASE("Ctrl-C at the console interrupts run_main()") {
+    CHECK(code_at_console("press-ctrl-c") == 130);
+}
+
+TEST_CASE("standard input whose console has gone is an error") {
+    CHECK(code_at_console("free-console") == 7);
 }
 
 } // TEST_SUITE

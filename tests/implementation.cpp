@@ -227,6 +227,21 @@ asyncio::coro<> give_up_reading() {
 
 #if defined(_WIN32)
 
+asyncio::coro<> press_ctrl_c() {
+    ::GenerateConsoleCtrlEvent(CTRL_C_EVENT, 0); // of this process's console
+    co_await asyncio::sleep(1h);
+}
+
+// 7: it fails as calls of the system do.
+asyncio::coro<int> read_without_console() {
+    ::FreeConsole();
+    auto reader = co_await asyncio::as_outcome(asyncio::stdin_reader());
+    if (!reader) co_return reader.error().holds<std::system_error>() ? 7 : 1;
+    const auto line = co_await asyncio::as_outcome(reader->readline());
+    if (line) co_return 2;
+    co_return line.error().holds<std::system_error>() ? 7 : 3;
+}
+
 // Somebody has the first names that this process would give its pipes.
 asyncio::coro<> pipe_beside_taken_names() {
     for (int i = 0; i < 3; ++i) {
@@ -294,6 +309,10 @@ int act(const std::string& role, const std::vector<std::string>& words) {
     } else if (role == "lines") {
         asyncio::run(copy_lines());
 #if defined(_WIN32)
+    } else if (role == "press-ctrl-c") {
+        return asyncio::run_main(press_ctrl_c());
+    } else if (role == "free-console") {
+        return asyncio::run(read_without_console());
     } else if (role == "taken-names") {
         asyncio::run(pipe_beside_taken_names());
 #endif

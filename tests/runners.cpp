@@ -18,8 +18,32 @@
 #include <utility>
 #include <vector>
 
-#if !defined(_WIN32)
+#if defined(_WIN32)
+#include <windows.h>
+#else
 #include <unistd.h>
+#endif
+
+#if defined(_WIN32)
+
+// Whom the console is to tell, for a test to do so: Wine's has no Ctrl-Break. What a program
+// calls stands in a table, of which this is the place for that call.
+namespace {
+
+PHANDLER_ROUTINE console_tells = nullptr;
+
+BOOL WINAPI set_handler_here(PHANDLER_ROUTINE handler, BOOL add) {
+    console_tells = add != 0 ? handler : nullptr;
+    return TRUE;
+}
+
+} // namespace
+
+extern "C" {
+extern decltype(&::SetConsoleCtrlHandler) __imp_SetConsoleCtrlHandler;
+decltype(&::SetConsoleCtrlHandler) __imp_SetConsoleCtrlHandler = set_handler_here;
+}
+
 #endif
 
 namespace {
@@ -724,6 +748,33 @@ TEST_CASE("wait_signal(SIGINT) takes Ctrl-C from run(), and gives it back") {
     });
     CHECK(result.exit_code == 7);
 }
+
+#if defined(_WIN32)
+
+TEST_CASE("what happens at the console is a signal, as long as somebody handles that one") {
+    asyncio::event_loop loop;
+    int handled = 0;
+    loop.add_signal_handler(SIGBREAK, [&] {
+        ++handled;
+        loop.stop();
+    });
+    const PHANDLER_ROUTINE tell = console_tells;
+    REQUIRE(static_cast<bool>(tell));
+    std::vector<BOOL> taken;
+    std::thread console([&] { // which has one for this
+        for (const DWORD what : {CTRL_C_EVENT, CTRL_CLOSE_EVENT, CTRL_BREAK_EVENT})
+            taken.push_back(tell(what));
+    });
+    loop.run_forever();
+    console.join();
+    CHECK(handled == 1);
+    CHECK(taken == std::vector<BOOL>{FALSE, FALSE, TRUE});
+    loop.remove_signal_handler(SIGBREAK);
+    CHECK_FALSE(static_cast<bool>(console_tells));
+    CHECK(tell(CTRL_BREAK_EVENT) == FALSE); // one that was on its way
+}
+
+#endif
 
 TEST_CASE("all tasks that wait for a signal get it") {
     const auto result = in_terminal([] {
