@@ -457,6 +457,9 @@ TEST_CASE("it is refused by name") {
     const auto unix_server = []() -> asyncio::coro<> {
         co_await asyncio::start_unix_server(echo, "x");
     };
+    const auto unix_client = []() -> asyncio::coro<> {
+        co_await asyncio::open_unix_connection("x");
+    };
     CHECK(refusal([&] { asyncio::run(signal()); }) ==
           "asyncio::process::send_signal: signal 2" + end);
     CHECK(refusal([&] { asyncio::run(forked()); }) == "asyncio::fork_job" + end);
@@ -464,6 +467,7 @@ TEST_CASE("it is refused by name") {
               const asyncio::isolated_executor pool(1, {.start = asyncio::start_method::fork});
           }) == "asyncio::isolated_executor: start_method::fork" + end);
     CHECK(refusal([&] { asyncio::run(unix_server()); }) == "asyncio::start_unix_server" + end);
+    CHECK(refusal([&] { asyncio::run(unix_client()); }) == "asyncio: a Unix socket" + end);
     CHECK(refusal([] { static_cast<void>(asyncio::socket::unix_stream()); }) ==
           "asyncio: a Unix socket" + end);
     CHECK(refusal([] { asyncio::event_loop().add_signal_handler(1, [] {}); }) ==

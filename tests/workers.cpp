@@ -7,6 +7,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -16,6 +17,8 @@
 #include <vector>
 
 #if defined(_WIN32)
+#include <fcntl.h>
+#include <io.h>
 #include <process.h>
 #include <windows.h>
 #else
@@ -345,6 +348,54 @@ ASYNC_TEST_CASE_REAL("workers end with their program, however that ends") {
 }
 
 #if defined(_WIN32)
+
+// The calls themselves, as Wine does not tell what a job object may have.
+namespace {
+
+JOBOBJECT_EXTENDED_LIMIT_INFORMATION limits; // the last ones
+
+BOOL WINAPI set_limits_here(HANDLE job, JOBOBJECTINFOCLASS what, void* data, DWORD size) {
+    using function = decltype(&::SetInformationJobObject);
+    static const auto real = reinterpret_cast<function>(reinterpret_cast<void*>(
+        ::GetProcAddress(::GetModuleHandleW(L"kernel32.dll"), "SetInformationJobObject")));
+    if (what == JobObjectExtendedLimitInformation) std::memcpy(&limits, data, sizeof limits);
+    return real(job, what, data, size);
+}
+
+} // namespace
+
+extern "C" {
+extern decltype(&::SetInformationJobObject) __imp_SetInformationJobObject;
+decltype(&::SetInformationJobObject) __imp_SetInformationJobObject = set_limits_here;
+}
+
+ASYNC_TEST_CASE_REAL("memory_limit is the job object's, beside what the worker has already") {
+    isolated_executor unlimited(1);
+    int sum = co_await run_in_executor(&unlimited, add, 1, 2);
+    CHECK(sum == 3);
+    CHECK(limits.BasicLimitInformation.LimitFlags == JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE);
+    constexpr std::size_t growth = 64 << 20;
+    isolated_executor pool(1, {.memory_limit = growth});
+    sum = co_await run_in_executor(&pool, add, 1, 2);
+    CHECK(sum == 3);
+    CHECK(limits.BasicLimitInformation.LimitFlags ==
+          (JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_PROCESS_MEMORY));
+    CHECK(limits.ProcessMemoryLimit > growth);
+    CHECK(limits.ProcessMemoryLimit < growth + (std::size_t{256} << 20));
+}
+
+// Whoever has the other end of this pipe holds back its end.
+ASYNC_TEST_CASE_REAL("a worker inherits nothing that it does not need") {
+    int both[2] = {-1, -1};
+    REQUIRE(::_pipe(both, 4096, _O_BINARY) == 0); // which children may inherit
+    isolated_executor pool(1);
+    const int pid = co_await run_in_executor(&pool, number_of_worker);
+    ::_close(both[1]);
+    asyncio::stream_reader reader = co_await asyncio::connect_read_pipe(both[0]);
+    const std::string rest = co_await reader.read();
+    CHECK(rest.empty());
+    CHECK(runs(pid));
+}
 
 #if defined(__MINGW32__) // where such functions have a section
 
