@@ -229,6 +229,12 @@
 #define ASYNCIO_ABI \
     ASYNCIO_ABI_JOIN(v0_1_0, ASYNCIO_ABI_ALLOC, ASYNCIO_ABI_EXCEPTIONS, ASYNCIO_ABI_SYSTEM)
 
+// windows.h has these as macros, which are the user's own again afterwards.
+#pragma push_macro("min")
+#pragma push_macro("max")
+#undef min
+#undef max
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12468,11 +12474,18 @@ private:
 #endif
 #undef ASYNCIO_SAYS_SOMETHING
 #undef ASYNCIO_IS_EXPORTED
+#pragma pop_macro("max")
+#pragma pop_macro("min")
 
 #endif // ASYNCIO_HPP
 
 #if defined(ASYNCIO_IMPLEMENTATION) && !defined(ASYNCIO_IMPLEMENTATION_DONE)
 #define ASYNCIO_IMPLEMENTATION_DONE
+
+#pragma push_macro("min")
+#pragma push_macro("max")
+#undef min
+#undef max
 
 // =============================================================================
 // [SECTION] os
@@ -30201,6 +30214,9 @@ void tracer::print_timeline(std::ostream& out, std::size_t width) const {
 #endif // !ASYNCIO_BACKEND_NONE
 
 } // namespace asyncio::inline ASYNCIO_ABI
+
+#pragma pop_macro("max")
+#pragma pop_macro("min")
 
 // =============================================================================
 // [SECTION] licence

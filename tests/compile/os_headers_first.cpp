@@ -44,6 +44,8 @@
 #define emit
 #define slots
 #define signals public
+#define min(a, b) (((a) < (b)) ? (a) : (b))
+#define max(a, b) (((a) > (b)) ? (a) : (b))
 
 #include "asyncio.hpp"
 
@@ -53,6 +55,9 @@
 #undef signals
 #define ASYNCIO_IMPLEMENTATION
 #include "asyncio.hpp"
+
+// The program's own again.
+static_assert(min(1, 2) == 1 && max(1, 2) == 2);
 
 static asyncio::coro<int> answer() {
     asyncio::queue<int> numbers(1);
