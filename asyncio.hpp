@@ -10901,7 +10901,7 @@ template <>
 struct std::hash<asyncio::address> {
     std::size_t operator()(const asyncio::address& a) const noexcept {
         std::size_t h = std::hash<std::string>()(a.path()) + static_cast<std::size_t>(a.port());
-        for (unsigned char byte : a.raw().bytes) h = h * 31 + byte;
+        for (unsigned char part : a.raw().bytes) h = h * 31 + part;
         return h;
     }
 };
@@ -12561,6 +12561,14 @@ static void refuse_in_worker() noexcept {}
 #undef NOMINMAX
 #define WIN32_LEAN_AND_MEAN 1
 #define NOMINMAX 1
+#if defined(SOCKET_ERROR) && !defined(_WINSOCK2API_)
+#if defined(__MINGW32__)
+#undef _WINSOCKAPI_ // its winsock2.h can follow winsock.h, but would warn
+#else
+#error "asyncio.hpp: winsock.h is here, which winsock2.h cannot follow; include asyncio.hpp or \
+winsock2.h before windows.h, or define WIN32_LEAN_AND_MEAN for that"
+#endif
+#endif
 #include <winsock2.h> // before windows.h, which would bring the one before it
 
 #include <afunix.h>

@@ -47,6 +47,24 @@ mkdir -p "$WINEPREFIX" # or the server refuses
 wineserver -p </dev/null >/dev/null 2>&1 || true # it runs already
 /usr/lib/wine/wine64 cmd /c exit </dev/null >/dev/null 2>&1
 
+# The header after windows.h and before it; and that nothing of it shows in the declarations.
+windows="x86_64-w64-mingw32-g++-posix -std=c++20 -I."
+macros() { $windows -dM -E -x c++ - | sed 's/#define \([[:alnum:]_]*\).*/\1/' | LC_ALL=C sort; }
+if [ $# -eq 0 ]; then
+    for lean in -DAS_IT_IS -DWIN32_LEAN_AND_MEAN; do
+        for name in windows_first windows_last; do
+            $windows -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wold-style-cast -Werror \
+                $lean -fsyntax-only "tests/compile/$name.cpp"
+        done
+    done
+    sed '/^#endif .. ASYNCIO_HPP/q' asyncio.hpp | grep '^#include <' | macros >"$folder/known"
+    if echo '#include "asyncio.hpp"' | macros | LC_ALL=C comm -13 "$folder/known" - |
+        grep -v '^ASYNCIO_'; then
+        echo "These macros come from asyncio.hpp."
+        exit 1
+    fi
+fi
+
 # With LLVM's tools, where they are: Debian's for mingw take a minute or more for each program.
 llvm=
 if command -v ld.lld-19 >/dev/null && command -v llvm-ar-19 >/dev/null; then
