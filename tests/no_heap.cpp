@@ -38,6 +38,7 @@ asyncio::fixed_arena& the_arena() {
 #include <string_view>
 #include <vector>
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -341,23 +342,53 @@ asyncio::coro<> day(office& o, std::vector<asyncio::task<>>& tasks) {
     for (const asyncio::task<>& t : tasks) co_await t;
 }
 
-constexpr std::size_t most_peers = 50;
+// Each has two ends, and a task at either: with them a thousand tasks are in I/O at once.
+constexpr std::size_t most_peers = most_tasks / 2;
 constexpr std::size_t message_size = 100;
+
+// Lets the process open as many descriptors as they need.
+void allow_descriptors() {
+    constexpr rlim_t needed = 2 * most_peers + 100;
+    rlimit files{};
+    ::getrlimit(RLIMIT_NOFILE, &files);
+    REQUIRE_MESSAGE(files.rlim_max >= needed, "the system allows too few descriptors");
+    files.rlim_cur = std::max(files.rlim_cur, needed);
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &files) == 0);
+}
+
+// How many tasks are in I/O, and the most that ever were.
+struct gauge {
+    std::size_t now = 0;
+    std::size_t most = 0;
+};
+class in_io {
+public:
+    explicit in_io(gauge& of) : of_(of) { of_.most = std::max(of_.most, ++of_.now); }
+    in_io(const in_io&) = delete;
+    in_io& operator=(const in_io&) = delete;
+    ~in_io() { --of_.now; }
+
+private:
+    gauge& of_;
+};
 
 // The peers of a day of letters: connected sockets, one end of each for either side.
 struct post {
     std::vector<asyncio::socket> near_ends;
     std::vector<asyncio::socket> far_ends;
+    gauge busy;
     int good = 0;
 };
 
 asyncio::coro<> echo(post& p, std::size_t i) {
+    const in_io here(p.busy);
     std::array<std::byte, message_size> data{};
     std::size_t got = 0;
     while (got < data.size()) got += co_await p.far_ends[i].recv(std::span(data).subspan(got));
     co_await p.far_ends[i].sendall(std::span<const std::byte>(data));
 }
 asyncio::coro<> ask(post& p, std::size_t i) {
+    const in_io here(p.busy);
     std::array<std::byte, message_size> sent{};
     sent.fill(static_cast<std::byte>(i));
     co_await p.near_ends[i].sendall(std::span<const std::byte>(sent));
@@ -378,10 +409,12 @@ asyncio::coro<> letters(post& p, std::vector<asyncio::task<>>& tasks) {
 // The same through buffers: a server, and connections that stay open.
 struct exchange {
     std::vector<asyncio::stream_pair> clients;
+    gauge busy;
     int good = 0;
 };
 
-asyncio::coro<> serve(asyncio::stream_reader reader, asyncio::stream_writer writer) {
+asyncio::coro<> serve(exchange& e, asyncio::stream_reader reader, asyncio::stream_writer writer) {
+    const in_io here(e.busy);
     std::array<char, message_size> data{};
     for (;;) {
         const std::size_t got = co_await reader.read_into(std::span(data));
@@ -391,6 +424,7 @@ asyncio::coro<> serve(asyncio::stream_reader reader, asyncio::stream_writer writ
     }
 }
 asyncio::coro<> call(exchange& e, std::size_t i) {
+    const in_io here(e.busy);
     auto& [reader, writer] = e.clients[i];
     std::array<char, message_size> sent{};
     sent.fill(static_cast<char>('a' + i % 26));
@@ -465,7 +499,8 @@ TEST_CASE("1000 tasks that wait for everything take no memory once they have run
     }
 }
 
-TEST_CASE("tasks that send and receive take none") {
+TEST_CASE("1000 tasks that send and receive take none") {
+    allow_descriptors();
     for (const bool refuse : {false, true}) {
         CAPTURE(refuse);
         post p;
@@ -479,7 +514,7 @@ TEST_CASE("tasks that send and receive take none") {
                 p.far_ends.emplace_back(ends[1]);
             }
             std::vector<asyncio::task<>> tasks;
-            tasks.reserve(2 * most_peers);
+            tasks.reserve(most_tasks);
             for (int i = 0; i < warm_up; ++i) co_await letters(p, tasks);
             counting here(refuse);
             for (int i = 0; i < rounds; ++i) co_await letters(p, tasks);
@@ -488,16 +523,21 @@ TEST_CASE("tasks that send and receive take none") {
         asyncio::run(program(), {.debug = false});
         CHECK(taken == 0);
         CHECK(p.good == static_cast<int>(most_peers) * (warm_up + rounds));
+        CHECK(p.busy.most == most_tasks);
     }
 }
 
-TEST_CASE("connections that stay open take none") {
+TEST_CASE("1000 tasks at connections that stay open take none") {
+    allow_descriptors();
     for (const bool refuse : {false, true}) {
         CAPTURE(refuse);
         exchange e;
         long long taken = -1;
         const auto program = [&]() -> asyncio::coro<> {
-            asyncio::server server = co_await asyncio::start_server(serve, "127.0.0.1", 0);
+            const auto on_client = [&e](asyncio::stream_reader r, asyncio::stream_writer w) {
+                return serve(e, std::move(r), std::move(w));
+            };
+            asyncio::server server = co_await asyncio::start_server(on_client, "127.0.0.1", 0);
             const int port = server.sockets().at(0).local_address().port();
             for (std::size_t i = 0; i < most_peers; ++i)
                 e.clients.push_back(co_await asyncio::open_connection("127.0.0.1", port));
@@ -513,6 +553,7 @@ TEST_CASE("connections that stay open take none") {
         asyncio::run(program(), {.debug = false});
         CHECK(taken == 0);
         CHECK(e.good == static_cast<int>(most_peers) * (warm_up + rounds));
+        CHECK(e.busy.most == most_tasks);
     }
 }
 
@@ -975,6 +1016,10 @@ bool run_with_failure(long long n, long long count, std::vector<std::string>& fa
 TEST_SUITE("out of memory" * doctest::skip(REPLACES_NEW == 0)) {
 
 TEST_CASE("whichever request fails, only what asked for it fails, and nothing is lost") {
+#if defined(FIXED_ARENA)
+    // What is kept goes back, as the arena is searched from its beginning for each request.
+    CHECK_THROWS_AS(asyncio::detail::frame_alloc(the_arena().capacity() + 1), std::bad_alloc);
+#endif
     // Nothing is kept from here on, so that each frame is a request.
     asyncio::detail::frame_free(asyncio::detail::frame_alloc(16), 16);
     asyncio::detail::frame_cache& cache = asyncio::detail::this_thread_frames;

@@ -24,6 +24,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 name, program = sys.argv[1:]
@@ -85,12 +86,15 @@ def server(*options, end=signal.SIGTERM, status=0):
 
 @contextlib.contextmanager
 def dialogue(*command, errors=None):
-    """A program to talk to, line by line; killed at the end."""
+    """A program to talk to, line by line; killed at the end, or when that does not come."""
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
     with subprocess.Popen(list(map(str, command)), bufsize=0, **pipe) as client:
+        late = threading.Timer(2 * limit, client.kill)
+        late.start()
         try:
             yield client
         finally:
+            late.cancel()
             client.kill()
 
 
