@@ -40,6 +40,7 @@
 namespace {
 
 char running_test[256] = "(no test)";
+int shuffled_cases = 0; // whose loops have run what is ready in the order of ASYNCIO_TEST_SHUFFLE
 
 #if defined(_WIN32)
 
@@ -347,7 +348,9 @@ int main(int argc, char** argv) {
     test_process = ::getpid();
 #endif
     install_handlers();
-    return doctest::Context(argc, argv).run();
+    const int code = doctest::Context(argc, argv).run();
+    if (shuffled_cases > 0) std::printf("%d cases in the order of the seed\n", shuffled_cases);
+    return code;
 }
 
 // ---- helpers of support.hpp ---------------------------------------------------------------------
@@ -478,7 +481,10 @@ void redirect(int from, int to) {
 doctest::skip asserts_order() { return doctest::skip(shuffle_seed().has_value()); }
 
 void run_case(asyncio::coro<> (*body)(), asyncio::run_options options) {
-    if (!options.shuffle_seed) options.shuffle_seed = shuffle_seed();
+    if (!options.shuffle_seed) {
+        options.shuffle_seed = shuffle_seed();
+        shuffled_cases += options.shuffle_seed ? 1 : 0;
+    }
     std::vector<asyncio::any_task> left;
 #if defined(ASYNCIO_NO_EXCEPTIONS)
     asyncio::run(watched(body, &left), options);
