@@ -28,7 +28,9 @@
 #include <set>
 #include <thread>
 #include <unordered_map>
-#if !defined(_WIN32)
+#if defined(_WIN32)
+#include <windows.h>
+#else
 #include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -104,9 +106,62 @@ private:
 int add(int a, int b) { return a + b; }
 std::thread::id thread_number() { return std::this_thread::get_id(); }
 
-#if !defined(_WIN32)
-
 // Lets a job in another process say that it runs: it writes its process number.
+#if defined(_WIN32)
+
+class meeting_point {
+public:
+    meeting_point() {
+        static int count = 0;
+        path_ = "\\\\.\\pipe\\asyncio-meeting-" + std::to_string(::GetCurrentProcessId()) + "-" +
+                std::to_string(count++);
+        pipe_ = ::CreateNamedPipeA(path_.c_str(), PIPE_ACCESS_DUPLEX, 0, 1, 64, 64, 0, nullptr);
+        REQUIRE(pipe_ != INVALID_HANDLE_VALUE);
+    }
+    meeting_point(const meeting_point&) = delete;
+    ~meeting_point() { ::CloseHandle(pipe_); }
+    const std::string& path() const { return path_; }
+
+    /// Blocks until a job has arrived, which waits for this.
+    pid_t arrived() const {
+        pid_t pid = 0;
+        DWORD size = 0;
+        ::ConnectNamedPipe(pipe_, nullptr); // or it has come before
+        CHECK(::ReadFile(pipe_, &pid, sizeof pid, &size, nullptr) != 0);
+        CHECK(::WriteFile(pipe_, "x", 1, &size, nullptr) != 0);
+        return pid;
+    }
+
+private:
+    std::string path_;
+    HANDLE pipe_;
+};
+
+pid_t process_number() { return static_cast<pid_t>(::GetCurrentProcessId()); }
+
+void arrive(const std::string& path) {
+    const HANDLE pipe = ::CreateFileA(path.c_str(), GENERIC_READ | GENERIC_WRITE, 0, nullptr,
+                                      OPEN_EXISTING, 0, nullptr);
+    const pid_t self = process_number();
+    char answer = 0;
+    DWORD size = 0;
+    if (::WriteFile(pipe, &self, sizeof self, &size, nullptr) == 0 ||
+        ::ReadFile(pipe, &answer, 1, &size, nullptr) == 0)
+        std::abort();
+    ::CloseHandle(pipe);
+}
+
+bool is_gone(pid_t pid) {
+    const HANDLE process = ::OpenProcess(SYNCHRONIZE, FALSE, static_cast<DWORD>(pid));
+    const bool gone = process == nullptr || ::WaitForSingleObject(process, 0) == WAIT_OBJECT_0;
+    ::CloseHandle(process);
+    return gone;
+}
+
+const std::vector<asyncio::start_method> all_start_methods = {asyncio::start_method::spawn};
+
+#else
+
 class meeting_point {
 public:
     meeting_point() {
@@ -144,10 +199,8 @@ void arrive(const std::string& path) {
 }
 
 pid_t process_number() { return ::getpid(); }
-void never_ends(std::string path) {
-    arrive(path);
-    for (;;) ::pause();
-}
+bool is_gone(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; }
+
 // Without the one that starts this program again where ASYNCIO_TEST_FORK says that it cannot.
 const std::vector<asyncio::start_method> all_start_methods = [] {
     std::vector all = {asyncio::start_method::forkserver, asyncio::start_method::fork};
@@ -155,10 +208,17 @@ const std::vector<asyncio::start_method> all_start_methods = [] {
     return all;
 }();
 
+#endif
+
+void never_ends(std::string path) {
+    arrive(path);
+    for (;;) std::this_thread::sleep_for(1h);
+}
+
+#if !defined(_WIN32)
+
 // A worker's number, and that of the process that made it.
 std::pair<pid_t, pid_t> process_and_parent() { return {::getpid(), ::getppid()}; }
-
-bool is_gone(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; }
 
 // True when this process has no child, dead or alive.
 bool has_no_children() {
@@ -268,19 +328,17 @@ struct derived_point : point {
     int z;
 };
 
-#if !defined(_WIN32)
 // What ends whoever encodes or decodes it in a worker.
 struct trap {
     enum class at { encode, decode } where;
     enum class by { exit, abort } how;
     void spring(at now) const {
-        if (now != where || ::getpid() == parent) return;
+        if (now != where || process_number() == parent) return;
         if (how == by::exit) std::exit(4);
         std::abort();
     }
-    pid_t parent = ::getpid();
+    pid_t parent = process_number();
 };
-#endif
 
 } // namespace
 
@@ -294,7 +352,6 @@ struct asyncio::codec<opaque> {
     }
 };
 
-#if !defined(_WIN32)
 template <>
 struct asyncio::codec<trap> {
     static void encode(const trap& value, encoder& out) {
@@ -312,7 +369,6 @@ struct asyncio::codec<trap> {
         return value;
     }
 };
-#endif
 
 namespace {
 
@@ -1296,11 +1352,10 @@ ASYNC_TEST_CASE("TH-11: the default executor is the pool that was set; there mus
 
 // ---- processes ----------------------------------------------------------------------------------
 
-#if !defined(_WIN32) // workers.cpp stands for them there
-
 int global = 1;
 
 TEST_SUITE("isolated_executor") {
+#if !defined(_WIN32) // workers.cpp has what stands for these there
 ASYNC_TEST_CASE("PP-01: a worker that is killed costs only its job, and is replaced") {
     meeting_point meeting;
     asyncio::isolated_executor pool(1);
@@ -1330,6 +1385,8 @@ ASYNC_TEST_CASE("PP-01: a worker that dies idle costs no job at all") {
         CHECK(three == 3);
     }
 }
+
+#endif
 
 ASYNC_TEST_CASE("PP-02: a pool that cannot start its workers breaks, and shutdown() returns") {
     asyncio::isolated_executor pool(1, {.initializer = [] { std::_Exit(9); }});
@@ -1412,7 +1469,7 @@ TEST_CASE("PP-07: max_tasks_per_child replaces the worker, with every start meth
         CHECK(pids[0] == pids[1]);
         CHECK(pids[1] == pids[2]);
         CHECK(pids[3] != pids[2]);
-        CHECK(pids[0] != ::getpid());
+        CHECK(pids[0] != process_number());
     }
     CHECK_THROWS_AS(asyncio::isolated_executor(1, {.max_tasks_per_child = 0}),
                     std::invalid_argument);
@@ -1477,6 +1534,8 @@ TEST_CASE("IP-03: an initializer that fails on a thread breaks the pool") {
     CHECK_THROWS_AS(static_cast<void>(pool.submit(add, 1, 2)), asyncio::broken_executor);
 }
 
+#if !defined(_WIN32)
+
 ASYNC_TEST_CASE("a segmentation fault, an exit and an abort reach only their own awaiters") {
     asyncio::isolated_executor pool(2);
     auto fault = pool.submit([] {
@@ -1503,6 +1562,8 @@ ASYNC_TEST_CASE("a segmentation fault, an exit and an abort reach only their own
     CHECK(three == 3);
 }
 
+#endif
+
 ASYNC_TEST_CASE("job_timeout kills an endless loop, and the job fails with timeout_error") {
     asyncio::isolated_executor pool(1, {.job_timeout = 50ms});
     CHECK_AWAIT_THROWS_AS(pool.submit([] {
@@ -1514,6 +1575,8 @@ ASYNC_TEST_CASE("job_timeout kills an endless loop, and the job fails with timeo
     const int three = co_await patient.submit(add, 1, 2);
     CHECK(three == 3);
 }
+
+#if !defined(_WIN32)
 
 ASYNC_TEST_CASE("cpu_time_limit ends a job that computes, not one that waits") {
     asyncio::isolated_executor pool(1, {.cpu_time_limit = 20ms});
@@ -1543,6 +1606,8 @@ ASYNC_TEST_CASE("memory_limit stops a job that wants too much" * doctest::skip(s
     const auto size = co_await pool.submit(fill, std::size_t{8} << 20);
     CHECK(size == std::size_t{8} << 20);
 }
+
+#endif
 
 ASYNC_TEST_CASE("payloads around the frame's size travel whole") {
     asyncio::isolated_executor pool(2);
@@ -1585,6 +1650,8 @@ ASYNC_TEST_CASE("cancelling a task that awaits the concurrent future itself kill
     CHECK_AWAIT_THROWS_AS(task, asyncio::cancelled_error);
     CHECK(job.cancelled());
 }
+
+#if !defined(_WIN32)
 
 TEST_CASE("no child, zombie or worker is left when a pool ends") {
     pid_t first = 0;
@@ -1687,6 +1754,8 @@ TEST_CASE("forgotten worker_main: the process says so and ends") {
     CHECK(text.find("make asyncio::worker_main() the first line of main()") != std::string::npos);
     CHECK(has_no_children());
 }
+
+#endif
 
 TEST_CASE("map(): a job that dies ends it with what it died of, and the pool goes on") {
     asyncio::process_pool_executor pool(1);
@@ -1879,9 +1948,13 @@ ASYNC_TEST_CASE("with(pool, body) ends the pool without blocking the loop") {
                                three = co_await pool.submit(add, 1, 2);
                            });
     CHECK(three == 3);
+#if !defined(_WIN32)
     CHECK(has_no_children());
+#endif
 }
 } // TEST_SUITE
+
+#if !defined(_WIN32)
 
 // ---- processes that die -------------------------------------------------------------------------
 
