@@ -14428,7 +14428,7 @@ int epoll_backend::control(int what, int fd, std::uint32_t events, void* about) 
 //   - NOTE_EXIT comes a moment before the child can be waited for, and macOS says
 //     ESRCH of a child that has ended before it was asked about.
 //   - Integers stand for pointers on NetBSD before 10: hence change_of() and about().
-//     It, and OpenBSD, have no EVFILT_USER: a pipe wakes them.
+//     It, and OpenBSD, have no EVFILT_USER: a pipe wakes them. NetBSD's EVFILT_READ is 0.
 //   - EINTR is no error here: the loop turns once more and asks again.
 // =============================================================================
 
@@ -14569,7 +14569,7 @@ void kqueue_backend::detach(io_descriptor& d) noexcept {
 
 void kqueue_backend::strike_out(const io_descriptor& d) noexcept {
     for (int i = 0; i < reported_count_; ++i)
-        if (about(reported_[i]) == &d) reported_[i] = change_of(0, 0, 0, 0, nullptr);
+        if (about(reported_[i]) == &d) reported_[i] = change_of(0, 0, 0, 0, this);
 }
 
 void kqueue_backend::wait(std::int64_t ns) {
@@ -14595,9 +14595,9 @@ void kqueue_backend::wait(std::int64_t ns) {
     }
 }
 
-// One report; one that was struck out has no filter.
+// One report; one that was struck out is about the queue itself.
 void kqueue_backend::dispatch(const report_type& event) noexcept {
-    if (event.filter == 0) return;
+    if (about(event) == this) return;
     if (event.filter == EVFILT_PROC) {
         tell_of_exit(static_cast<pid_t>(event.ident));
         return;
