@@ -13327,6 +13327,11 @@ constexpr auto id_is_pidfd = static_cast<idtype_t>(3); // P_PIDFD, which older h
     return ::waitid(id_is_pidfd, static_cast<id_t>(fd), &info, options);
 }
 
+// ioctl(), whose second parameter is of another type in other C libraries.
+[[maybe_unused]] static int ask_pidfd(int fd, unsigned long what, void* answer) noexcept {
+    return static_cast<int>(::syscall(SYS_ioctl, fd, what, answer));
+}
+
 [[maybe_unused]] static char** process_environment() noexcept { return ::environ; }
 
 // How many processors this process may use.
@@ -13450,6 +13455,7 @@ static int no_pidfds() noexcept {
 [[maybe_unused]] static int open_pidfd(pid_t) noexcept { return no_pidfds(); }
 [[maybe_unused]] static int signal_pidfd(int, int) noexcept { return no_pidfds(); }
 [[maybe_unused]] static int wait_pidfd(int, siginfo_t&, int) noexcept { return no_pidfds(); }
+[[maybe_unused]] static int ask_pidfd(int, unsigned long, void*) noexcept { return no_pidfds(); }
 
 [[maybe_unused]] static char** process_environment() noexcept {
 #if defined(__APPLE__)
@@ -21182,13 +21188,12 @@ static void attach_descriptor(msghdr& message, descriptor_message& control, int 
 }
 
 static owned_fd attached_descriptor(msghdr& message) noexcept {
-    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
-        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-            int fd = -1;
-            std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-            return owned_fd(fd);
-        }
-    return owned_fd();
+    cmsghdr* const header = CMSG_FIRSTHDR(&message); // there is room for no other
+    if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+        return owned_fd();
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    return owned_fd(fd);
 }
 
 // 0, or what errno says.
@@ -28314,9 +28319,9 @@ static std::optional<int> exit_code_from(int pidfd) noexcept {
         std::int32_t status = 0;
     } info;
     static_assert(sizeof info == 64);
-    constexpr unsigned long get_info = _IOWR(0xff, 11, info);
     const std::uint64_t wanted = info.mask;
-    if (pidfd < 0 || ::ioctl(pidfd, get_info, &info) != 0 || (info.mask & wanted) == 0)
+    if (pidfd < 0 || ask_pidfd(pidfd, _IOWR(0xff, 11, info), &info) != 0 ||
+        (info.mask & wanted) == 0)
         return std::nullopt;
     return exit_code_of(info.status);
 }
