@@ -29,7 +29,7 @@ enum class source : std::uint32_t { reads, writes, user, exit };
 
 struct note {
     std::uint32_t flags = 0;
-    void* udata = nullptr;
+    shim_udata udata{};
     int pidfd = -1; // of a process
 };
 
@@ -168,8 +168,8 @@ int apply(queue& q, const struct kevent& change) {
 struct kevent report(int ident, int filter, unsigned flags, const note& n) {
     struct kevent event {};
     event.ident = static_cast<std::uintptr_t>(ident);
-    event.filter = static_cast<std::int16_t>(filter);
-    event.flags = static_cast<std::uint16_t>(flags);
+    event.filter = static_cast<shim_filter>(filter);
+    event.flags = static_cast<shim_flags>(flags);
     event.udata = n.udata;
     return event;
 }
@@ -193,7 +193,9 @@ int take_direction(int epoll, std::unordered_map<int, note>& notes, int filter,
         unsigned flags = 0;
         if ((what & (EPOLLHUP | EPOLLRDHUP)) != 0) flags |= EV_EOF;
         if ((what & EPOLLERR) != 0 && is_pipe(fd)) flags |= EV_EOF;
+#if defined(EV_OOBAND)
         if ((what & EPOLLPRI) != 0) flags |= EV_OOBAND;
+#endif
         events[made++] = report(fd, filter, flags, place->second);
     }
     return made;

@@ -8,31 +8,42 @@
 #include <cstdint>
 #include <ctime>
 
-// Names and numbers are those of macOS.
+// Names, numbers and types are those of macOS; or of NetBSD 9, which, like OpenBSD, lacks two of
+// the names.
+#if defined(ASYNCIO_SHIM_NETBSD)
+#define EVFILT_READ 0u
+#define EVFILT_WRITE 1u
+#define EVFILT_PROC 4u
+typedef std::uint32_t shim_filter;
+typedef std::uint32_t shim_flags;
+typedef std::intptr_t shim_udata;
+#else
 #define EVFILT_READ (-1)
 #define EVFILT_WRITE (-2)
 #define EVFILT_PROC (-5)
-#if !defined(ASYNCIO_SHIM_WITHOUT_USER) // as on OpenBSD
 #define EVFILT_USER (-10)
+#define EV_OOBAND 0x2000u
+typedef std::int16_t shim_filter;
+typedef std::uint16_t shim_flags;
+typedef void* shim_udata;
 #endif
 
-#define EV_ADD 0x0001
-#define EV_DELETE 0x0002
-#define EV_ONESHOT 0x0010
-#define EV_CLEAR 0x0020
-#define EV_OOBAND 0x2000
-#define EV_EOF 0x8000
+#define EV_ADD 0x0001u
+#define EV_DELETE 0x0002u
+#define EV_ONESHOT 0x0010u
+#define EV_CLEAR 0x0020u
+#define EV_EOF 0x8000u
 
 #define NOTE_TRIGGER 0x01000000
 #define NOTE_EXIT 0x80000000
 
 struct kevent {
     std::uintptr_t ident;
-    std::int16_t filter;
-    std::uint16_t flags;
+    shim_filter filter;
+    shim_flags flags;
     std::uint32_t fflags;
     std::intptr_t data;
-    void* udata;
+    shim_udata udata;
 };
 
 extern "C" int kqueue();
