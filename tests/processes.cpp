@@ -802,8 +802,9 @@ bool system_tells_twice() {
     const int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
     ::waitpid(pid, nullptr, 0);
     std::array<std::uint64_t, 8> info = {1u << 3};
-    const bool told = ::ioctl(fd, _IOC(_IOC_READ | _IOC_WRITE, 0xff, 11, 64), info.data()) == 0 &&
-                      (info[0] & (1u << 3)) != 0;
+    const auto asked = _IOC(_IOC_READ | _IOC_WRITE, 0xff, 11, 64);
+    const bool told = ::syscall(SYS_ioctl, fd, asked, info.data()) == 0 && // ioctl() takes an int
+                      (info[0] & (1u << 3)) != 0;                          // in musl
     ::close(fd);
     return told;
 #endif
