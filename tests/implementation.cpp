@@ -1,8 +1,8 @@
 // The part of every test program that is compiled once: doctest's main(), the watchdog and the
-// helpers of support.hpp that need the operating system.
+// helpers of support.hpp, of which cases.hpp has those that need no operating system.
 #define DOCTEST_CONFIG_IMPLEMENT
 #define DOCTEST_CONFIG_NO_POSIX_SIGNALS // SIGINT belongs to the tests; crashes are reported below
-#include "support.hpp"
+#include "cases.hpp"
 
 #include <algorithm>
 #include <csignal>
@@ -10,7 +10,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <optional>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
@@ -39,9 +38,6 @@
 
 namespace {
 
-char running_test[256] = "(no test)";
-int shuffled_cases = 0; // whose loops have run what is ready in the order of ASYNCIO_TEST_SHUFFLE
-
 #if defined(_WIN32)
 
 void say(const char* text) {
@@ -59,12 +55,6 @@ void say(const char* text) {
 }
 
 #endif
-
-unsigned test_seconds() {
-    const char* const text = std::getenv("ASYNCIO_TEST_TIMEOUT");
-    const int seconds = text != nullptr ? std::atoi(text) : 0;
-    return seconds > 0 ? static_cast<unsigned>(seconds) : 60U;
-}
 
 #if defined(_WIN32)
 
@@ -149,52 +139,7 @@ void install_handlers() {
 
 #endif
 
-struct watchdog : doctest::IReporter {
-    explicit watchdog(const doctest::ContextOptions&) {}
-
-    void test_case_start(const doctest::TestCaseData& test) override {
-        std::snprintf(running_test, sizeof running_test, "%s", test.m_name);
-        set_alarm(test_seconds());
-    }
-    void test_case_reenter(const doctest::TestCaseData&) override { set_alarm(test_seconds()); }
-    void test_case_end(const doctest::CurrentTestCaseStats&) override { set_alarm(0); }
-
-    void report_query(const doctest::QueryData&) override {}
-    void test_run_start() override {}
-    void test_run_end(const doctest::TestRunStats&) override {
-        std::snprintf(running_test, sizeof running_test, "(the end of the program)");
-        set_alarm(test_seconds());
-    }
-    void test_case_exception(const doctest::TestCaseException&) override {}
-    void subcase_start(const doctest::SubcaseSignature&) override {}
-    void subcase_end() override {}
-    void log_assert(const doctest::AssertData&) override {}
-    void log_message(const doctest::MessageData&) override {}
-    void test_case_skipped(const doctest::TestCaseData&) override {}
-};
-
-#if !defined(ASYNCIO_NO_EXCEPTIONS)
-doctest::String as_text(const char* kind, const char* what) {
-    return doctest::String(kind) + ": " + what;
-}
-#endif
-
 } // namespace
-
-REGISTER_LISTENER("watchdog", 1, watchdog);
-
-#if !defined(ASYNCIO_NO_EXCEPTIONS)
-// These are no std::exceptions, so doctest has to be told how to print them.
-REGISTER_EXCEPTION_TRANSLATOR(const asyncio::cancelled_error& error) {
-    return as_text("asyncio::cancelled_error", error.what());
-}
-REGISTER_EXCEPTION_TRANSLATOR(const asyncio::keyboard_interrupt& error) {
-    return as_text("asyncio::keyboard_interrupt", error.what());
-}
-REGISTER_EXCEPTION_TRANSLATOR(const asyncio::base_exception_group& group) {
-    return as_text("asyncio::base_exception_group", group.what());
-}
-#endif
 
 // ---- this program as a child of its tests -------------------------------------------------------
 
@@ -364,37 +309,6 @@ std::vector<std::string> as_child(std::vector<std::string> words) {
 
 namespace {
 
-#if defined(ASYNCIO_NO_EXCEPTIONS)
-
-asyncio::coro<> watched(asyncio::coro<> (*body)(), std::vector<asyncio::any_task>* left) {
-    const asyncio::outcome<void> ended = co_await asyncio::as_outcome(body());
-    *left = asyncio::all_tasks();
-    const std::string error = ended ? "" : ended.error().what();
-    CHECK_MESSAGE(ended.has_value(), "the test's body failed: ", error);
-}
-
-#else
-
-asyncio::coro<> watched(asyncio::coro<> (*body)(), std::vector<asyncio::any_task>* left) {
-    std::exception_ptr error;
-    try {
-        co_await body();
-    } catch (...) {
-        error = std::current_exception();
-    }
-    *left = asyncio::all_tasks();
-    if (error) std::rethrow_exception(error);
-}
-
-#endif
-
-// ASYNCIO_TEST_SHUFFLE, if it is there.
-std::optional<std::uint64_t> shuffle_seed() {
-    const char* const text = std::getenv("ASYNCIO_TEST_SHUFFLE");
-    if (text == nullptr || *text == '\0') return {};
-    return std::strtoull(text, nullptr, 10);
-}
-
 [[noreturn]] void fail(const char* call) {
 #if defined(ASYNCIO_NO_EXCEPTIONS)
     std::perror(call);
@@ -478,97 +392,6 @@ void redirect(int from, int to) {
 
 } // namespace
 
-doctest::skip asserts_order() { return doctest::skip(shuffle_seed().has_value()); }
-
-void run_case(asyncio::coro<> (*body)(), asyncio::run_options options) {
-    if (!options.shuffle_seed) {
-        options.shuffle_seed = shuffle_seed();
-        shuffled_cases += options.shuffle_seed ? 1 : 0;
-    }
-    std::vector<asyncio::any_task> left;
-#if defined(ASYNCIO_NO_EXCEPTIONS)
-    asyncio::run(watched(body, &left), options);
-#else
-    std::exception_ptr error;
-    try {
-        asyncio::run(watched(body, &left), options);
-    } catch (...) {
-        error = std::current_exception();
-    }
-#endif
-    for (const asyncio::any_task& task : left)
-        CHECK_MESSAGE(task.done(), "run() left a task pending: ", task.get_name());
-#if !defined(ASYNCIO_NO_EXCEPTIONS)
-    if (error) std::rethrow_exception(error);
-#endif
-}
-
-asyncio::coro<> turns(int count) {
-    for (int i = 0; i < count; ++i) co_await asyncio::sleep(0s);
-}
-
-#if defined(ASYNCIO_NO_EXCEPTIONS)
-
-std::string message_of(asyncio::exception_ptr error) {
-    if (!error) return {};
-    if (const auto* group = asyncio::detail::exception_cast<asyncio::base_exception_group>(error))
-        return group->message();
-    return asyncio::error(error).what();
-}
-
-std::vector<std::string> leaf_messages(asyncio::exception_ptr error) {
-    const auto* group = asyncio::detail::exception_cast<asyncio::base_exception_group>(error);
-    if (group == nullptr) return {message_of(error)};
-    std::vector<std::string> leaves;
-    for (const asyncio::exception_ptr& inner : group->exceptions()) {
-        const std::vector<std::string> more = leaf_messages(inner);
-        leaves.insert(leaves.end(), more.begin(), more.end());
-    }
-    return leaves;
-}
-
-#else
-
-std::string message_of(std::exception_ptr error) {
-    if (!error) return {};
-    try {
-        std::rethrow_exception(error);
-    } catch (const asyncio::base_exception_group& group) {
-        return group.message();
-    } catch (const asyncio::cancelled_error& e) {
-        return e.what();
-    } catch (const asyncio::keyboard_interrupt& e) {
-        return e.what();
-    } catch (const std::exception& e) {
-        return e.what();
-    } catch (const std::string& text) {
-        return text;
-    } catch (const char* text) {
-        return text;
-    } catch (int number) {
-        return std::to_string(number);
-    } catch (...) {
-        return "(an exception of unknown type)";
-    }
-}
-
-std::vector<std::string> leaf_messages(std::exception_ptr error) {
-    try {
-        std::rethrow_exception(error);
-    } catch (const asyncio::base_exception_group& group) {
-        std::vector<std::string> leaves;
-        for (const std::exception_ptr& inner : group.exceptions()) {
-            const std::vector<std::string> more = leaf_messages(inner);
-            leaves.insert(leaves.end(), more.begin(), more.end());
-        }
-        return leaves;
-    } catch (...) {
-        return {message_of(error)};
-    }
-}
-
-#endif
-
 captured_stderr::captured_stderr() : file_(temporary_file()) {
     std::fflush(stderr);
     original_ = copy_of(standard_error);
@@ -591,16 +414,6 @@ void captured_stderr::restore() {
     text_ = whole_file(file_);
     close_it(file_);
     file_ = -1;
-}
-
-std::shared_ptr<std::vector<asyncio::exception_context>> collect_reports(
-    asyncio::event_loop& loop) {
-    auto reports = std::make_shared<std::vector<asyncio::exception_context>>();
-    loop.set_exception_handler(
-        [reports](asyncio::event_loop&, const asyncio::exception_context& context) {
-            reports->push_back(context);
-        });
-    return reports;
 }
 
 #if defined(_WIN32)

@@ -1,5 +1,5 @@
 // The loop without an operating system. The same file runs on a PC, with and without exceptions,
-// and on a Cortex-M3 under qemu (tests/cross/cortex_m3.sh), which doctest does not fit into.
+// and on a small Cortex-M3 under qemu (tests/cross/cortex_m3.sh), which doctest does not fit into.
 //
 // The port's clock moves only when the loop is idle, and then as far as it asked for or to the next
 // interrupt, so that all times are exact. What ends the program is a run of its own:

@@ -843,6 +843,8 @@ ASYNC_TEST_CASE_ORDERED("a queue that is shut down and goes at once has told its
     CHECK(log == log_type{"a shut down", "1 shut down"});
 }
 
+#if !defined(ASYNCIO_BACKEND_NONE) // which has debug mode only with ASYNCIO_DEBUG
+
 ASYNC_TEST_CASE_WITH("debug mode reports who waits on a queue that goes", .debug = true) {
     const auto reports = support::collect_reports();
     log_type log;
@@ -858,6 +860,8 @@ ASYNC_TEST_CASE_WITH("debug mode reports who waits on a queue that goes", .debug
     waiter.cancel();
     CHECK_AWAIT_THROWS_AS(waiter, asyncio::cancelled_error);
 }
+
+#endif
 
 TEST_CASE("a frame that is destroyed in line gives away what it was woken for") {
     asyncio::queue<int> queue(1);

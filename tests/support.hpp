@@ -54,6 +54,7 @@ void run_case(asyncio::coro<> (*body)(), asyncio::run_options options);
 /// loop runs what is ready, or is built on it. See ASYNC_TEST_CASE_ORDERED.
 doctest::skip asserts_order();
 
+#if !defined(ASYNCIO_BACKEND_NONE)
 /// What a thread waits for until another one sets it. std::atomic has a wait() as well, which
 /// may sleep for ever with g++ 12 where the system has no futex, as Windows.
 class flag {
@@ -73,6 +74,7 @@ private:
     std::condition_variable changed_;
     bool set_ = false;
 };
+#endif
 
 /// Lets the loop make `count` turns.
 asyncio::coro<> turns(int count = 1);

@@ -1326,28 +1326,6 @@ TEST_CASE("a queue may die while somebody waits to put something into it") {
 
 TEST_SUITE("foreign awaiters") {
 
-// As another library's: resumes the coroutine on a thread of its own.
-class on_thread {
-public:
-    explicit on_thread(int value) : value_(value) {}
-    on_thread(on_thread&&) = default;
-    bool await_ready() const noexcept { return false; }
-    void await_suspend(std::coroutine_handle<> h) {
-        worker_ = std::thread([this, h] {
-            value_ *= 2;
-            h.resume();
-        });
-    }
-    int await_resume() {
-        worker_.join();
-        return value_;
-    }
-
-private:
-    int value_;
-    std::thread worker_;
-};
-
 // Leaves its handle to the test.
 class by_hand {
 public:
@@ -1392,6 +1370,30 @@ struct with_operator {
     transfers operator co_await() const { return transfers(); }
 };
 
+#if !defined(ASYNCIO_BACKEND_NONE)
+
+// As another library's: resumes the coroutine on a thread of its own.
+class on_thread {
+public:
+    explicit on_thread(int value) : value_(value) {}
+    on_thread(on_thread&&) = default;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> h) {
+        worker_ = std::thread([this, h] {
+            value_ *= 2;
+            h.resume();
+        });
+    }
+    int await_resume() {
+        worker_.join();
+        return value_;
+    }
+
+private:
+    int value_;
+    std::thread worker_;
+};
+
 ASYNC_TEST_CASE("an awaiter that resumes on another thread continues on the loop's") {
     const std::thread::id here = std::this_thread::get_id();
     int sum = 0;
@@ -1404,6 +1406,8 @@ ASYNC_TEST_CASE("an awaiter that resumes on another thread continues on the loop
     const int value = co_await t;
     CHECK(value == 8);
 }
+
+#endif
 
 ASYNC_TEST_CASE("all three kinds of await_suspend work, and operator co_await") {
     const int waited = co_await maybe(maybe::what::suspends);

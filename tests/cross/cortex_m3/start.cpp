@@ -18,8 +18,8 @@ void systick_handler();
     register const std::uint32_t* argument asm("r1") = what;
     for (;;) asm volatile("bkpt 0xAB" : "+r"(operation) : "r"(argument) : "memory");
 }
-[[noreturn]] void abort() { _exit(134); }
-[[noreturn]] void fault_handler() { _exit(139); }
+[[noreturn, gnu::weak]] void abort() { _exit(134); }
+[[noreturn, gnu::weak]] void fault_handler() { _exit(139); }
 
 // The end of the program is the end of everything: nothing runs for objects that live until then.
 void* __dso_handle = nullptr;
