@@ -3,8 +3,8 @@
 
     check.py ROOT COMPILER ARGUMENT... -- CASE...
 
-CASE is a name from `programs` below, `symbols`, `every_warning` (with clang++), or a .cpp file whose
-comments state what it tests:
+CASE is a name from `programs` below, `symbols`, `symbols_of_configurations`, `every_warning` (with
+clang++), or a .cpp file whose comments state what it tests:
 
     // WRONG=1 says: name the lambda first
     // WRONG=2 on g++ 12 says: name the lambda first
@@ -75,6 +75,8 @@ hidden = ("-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden")
 exported, = shlex.split(re.search(r"`(-DASYNCIO_API=.*?)`", (root / "README.md").read_text())[1])
 own_allocator = ("-DASYNCIO_ALLOC(size)=::operator new(size)",
                  "-DASYNCIO_FREE(p,size)=::operator delete(p)")
+configurations = (("-DASYNCIO_BACKEND_POLL",), ("-DASYNCIO_BACKEND_NONE",),
+                  ("-DASYNCIO_NO_THREADS",), ("-fno-exceptions", "-fno-rtti"))
 version = re.search(r"version (\S+)", (root / "asyncio.hpp").read_text())[1]
 another = "9.8.7"
 
@@ -104,6 +106,9 @@ programs = {
          part("fourth_part", "-DASYNCIO_NO_THREADS"))),
     "static_and_shared": Program(
         plain("parts_main.cpp", both[1]), library=(part("first_part", *hidden),)),
+    # Where they show all they have, the program's stands for both.
+    "static_and_shared_alike": Program(
+        plain(both[0], "../library.cpp"), library=(Unit(both[1], ("-fPIC",)),)),
     # The implementation in a shared library, which shows what ASYNCIO_API names and no more.
     "shared_library": Program(
         (Unit(both[0], ("-fvisibility=hidden", exported)),),
@@ -114,7 +119,11 @@ programs = {
     "optimized_main": Program((Unit(both[0], ("-O2",)), Unit(both[1]))),
     "optimized_implementation": Program((Unit(both[0]), Unit(both[1], ("-O2",)))),
     "two_standards": Program((Unit(both[0], ("-std=c++23",)), Unit(both[1]))),
-    "link_time_optimization": Program(every(both, "-O2", "-flto"), link=("-O2", "-flto")),
+    "link_time_optimization": Program(
+        every(both, "-O2", "-flto"),
+        link=("-O2", "-flto", "-Werror=odr", "-Werror=lto-type-mismatch")),
+    "link_time_optimization_by_lld": Program(
+        every(both, "-O2", "-flto"), link=("-O2", "-flto", "-fuse-ld=lld")),
 }
 
 # Everything that clang can warn of but these, each with the reason why it is no fault here.
@@ -224,9 +233,9 @@ def check_program(name, folder):
         report(code == 0, f"{name}: runs", output)
 
 
-def check_symbols(folder):
+def check_symbols(unit, folder):
     """What the linker sees of the library has the version in its name, so that two can live together."""
-    target = compiled(Unit(both[1]), folder)
+    target = compiled(unit, folder)
     code, output = run(["nm", "--defined-only", "--extern-only", target])
     names = [line.split()[-1] for line in output.splitlines() if "other_unit" not in line]
     version_names = re.compile(r"7asyncio\d+v\d+_\d+_\d+")
@@ -276,7 +285,10 @@ with tempfile.TemporaryDirectory() as scratch:
         if case == "every_warning":
             check_every_warning()
         elif case == "symbols":
-            check_symbols(pathlib.Path(scratch))
+            check_symbols(Unit(both[1]), pathlib.Path(scratch))
+        elif case == "symbols_of_configurations":
+            for arguments in configurations:
+                check_symbols(Unit("../library.cpp", arguments), pathlib.Path(scratch))
         elif case in programs:
             check_program(case, pathlib.Path(scratch))
         else:
