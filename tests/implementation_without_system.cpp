@@ -1,6 +1,6 @@
 // implementation.cpp where there is no operating system, and the library with it: doctest's main(),
-// the watchdog, and a port whose clock moves only when the loop is idle, and then as far as it asked
-// for. The same on a PC and on a Cortex-M3 under qemu (tests/cross/cortex_m3.sh).
+// the watchdog, and a port whose clock moves only when the loop is idle, and then as far as it
+// asked for. The same on a PC and on a Cortex-M3 under qemu (tests/cross/cortex_m3.sh).
 [[noreturn]] static void give_up(const char* why);
 #define ASYNCIO_FATAL(text) give_up(text)
 #define ASYNCIO_IMPLEMENTATION
