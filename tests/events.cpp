@@ -1163,21 +1163,20 @@ TEST_CASE("SG-03: what is no signal, or cannot be caught, is refused") {
 TEST_CASE("SG-04: this platform does not tie signals to the main thread; all loops get them") {
     const auto result = support::in_child([] {
         std::signal(some_signal, SIG_DFL);
-        std::atomic<int> ready{0};
+        support::flag ready[2];
         std::atomic<int> handled{0};
         std::vector<std::thread> others;
-        for (int i = 0; i < 2; ++i)
+        for (support::flag& mine : ready)
             others.emplace_back([&] {
                 asyncio::event_loop loop;
                 loop.add_signal_handler(some_signal, [&] {
                     ++handled;
                     loop.stop();
                 });
-                ++ready;
-                ready.notify_all();
+                mine.set();
                 loop.run_forever();
             });
-        for (int seen = ready; seen < 2; seen = ready) ready.wait(seen);
+        for (support::flag& each : ready) each.wait();
         std::raise(some_signal);
         for (std::thread& t : others) t.join();
         return handled == 2 ? 7 : 1;

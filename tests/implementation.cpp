@@ -5,6 +5,7 @@
 #include "cases.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -38,10 +39,13 @@
 
 namespace {
 
+constexpr int standard_error = 2;
+std::atomic<int> complaints{standard_error}; // elsewhere while a test captures what is written there
+
 #if defined(_WIN32)
 
 void say(const char* text) {
-    const int ignored = ::_write(2, text, static_cast<unsigned>(std::strlen(text)));
+    const int ignored = ::_write(complaints, text, static_cast<unsigned>(std::strlen(text)));
     static_cast<void>(ignored);
 }
 
@@ -50,7 +54,7 @@ void say(const char* text) {
 pid_t test_process = 0;
 
 void say(const char* text) {
-    const ssize_t ignored = ::write(STDERR_FILENO, text, std::strlen(text));
+    const ssize_t ignored = ::write(complaints, text, std::strlen(text));
     static_cast<void>(ignored);
 }
 
@@ -320,8 +324,6 @@ namespace {
 
 #if defined(_WIN32)
 
-constexpr int standard_error = 2;
-
 // Of the C library, which deletes it when it is closed.
 int temporary_file() {
     wchar_t folder[MAX_PATH];
@@ -396,6 +398,7 @@ captured_stderr::captured_stderr() : file_(temporary_file()) {
     std::fflush(stderr);
     original_ = copy_of(standard_error);
     if (original_ < 0) fail("dup");
+    if (complaints == standard_error) complaints = original_;
     redirect(file_, standard_error);
 }
 
@@ -410,6 +413,7 @@ void captured_stderr::restore() {
     if (file_ < 0) return;
     std::fflush(stderr);
     redirect(original_, standard_error);
+    if (complaints == original_) complaints = standard_error;
     close_it(original_);
     text_ = whole_file(file_);
     close_it(file_);
