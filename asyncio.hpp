@@ -15188,6 +15188,8 @@ void iocp_backend::wait(std::int64_t ns) {
         count = packet_watch_->take(packets, milliseconds);
         for (ULONG i = 0; i < count; ++i) dispatch(packets[i]);
         milliseconds = 0; // what has come since
+    } else if (milliseconds == 0 && open_questions_ == 0 && exits_.empty()) {
+        return; // nothing can come but wake()'s packet, which the next sleep finds
     }
     if (::GetQueuedCompletionStatusEx(port_.get(), packets, most_packets, &count, milliseconds,
                                       FALSE) == 0) {

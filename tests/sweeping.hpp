@@ -13,6 +13,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
@@ -302,7 +303,8 @@ private:
     bool step() {
         if (loop_->run_once() > 0) return true;
         if (loop_->core().clock_holds > 0) { // a job is at work
-            for (int i = 0; i < 20'000; ++i) {
+            const auto end = std::chrono::steady_clock::now() + 10s;
+            while (std::chrono::steady_clock::now() < end) {
                 if (loop_->run_once() > 0) return true;
                 std::this_thread::sleep_for(50us);
             }
