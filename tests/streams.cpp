@@ -615,6 +615,39 @@ ASYNC_TEST_CASE("read_into receives into the caller's memory") {
     CHECK(ends.reader().at_eof());
 }
 
+asyncio::coro<std::string> text_read_into(stream_reader& reader, std::span<std::byte> target) {
+    const std::size_t n = co_await reader.read_into(target);
+    co_return std::string(reinterpret_cast<const char*>(target.data()), n);
+}
+
+ASYNC_TEST_CASE("read_into writes its target as it returns: tasks that wait may share a buffer") {
+    link_ends one = co_await connected();
+    link_ends two = co_await connected();
+    std::vector<std::byte> buffer(8);
+    auto first = asyncio::create_task(text_read_into(one.reader(), buffer));
+    auto second = asyncio::create_task(text_read_into(two.reader(), buffer));
+    co_await support::turns(2);
+    one.peer().write("one"); // the loop is told of both at once
+    two.peer().write("two");
+    std::string text = co_await first;
+    CHECK(text == "one");
+    text = co_await second;
+    CHECK(text == "two");
+
+    buffer.assign(8, std::byte{'-'});
+    auto third = asyncio::create_task(text_read_into(one.reader(), buffer));
+    co_await support::turns(2);
+    one.peer().write("later");
+    while (!third.done()) {
+        asyncio::get_running_loop().call_soon([third]() mutable { third.cancel(); });
+        co_await support::turns(1);
+    }
+    CHECK(third.cancelled());
+    CHECK(buffer == std::vector<std::byte>(8, std::byte{'-'}));
+    text = co_await one.reader().readexactly(5);
+    CHECK(text == "later");
+}
+
 ASYNC_TEST_CASE("a reader that was moved from says so") {
     link_ends ends = co_await connected();
     stream_reader taken = std::move(ends.near_end.first);

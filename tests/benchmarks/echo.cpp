@@ -91,8 +91,10 @@ const echo::registered bound(echo::the_bound, serve_by_hand);
 
 // ---- asyncio.hpp, as a user writes it ----------------------------------------------------------
 
+// As by hand, one buffer for all: read_into() writes it as it returns, and write() has taken a copy
+// of what the system did not take.
 asyncio::coro<> answer(asyncio::stream_reader reader, asyncio::stream_writer writer) {
-    std::vector<std::byte> data(echo::piece);
+    static std::array<std::byte, echo::piece> data;
     for (;;) {
         const std::size_t n = co_await reader.read_into(data);
         if (n == 0) break;
