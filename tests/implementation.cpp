@@ -40,7 +40,7 @@
 namespace {
 
 constexpr int standard_error = 2;
-std::atomic<int> complaints{standard_error}; // elsewhere while a test captures what is written there
+std::atomic<int> complaints{standard_error}; // elsewhere while a test captures that one
 
 #if defined(_WIN32)
 
