@@ -6261,12 +6261,13 @@ public:
     /// `work` is destroyed without running.
     template <awaitable A>
     auto create_task(A&& work, const task_options& options = {}) {
-        place here(*this); // first: a task that gets none shall not run
+        A mine(std::forward<A>(work)); // a coroutine, which goes with its refusal; or a reference
+        place here(*this); // before it is a task: one that gets no place shall not run
 #if defined(ASYNCIO_NO_EXCEPTIONS)
-        using made = decltype(detail::spawn_any(*core_, std::forward<A>(work), options));
+        using made = decltype(detail::spawn_any(*core_, std::forward<A>(mine), options));
         if (!here) [[unlikely]] return made(refuse_child());
 #endif
-        auto created = detail::spawn_any(*core_, std::forward<A>(work), options);
+        auto created = detail::spawn_any(*core_, std::forward<A>(mine), options);
         detail::require_same_loop(*core_, created.state());
         here.take(created.state());
         return created;
@@ -14282,9 +14283,11 @@ void epoll_backend::wait(std::int64_t ns) {
     reported_count_ = n;
     // With many connections none of this is in the processor's cache. It comes sooner when all
     // is asked for at once: what stream_link has around its descriptor.
-    for (int i = 0; i < n; ++i)
-        for (int line = -64; line < 256; line += 64)
-            __builtin_prefetch(static_cast<const char*>(events[i].data.ptr) + line);
+    for (int i = 0; i < n; ++i) {
+        const auto about = reinterpret_cast<std::uintptr_t>(events[i].data.ptr);
+        for (std::uintptr_t line = about - 64; line != about + 256; line += 64)
+            __builtin_prefetch(reinterpret_cast<const void*>(line)); // any address will do
+    }
     for (int i = 0; i < n; ++i) dispatch(events[i]);
     reported_count_ = 0;
 }

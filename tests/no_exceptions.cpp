@@ -1609,7 +1609,7 @@ TEST_CASE("run_main() gives 130 after SIGINT, and the destructors have run") {
     });
     CHECK(r.exit_code == 130);
     CHECK(r.out == "ended\n");
-    CHECK(r.err.empty());
+    CHECK(r.err == "");
 }
 
 TEST_CASE("run_main() ends the tasks that are left") {

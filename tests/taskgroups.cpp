@@ -1075,6 +1075,10 @@ ASYNC_TEST_CASE("TG-23: a group takes no task before it begins, after it ended, 
     CHECK_THROWS_AS(group.create_task(holding(std::make_unique<counted>(alive))),
                     std::runtime_error);
     CHECK(alive == 0);
+    auto named = holding(std::make_unique<counted>(alive));
+    CHECK(alive == 1);
+    CHECK_THROWS_AS(group.create_task(std::move(named)), std::runtime_error);
+    CHECK(alive == 0);
     co_await asyncio::sleep(1s);
     CHECK_FALSE(ran);
     CHECK(reports->empty());
