@@ -205,7 +205,8 @@ extern "C" int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
     if (system_calls.accept.interrupted_now()) return -1;
     return static_cast<int>(::syscall(SYS_accept4, fd, from, size, flags));
 }
-extern "C" ssize_t sendfile(int to, int file, off_t* from, std::size_t size) noexcept {
+extern "C" ssize_t sendfile(int to, int file, off_t* from, std::size_t size)
+    noexcept(noexcept(::sendfile(to, file, from, size))) { // as the C library declares it
     return system_calls.sendfile.interrupted_now() ? -1 : real::sendfile(to, file, from, size);
 }
 #else
