@@ -25896,8 +25896,8 @@ stream_link::stream_link(loop_core& core, owned_fd fd, address peer, std::size_t
           io_kind::receive,
           [](io_operation& op) noexcept {
               auto& link = static_cast<operation&>(op).link;
-              if (op.error != 0) link.fail(op.error, "recv"); // the loop is gone
-              else link.go_on();
+              if (op.error == 0) link.go_on();
+              else link.fail(op.error, link.is_socket() ? "recv" : "read"); // the loop is gone
           },
           *this),
       send_(
