@@ -127,11 +127,15 @@ const echo::registered ours_with_strings("... with read()", [](int listener) {
     asyncio::run(serve_by_streams(listener, answer_with_strings));
 });
 
-// ---- Python's asyncio, where there is one ------------------------------------------------------
+// ---- Python's asyncio, with its own loop and with uvloop, where they are ------------------------
 
-const echo::registered python("Python", [](int listener) {
+// One that is not there ends, and is left out.
+[[noreturn]] void become_python(int listener, const char* python, const char* loop) {
     static constexpr const char* program = R"(
 import asyncio, socket, sys
+if sys.argv[2] == 'uvloop':
+    import uvloop
+    uvloop.install()
 async def answer(reader, writer):
     while data := await reader.read(65536):
         writer.write(data)
@@ -145,8 +149,15 @@ asyncio.run(main())
 )";
     const int inherited = ::dup(listener); // without close-on-exec
     const std::string number = std::to_string(inherited);
-    ::execlp("python3", "python3", "-c", program, number.c_str(), static_cast<char*>(nullptr));
+    static_cast<void>(std::freopen("/dev/null", "w", stderr));
+    ::execlp(python, python, "-c", program, number.c_str(), loop, static_cast<char*>(nullptr));
     ::_exit(127);
+}
+const echo::registered python("Python", [](int listener) {
+    become_python(listener, "python3", "asyncio");
+});
+const echo::registered uvloop("Python, uvloop", [](int listener) { // Debian: python3-uvloop
+    become_python(listener, "/usr/bin/python3", "uvloop");
 });
 
 // ---- servers, each in a process ----------------------------------------------------------------
