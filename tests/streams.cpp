@@ -2862,6 +2862,72 @@ ASYNC_TEST_CASE("ten thousand connections later, descriptors, memory and tasks a
     CHECK(asyncio::all_tasks().size() == 1); // this one
 }
 
+// Or half as many as there may be descriptors, where root does not run the test.
+TEST_CASE("ten thousand connections at once: each is served, and holds no memory while it waits") {
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    rlimit many = {20'200, std::max<rlim_t>(before.rlim_max, 20'200)};
+    if (::setrlimit(RLIMIT_NOFILE, &many) != 0) {
+        many = {std::min<rlim_t>(20'200, before.rlim_max), before.rlim_max};
+        REQUIRE(::setrlimit(RLIMIT_NOFILE, &many) == 0);
+    }
+    const int each = static_cast<int>(many.rlim_cur - 200) / 2 / 50; // of fifty who connect
+    const auto rounds = [each]() -> asyncio::coro<> {
+        std::vector<stream_reader> readers;
+        std::vector<stream_writer> writers;
+        const auto connect = [&](int port) -> asyncio::coro<> {
+            for (int i = 0; i < each; ++i) {
+                auto [reader, writer] = co_await asyncio::open_connection("127.0.0.1", port);
+                readers.push_back(std::move(reader));
+                writers.push_back(std::move(writer));
+            }
+        };
+        const auto talk = [&](std::size_t first, std::size_t count) -> asyncio::coro<> {
+            for (std::size_t i = first; i != first + count; ++i) {
+                const std::string said = std::to_string(i) + "\n";
+                writers[i].write(said);
+                const std::string heard = co_await readers[i].readline();
+                if (heard != said) throw std::runtime_error("another's echo");
+            }
+        };
+        const auto all_talk = [&]() -> asyncio::coro<> {
+            const std::size_t count = writers.size() / 50;
+            std::vector<asyncio::task<>> talks;
+            for (std::size_t i = 0; i < 50; ++i)
+                talks.push_back(asyncio::create_task(talk(i * count, count)));
+            for (auto& task : talks) co_await task;
+        };
+        asyncio::server server = co_await asyncio::start_server(echo, "127.0.0.1", 0);
+        std::size_t memory_before = 0;
+        int descriptors_before = 0;
+        for (int round = 0; round < 2; ++round) { // what the first one leaves is kept for later
+            memory_before = allocated_bytes();
+            descriptors_before = open_descriptors();
+            std::vector<asyncio::task<>> connects;
+            for (int i = 0; i < 50; ++i)
+                connects.push_back(asyncio::create_task(connect(server.port())));
+            for (auto& task : connects) co_await task;
+            connects.clear();
+            const std::size_t count = writers.size();
+            CHECK(count == static_cast<std::size_t>(each) * 50);
+            co_await all_talk();
+            CHECK(asyncio::all_tasks().size() == count + 1); // one for each, and this one
+            CHECK(open_descriptors() == descriptors_before + static_cast<int>(2 * count));
+            co_await all_talk();
+            CHECK(allocated_bytes() < memory_before + count * 8192); // as buffers alone would be
+            for (stream_writer& writer : writers) writer.abort();
+            readers = std::vector<stream_reader>();
+            writers = std::vector<stream_writer>();
+            while (asyncio::all_tasks().size() > 1) co_await support::turns(1);
+            co_await support::turns(5);
+        }
+        CHECK(open_descriptors() == descriptors_before);
+        CHECK(allocated_bytes() <= memory_before + 64 * 1024);
+    };
+    asyncio::run(rounds());
+    ::setrlimit(RLIMIT_NOFILE, &before);
+}
+
 #endif
 
 } // TEST_SUITE
