@@ -13222,6 +13222,25 @@ constexpr int shut_reading = SHUT_RD, shut_writing = SHUT_WR, shut_both = SHUT_R
 
 static int socket_of(int fd) noexcept { return fd; }
 
+// Files beyond 2 GiB, also where off_t has 32 bits as a program did not ask for more.
+#if defined(__USE_LARGEFILE64) && !defined(__LP64__)
+using wide_offset = off64_t;
+using wide_stat = struct ::stat64;
+[[maybe_unused]] constexpr auto open_wide = &::open64;
+[[maybe_unused]] constexpr auto seek_wide = &::lseek64;
+[[maybe_unused]] constexpr auto read_at_wide = &::pread64;
+[[maybe_unused]] constexpr auto stat_of_file = &::fstat64;
+[[maybe_unused]] constexpr auto stat_of_path = &::stat64;
+#else
+using wide_offset = off_t;
+using wide_stat = struct ::stat;
+[[maybe_unused]] constexpr auto open_wide = &::open;
+[[maybe_unused]] constexpr auto seek_wide = &::lseek;
+[[maybe_unused]] constexpr auto read_at_wide = &::pread;
+[[maybe_unused]] constexpr auto stat_of_file = &::fstat;
+[[maybe_unused]] constexpr auto stat_of_path = &::stat;
+#endif
+
 // Of this process and those that it came from, once they count. Written by a fork's only thread.
 static std::atomic<unsigned> fork_count = 0;
 
@@ -13270,7 +13289,7 @@ static int set_option(int fd, int level, int name, int value) noexcept {
 }
 
 static ssize_t read_at(int file, char* into, std::size_t size, std::int64_t from) noexcept {
-    return ::pread(file, into, size, static_cast<off_t>(from));
+    return read_at_wide(file, into, size, static_cast<wide_offset>(from));
 }
 
 #endif
@@ -13309,8 +13328,12 @@ static int family_of(int fd) noexcept {
 }
 
 static ssize_t send_from_file(int to, int file, std::int64_t from, std::size_t size) noexcept {
-    off_t offset = static_cast<off_t>(from);
+    auto offset = static_cast<wide_offset>(from);
+#if defined(__USE_LARGEFILE64) && !defined(__LP64__)
+    return ::sendfile64(to, file, &offset, size);
+#else
     return ::sendfile(to, file, &offset, size);
+#endif
 }
 
 static int readable_now(int fd) noexcept {
@@ -13431,8 +13454,7 @@ static ssize_t send_from_file(int to, int file, std::int64_t from, std::size_t s
     return result == 0 || sent > 0 ? static_cast<ssize_t>(sent) : -1;
 #else
     char piece[16384];
-    const ssize_t got = ::pread(file, piece, std::min(size, sizeof piece),
-                                static_cast<off_t>(from));
+    const ssize_t got = read_at(file, piece, std::min(size, sizeof piece), from);
     return got <= 0 ? got : ::send(to, piece, static_cast<std::size_t>(got), no_signal);
 #endif
 }
@@ -14685,8 +14707,8 @@ void kqueue_backend::after_fork() {
 // reported again.
 void kqueue_backend::watch(int fd, bool write, io_watch& w, const char* call) {
     if (inherited()) after_fork();
-    struct stat status;
-    if (::fstat(fd, &status) != 0) refuse_watch(errno, fd, call);
+    wide_stat status;
+    if (stat_of_file(fd, &status) != 0) refuse_watch(errno, fd, call);
     if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) refuse_watch(EPERM, fd, call);
     for (const io_descriptor* d = attached_; d != nullptr; d = d->next)
         if (d->fd == fd) refuse_watch(EEXIST, fd, call);
@@ -15800,8 +15822,8 @@ void poll_backend::after_fork() {
 }
 
 void poll_backend::watch(int fd, bool write, io_watch& w, const char* call) {
-    struct stat status;
-    if (::fstat(fd, &status) != 0) refuse_watch(errno, fd, call);
+    wide_stat status;
+    if (stat_of_file(fd, &status) != 0) refuse_watch(errno, fd, call);
     if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) refuse_watch(EPERM, fd, call);
     for (const io_descriptor* d = attached_; d != nullptr; d = d->next)
         if (d->fd == fd) refuse_watch(EEXIST, fd, call);
@@ -21333,8 +21355,8 @@ bool frame_reader::map(const owned_fd& memory, std::uint64_t told) noexcept {
     const auto size = static_cast<std::size_t>(told);
     constexpr int wanted = F_SEAL_SHRINK | F_SEAL_WRITE;
     const int seals = ::fcntl(memory.get(), F_GET_SEALS);
-    struct ::stat about;
-    if (seals < 0 || (seals & wanted) != wanted || ::fstat(memory.get(), &about) < 0 ||
+    wide_stat about;
+    if (seals < 0 || (seals & wanted) != wanted || stat_of_file(memory.get(), &about) < 0 ||
         static_cast<std::uint64_t>(about.st_size) != told || size != told || size == 0)
         return false;
     void* const at =
@@ -27263,7 +27285,7 @@ private:
     std::string file_; // of a Unix socket, to be removed if it is still the same
 #if !defined(_WIN32)
     dev_t file_device_ = 0;
-    ino_t file_inode_ = 0;
+    std::uint64_t file_inode_ = 0;
 #endif
     wait_list ended_waiters_;
 };
@@ -27282,8 +27304,8 @@ void server_state::add_listener(owned_fd fd, address local) {
 #if !defined(_WIN32)
 
 void server_state::remove_file_at_end(std::string path) {
-    struct stat info {};
-    if (::stat(path.c_str(), &info) != 0) return;
+    wide_stat info = {};
+    if (stat_of_path(path.c_str(), &info) != 0) return;
     file_ = std::move(path);
     file_device_ = info.st_dev;
     file_inode_ = info.st_ino;
@@ -27479,8 +27501,8 @@ void server_state::close() noexcept {
         l->fd.reset();
     }
 #if !defined(_WIN32)
-    struct stat info {};
-    if (!file_.empty() && ::stat(file_.c_str(), &info) == 0 && info.st_dev == file_device_ &&
+    wide_stat info = {};
+    if (!file_.empty() && stat_of_path(file_.c_str(), &info) == 0 && info.st_dev == file_device_ &&
         info.st_ino == file_inode_)
         ::unlink(file_.c_str());
 #endif
@@ -27712,8 +27734,8 @@ coro<server> start_unix_server(client_handler, std::string, unix_server_options)
 // Replaces the file of a socket, but nothing else.
 static owned_fd bind_unix_socket(const address& where, exception_ptr& error) {
     const std::string& path = where.path();
-    struct stat info {};
-    if (!path.empty() && path[0] != '\0' && ::stat(path.c_str(), &info) == 0 &&
+    wide_stat info = {};
+    if (!path.empty() && path[0] != '\0' && stat_of_path(path.c_str(), &info) == 0 &&
         S_ISSOCK(info.st_mode))
         ::unlink(path.c_str());
     owned_fd fd = open_socket(where.family(), SOCK_STREAM);
@@ -28700,8 +28722,8 @@ static io_form form_of(HANDLE handle) noexcept {
 
 // What a stream can be made of; nothing for a file.
 static std::optional<io_form> form_of(int fd, exception_ptr& error) {
-    struct stat info = {};
-    if (::fstat(fd, &info) != 0) {
+    wide_stat info = {};
+    if (stat_of_file(fd, &info) != 0) {
         error = call_error(errno, "fstat " + std::to_string(fd));
         return std::nullopt;
     }
@@ -28908,8 +28930,8 @@ static ref_ptr<stream_link> stdin_link(std::size_t limit, exception_ptr& error) 
 
 static ref_ptr<stream_link> stdin_link(std::size_t limit, exception_ptr& error) {
     owned_fd copy = copy_of(STDIN_FILENO, "standard input", error);
-    struct stat info = {};
-    if (!error && ::fstat(copy.get(), &info) != 0) error = call_error(errno, "standard input");
+    wide_stat info = {};
+    if (!error && stat_of_file(copy.get(), &info) != 0) error = call_error(errno, "standard input");
     if (error) return nullptr;
     if (S_ISDIR(info.st_mode)) {
         error = call_error(EISDIR, "standard input");
@@ -29165,8 +29187,8 @@ static std::int64_t seek_to(int fd, std::int64_t offset, int whence) noexcept {
 }
 static int close_number(int fd) noexcept { return ::_close(fd); }
 
-static std::size_t size_of_file(int fd) noexcept {
-    return static_cast<std::size_t>(std::max<std::int64_t>(::_filelengthi64(fd), 0));
+static std::int64_t size_of_file(int fd) noexcept {
+    return std::max<std::int64_t>(::_filelengthi64(fd), 0);
 }
 
 #else
@@ -29177,7 +29199,7 @@ constexpr int for_reading = O_RDONLY, for_writing = O_WRONLY, for_both = O_RDWR,
               make_it = O_CREAT, empty_it = O_TRUNC, at_the_end = O_APPEND, only_new = O_EXCL;
 
 static int open_path(const std::string& path, int flags) noexcept {
-    return ::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, 0666);
+    return open_wide(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, 0666);
 }
 
 static ssize_t read_some(int fd, void* into, std::size_t size) noexcept {
@@ -29187,17 +29209,17 @@ static ssize_t write_some(int fd, const void* from, std::size_t size) noexcept {
     return ::write(fd, from, std::min<std::size_t>(size, 1u << 30));
 }
 static std::int64_t seek_to(int fd, std::int64_t offset, int whence) noexcept {
-    const auto place = static_cast<off_t>(offset);
-    if (place == offset) return ::lseek(fd, place, whence);
-    errno = EOVERFLOW; // 32 bits, without _FILE_OFFSET_BITS=64
+    const auto place = static_cast<wide_offset>(offset);
+    if (place == offset) return seek_wide(fd, place, whence);
+    errno = EOVERFLOW; // a C library with offsets of 32 bits only
     return -1;
 }
 static int close_number(int fd) noexcept { return ::close(fd); }
 
-static std::size_t size_of_file(int fd) noexcept {
-    struct stat info = {};
-    if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return 0;
-    return static_cast<std::size_t>(info.st_size);
+static std::int64_t size_of_file(int fd) noexcept {
+    wide_stat info = {};
+    if (stat_of_file(fd, &info) != 0 || !S_ISREG(info.st_mode)) return 0;
+    return info.st_size;
 }
 
 #endif
@@ -29219,10 +29241,10 @@ static int write_all(int fd, std::string_view data) noexcept {
 static int read_up_to(int fd, std::string& into, std::size_t most) {
     constexpr std::size_t least = 64 * 1024; // where a size says nothing, as in /proc
     std::size_t step = least;
-    if (const std::size_t known = size_of_file(fd)) {
-        const std::int64_t at = seek_to(fd, 0, SEEK_CUR);
-        const auto passed = static_cast<std::uint64_t>(std::max<std::int64_t>(at, 0));
-        if (passed < known) step = std::max(step, known - static_cast<std::size_t>(passed) + 1);
+    if (const std::int64_t known = size_of_file(fd); known > 0) {
+        const std::int64_t left = known - std::max<std::int64_t>(seek_to(fd, 0, SEEK_CUR), 0);
+        if (left > 0 && std::in_range<std::size_t>(left))
+            step = std::max(step, static_cast<std::size_t>(left) + 1);
     }
     while (most > 0) {
         const std::size_t size = into.size();
@@ -29362,7 +29384,7 @@ public:
                                   std::to_string(::getpid()) + '-';
         do {
             path_ = start + std::to_string(counter.fetch_add(1));
-            fd.reset(::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+            fd.reset(open_wide(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
         } while (!fd && (errno == EEXIST || errno == EINTR));
         if (!fd) failure = file_error(errno, "create a file for", target);
     }
@@ -29392,8 +29414,8 @@ static outcome<void> replace_whole_file(const std::string& path, const std::stri
         target = real;
         std::free(real);
     }
-    struct stat before = {};
-    const bool exists = ::stat(target.c_str(), &before) == 0;
+    wide_stat before = {};
+    const bool exists = stat_of_path(target.c_str(), &before) == 0;
     if (exists && !S_ISREG(before.st_mode)) // a device would be gone for good
         return file_error(S_ISDIR(before.st_mode) ? EISDIR : EINVAL, "replace", path);
     replacement fresh(target);

@@ -84,7 +84,7 @@ int connect(int fd, const sockaddr* to, socklen_t size) {
     return static_cast<int>(::syscall(SYS_connect, fd, to, size));
 }
 int open(const char* path, int flags, mode_t mode) {
-    return static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, flags, mode));
+    return static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, flags | O_LARGEFILE, mode));
 }
 ssize_t read(int fd, void* buffer, std::size_t size) {
     return ::syscall(SYS_read, fd, buffer, size);
