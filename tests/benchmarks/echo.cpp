@@ -127,13 +127,21 @@ const echo::registered ours_with_strings("... with read()", [](int listener) {
     asyncio::run(serve_by_streams(listener, answer_with_strings));
 });
 
-// ---- Python's asyncio, with its own loop and with uvloop, where they are ------------------------
+// ---- peers in other languages, where they are --------------------------------------------------
 
-// One that is not there ends, and is left out.
-[[noreturn]] void become_python(int listener, const char* python, const char* loop) {
-    static constexpr const char* program = R"(
+// Their last argument is the socket's number. One that is not there ends, and is left out.
+[[noreturn]] void become(int listener, std::vector<const char*> command) {
+    const std::string number = std::to_string(::dup(listener)); // without close-on-exec
+    command.push_back(number.c_str());
+    command.push_back(nullptr);
+    static_cast<void>(std::freopen("/dev/null", "w", stderr));
+    ::execvp(command[0], const_cast<char* const*>(command.data()));
+    ::_exit(127);
+}
+
+const char* const in_python = R"(
 import asyncio, socket, sys
-if sys.argv[2] == 'uvloop':
+if sys.argv[1] == 'uvloop':
     import uvloop
     uvloop.install()
 async def answer(reader, writer):
@@ -142,23 +150,23 @@ async def answer(reader, writer):
         await writer.drain()
     writer.close()
 async def main():
-    listener = socket.socket(fileno=int(sys.argv[1]))
+    listener = socket.socket(fileno=int(sys.argv[2]))
     server = await asyncio.start_server(answer, sock=listener, backlog=1024)
     await server.serve_forever()
 asyncio.run(main())
 )";
-    const int inherited = ::dup(listener); // without close-on-exec
-    const std::string number = std::to_string(inherited);
-    static_cast<void>(std::freopen("/dev/null", "w", stderr));
-    ::execlp(python, python, "-c", program, number.c_str(), loop, static_cast<char*>(nullptr));
-    ::_exit(127);
-}
 const echo::registered python("Python", [](int listener) {
-    become_python(listener, "python3", "asyncio");
+    become(listener, {"python3", "-c", in_python, "asyncio"});
 });
 const echo::registered uvloop("Python, uvloop", [](int listener) { // Debian: python3-uvloop
-    become_python(listener, "/usr/bin/python3", "uvloop");
+    become(listener, {"/usr/bin/python3", "-c", in_python, "uvloop"});
 });
+#if defined(ECHO_GO)
+const echo::registered go("Go", [](int listener) { become(listener, {ECHO_GO}); });
+#endif
+#if defined(ECHO_TOKIO)
+const echo::registered tokio("tokio", [](int listener) { become(listener, {ECHO_TOKIO}); });
+#endif
 
 // ---- servers, each in a process ----------------------------------------------------------------
 
