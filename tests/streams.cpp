@@ -2883,8 +2883,8 @@ ASYNC_TEST_CASE("ten thousand connections later, descriptors, memory and tasks a
     CHECK(asyncio::all_tasks().size() == 1); // this one
 }
 
-// Or half as many as there may be descriptors, where root does not run the test; and a thousand over
-// poll(), which looks at each of them in each turn.
+// Or half as many as there may be descriptors, where root does not run the test; and a thousand
+// over poll(), which looks at each of them in each turn.
 TEST_CASE("ten thousand connections at once: each is served, and holds no memory while it waits") {
     const rlim_t wanted = std::getenv("ASYNCIO_TEST_POLL") != nullptr ? 2200 : 20'200;
     rlimit before{};
