@@ -2885,7 +2885,7 @@ ASYNC_TEST_CASE("ten thousand connections later, descriptors, memory and tasks a
 
 // Or half as many as there may be descriptors, where root does not run the test; and a thousand
 // over poll(), which looks at each of them in each turn.
-TEST_CASE("ten thousand connections at once: each is served, and holds no memory while it waits") {
+TEST_CASE("ten thousand connections at once: each is served, and holds no buffer while it waits") {
     const rlim_t wanted = std::getenv("ASYNCIO_TEST_POLL") != nullptr ? 2200 : 20'200;
     rlimit before{};
     REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
