@@ -1,5 +1,5 @@
 // Echo benchmark: tokio, with a task for each connection, all of them on one thread.
-use std::os::fd::FromRawFd;
+use std::os::unix::io::FromRawFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
