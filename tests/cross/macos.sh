@@ -7,8 +7,8 @@
 # TARGET: x86_64-macos, aarch64-macos (both when none is given), x86_64-linux-musl. FILE: these
 # only. The compiler is zig, which brings the headers along. ZIG names it, or it is fetched into a
 # folder that goes away at the end (350 MB; ASYNCIO_CROSS_FOLDER=folder keeps it there). --syntax:
-# clang++-19 only checks them, with zig's headers and our own precompiled, in an eighth of the time.
-# The exit code is 0 when all of them compile, 1 when some do not, 77 when there is no zig.
+# clang++-19 only checks them, with zig's headers and our own precompiled, which is far faster. The
+# exit code is 0 when all of them compile, 1 when some do not, 77 when there is no zig.
 set -eu
 
 jobs=2
