@@ -18024,9 +18024,14 @@ void task_base::enlist(promise_base& promise) noexcept {
         report_references(static_cast<const reference_mark&>(*references));
 }
 
-// A place in this header.
+static std::string_view name_without_folder(std::string_view path) noexcept {
+    return path.substr(path.find_last_of("/\\") + 1);
+}
+
+// A place in this header, which may have been found by another path there.
 static bool is_ours(const std::source_location& place) noexcept {
-    return std::strcmp(place.file_name(), std::source_location::current().file_name()) == 0;
+    return name_without_folder(place.file_name()) ==
+           name_without_folder(std::source_location::current().file_name());
 }
 
 // "fetch, client.cpp:12". g++ names the function that a coroutine is turned into, with

@@ -82,6 +82,8 @@ another = "9.8.7"
 
 programs = {
     "two_units": Program(plain(*both)),
+    "two_paths": Program(
+        (Unit("two_paths.cpp"), Unit(both[1], (f"-I{root / 'tests' / '..'}",)))),
     "unity": Program(plain("unity.cpp")),
     "os_headers_first": Program(plain("os_headers_first.cpp")),
     "os_headers_last": Program(plain("os_headers_last.cpp")),
